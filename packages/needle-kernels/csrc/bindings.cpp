@@ -1,0 +1,355 @@
+// needle._kernels.cpu: what Python sees of the C++ side. It converts; it decides nothing.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "launch.h"
+#include "storage.h"
+#include "target.h"
+#include "threads.h"
+
+namespace py = pybind11;
+
+namespace needle {
+
+namespace {
+
+constexpr const char* dtype_names[] = {"float32", "float64", "int32", "int64", "uint8", "bool"};
+
+DType dtype_from_name(const std::string& name)
+{
+    for (int i = 0; i < 6; ++i)
+        if (name == dtype_names[i]) return static_cast<DType>(i);
+    throw py::type_error("Storage: dtype: got " + name +
+                         ": need float32, float64, int32, int64, uint8 or bool");
+}
+
+const char* dtype_name(DType dtype) { return dtype_names[static_cast<int>(dtype)]; }
+
+py::object numpy_dtype(DType dtype)
+{
+    static py::object dtypes[6];
+    py::object& cached = dtypes[static_cast<int>(dtype)];
+    if (!cached) cached = py::dtype(dtype_name(dtype));
+    return cached;
+}
+
+// The objects this module creates once and never frees: they must survive the interpreter's end.
+struct Names {
+    py::object handle = py::str("_handle"), shape = py::str("_shape"), strides = py::str("_strides"),
+               offset = py::str("_offset");
+};
+const Names& names()
+{
+    static const Names* instance = new Names;
+    return *instance;
+}
+
+py::dict& reference_functions()
+{
+    static py::dict* instance = new py::dict;
+    return *instance;
+}
+
+// The operands of one launch: room for the usual few on the stack, for many parameters on the heap.
+class Operands {
+public:
+    explicit Operands(size_t count)
+    {
+        if (count > inline_count) heap_ = std::make_unique<Slot[]>(count);
+        slots_ = heap_ ? heap_.get() : inline_;
+        arrays_heap_ = heap_ ? std::unique_ptr<Array[]>(new Array[count]) : nullptr;
+        arrays_ = arrays_heap_ ? arrays_heap_.get() : inline_arrays_;
+    }
+    Array* arrays() { return arrays_; }
+    // Where the value of the i-th operand lies when it is an immediate.
+    void* immediate(size_t i) { return &slots_[i]; }
+
+private:
+    static constexpr size_t inline_count = 12;
+    using Slot = int64_t;
+    Slot inline_[inline_count];
+    Array inline_arrays_[inline_count];
+    std::unique_ptr<Slot[]> heap_;
+    std::unique_ptr<Array[]> arrays_heap_;
+    Slot* slots_;
+    Array* arrays_;
+};
+
+int read_sizes(const py::object& tuple, int64_t* out)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(tuple.ptr());
+    for (Py_ssize_t i = 0; i < n; ++i)
+        out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), i));
+    return static_cast<int>(n);
+}
+
+py::object attribute(py::handle object, const py::object& name)
+{
+    PyObject* value = PyObject_GetAttr(object.ptr(), name.ptr());
+    if (value == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(value);
+}
+
+void read_array(py::handle operand, Array& array)
+{
+    py::object handle = attribute(operand, names().handle);
+    const Storage& storage = py::cast<const Storage&>(handle);
+    py::object shape = attribute(operand, names().shape);
+    if (PyTuple_GET_SIZE(shape.ptr()) > max_rank)
+        throw py::value_error("launch: rank: got " +
+                              std::to_string(PyTuple_GET_SIZE(shape.ptr())) + ": at most 16");
+    array.rank = read_sizes(shape, array.shape);
+    read_sizes(attribute(operand, names().strides), array.strides);
+    int64_t offset = PyLong_AsLongLong(attribute(operand, names().offset).ptr());
+    array.dtype = storage.dtype();
+    array.data = static_cast<char*>(storage.data()) + offset * item_size(array.dtype);
+}
+
+// Shaped like the output with strides 0, so that kernels see one more strided operand.
+void read_immediate(py::handle value, DType dtype, const Array& like, void* slot, Array& array)
+{
+    switch (dtype) {
+        case DType::float32: *static_cast<float*>(slot) = static_cast<float>(PyFloat_AsDouble(value.ptr())); break;
+        case DType::float64: *static_cast<double*>(slot) = PyFloat_AsDouble(value.ptr()); break;
+        case DType::int32: *static_cast<int32_t*>(slot) = static_cast<int32_t>(PyLong_AsLongLong(value.ptr())); break;
+        case DType::int64: *static_cast<int64_t*>(slot) = PyLong_AsLongLong(value.ptr()); break;
+        case DType::uint8: *static_cast<uint8_t*>(slot) = static_cast<uint8_t>(PyLong_AsLongLong(value.ptr())); break;
+        case DType::boolean: *static_cast<bool*>(slot) = PyObject_IsTrue(value.ptr()) != 0; break;
+    }
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    array.data = slot;
+    array.dtype = dtype;
+    array.rank = like.rank;
+    for (int i = 0; i < like.rank; ++i) {
+        array.shape[i] = like.shape[i];
+        array.strides[i] = 0;
+    }
+}
+
+bool is_number(py::handle object)
+{
+    return PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr());
+}
+
+// Immediates take the dtype of the first array after the output, or the output's.
+DType immediate_dtype(const py::tuple& operands, const Array* arrays)
+{
+    for (size_t i = 1; i < operands.size(); ++i)
+        if (!is_number(operands[i]) && !operands[i].is_none()) return arrays[i].dtype;
+    return arrays[0].dtype;
+}
+
+void read_operands(const py::tuple& operands, Operands& out)
+{
+    Array* arrays = out.arrays();
+    bool immediates = false;
+    for (size_t i = 0; i < operands.size(); ++i) {
+        py::handle operand = operands[i];
+        if (operand.is_none()) {
+            arrays[i].data = nullptr;
+            arrays[i].rank = 0;
+        } else if (i > 0 && is_number(operand)) {
+            immediates = true;
+        } else {
+            read_array(operand, arrays[i]);
+        }
+    }
+    if (!immediates) return;
+    DType dtype = immediate_dtype(operands, arrays);
+    for (size_t i = 1; i < operands.size(); ++i)
+        if (is_number(operands[i])) read_immediate(operands[i], dtype, arrays[0], out.immediate(i), arrays[i]);
+}
+
+py::array numpy_view(const Array& array, py::handle base)
+{
+    int64_t bytes = item_size(array.dtype);
+    py::ssize_t shape[max_rank], strides[max_rank];
+    for (int i = 0; i < array.rank; ++i) {
+        shape[i] = array.shape[i];
+        strides[i] = array.strides[i] * bytes;
+    }
+    return py::array(py::reinterpret_borrow<py::dtype>(numpy_dtype(array.dtype)),
+                     std::vector<py::ssize_t>(shape, shape + array.rank),
+                     std::vector<py::ssize_t>(strides, strides + array.rank), array.data, base);
+}
+
+// Every entry of the reference device's table: calls the NumPy twin of the kernel.
+void run_reference(const Call& call)
+{
+    py::object function = reference_functions()[kernel_names[call.kernel]];
+    py::tuple arguments(call.count + call.scalar_count);
+    for (int i = 0; i < call.count; ++i)
+        arguments[i] = call.arrays[i].data == nullptr ? py::object(py::none())
+                                                      : py::object(numpy_view(call.arrays[i], py::none()));
+    for (int i = 0; i < call.scalar_count; ++i)
+        arguments[call.count + i] = py::float_(call.scalars[i]);
+    function(*arguments);
+}
+
+void set_reference(const py::dict& functions)
+{
+    Table& table = device_table(Device::reference);
+    for (int i = 0; i < kernel_count; ++i)
+        if (functions.contains(kernel_names[i])) {
+            reference_functions()[kernel_names[i]] = functions[kernel_names[i]];
+            table.entries[i].run = run_reference;
+        }
+}
+
+void launch_from_python(int device, int kernel, const py::tuple& operands, const py::tuple& scalars)
+{
+    if (device < 0 || device >= device_count) throw py::index_error("launch: device: out of range");
+    if (kernel < 0 || kernel >= kernel_count) throw py::index_error("launch: kernel: out of range");
+    Operands read(operands.size());
+    read_operands(operands, read);
+    constexpr size_t max_scalars = 16;
+    double values[max_scalars];
+    if (scalars.size() > max_scalars) throw py::value_error("launch: scalars: more than 16");
+    for (size_t i = 0; i < scalars.size(); ++i) {
+        values[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(scalars.ptr(), static_cast<Py_ssize_t>(i)));
+        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    }
+    Call call{read.arrays(), static_cast<int>(operands.size()), values, static_cast<int>(scalars.size()),
+              nullptr, nullptr, kernel};
+    if (static_cast<Device>(device) == Device::reference) {
+        launch(Device::reference, kernel, call);
+    } else {
+        py::gil_scoped_release unlocked;
+        launch(static_cast<Device>(device), kernel, call);
+    }
+}
+
+py::array view(const py::object& storage, const py::tuple& shape, const py::tuple& strides, int64_t offset)
+{
+    const Storage& memory = py::cast<const Storage&>(storage);
+    Array array;
+    if (shape.size() > max_rank) throw py::value_error("view: rank: more than 16");
+    array.rank = read_sizes(shape, array.shape);
+    read_sizes(strides, array.strides);
+    array.dtype = memory.dtype();
+    array.data = static_cast<char*>(memory.data()) + offset * item_size(array.dtype);
+    return numpy_view(array, storage);
+}
+
+std::unique_ptr<Storage> borrow(uintptr_t address, int64_t size, const std::string& dtype, py::object owner)
+{
+    auto keep = std::shared_ptr<void>(new py::object(std::move(owner)), [](void* object) {
+        py::gil_scoped_acquire locked;
+        delete static_cast<py::object*>(object);
+    });
+    return std::make_unique<Storage>(reinterpret_cast<void*>(address), size, dtype_from_name(dtype), keep);
+}
+
+int current_target = -1;
+
+void use_target(int index)
+{
+    device_table(Device::cpu) = targets()[index].make_table();
+    current_target = index;
+}
+
+void set_isa(const std::string& name)
+{
+    int index = find_target(name.c_str());
+    if (index < 0 || !targets()[index].supported()) {
+        std::string known;
+        for (int i = 0; i < target_count(); ++i)
+            if (targets()[i].supported()) known.append(known.empty() ? "" : ", ").append(targets()[i].name);
+        throw py::value_error("set_isa: name: got " + name + ": this machine has " + known);
+    }
+    use_target(index);
+}
+
+py::tuple isas()
+{
+    py::list found;
+    for (int i = 0; i < target_count(); ++i)
+        if (targets()[i].supported()) found.append(targets()[i].name);
+    return py::tuple(found);
+}
+
+py::dict counters()
+{
+    py::dict found;
+    for (int d = 0; d < device_count; ++d)
+        for (int k = 0; k < kernel_count; ++k)
+            if (uint64_t n = call_count(static_cast<Device>(d), k))
+                found[py::make_tuple(device_names[d], kernel_names[k])] = n;
+    return found;
+}
+
+py::list trace()
+{
+    py::list found;
+    for (const TraceEvent& event : take_trace())
+        found.append(py::make_tuple(device_names[static_cast<int>(event.device)], kernel_names[event.kernel],
+                                    event.start, event.duration, event.operands));
+    return found;
+}
+
+py::dict stats()
+{
+    MemoryStats s = memory_stats();
+    return py::dict(py::arg("in_use") = s.in_use, py::arg("held") = s.held, py::arg("peak") = s.peak,
+                    py::arg("allocations") = s.allocations,
+                    py::arg("system_allocations") = s.system_allocations, py::arg("limit") = s.limit);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(cpu, m)
+{
+    m.doc() = "needle's C++ kernels, their memory and their launch point.";
+
+    py::class_<Storage>(m, "Storage")
+        .def(py::init([](int64_t size, const std::string& dtype) {
+                 return std::make_unique<Storage>(size, dtype_from_name(dtype));
+             }),
+             py::arg("size"), py::arg("dtype"))
+        .def_static("borrow", &borrow, py::arg("ptr"), py::arg("size"), py::arg("dtype"), py::arg("owner"))
+        .def("ptr", [](const Storage& s) { return reinterpret_cast<uintptr_t>(s.data()); })
+        .def_property_readonly("size", &Storage::size)
+        .def_property_readonly("dtype", [](const Storage& s) { return dtype_name(s.dtype()); })
+        .def_property_readonly("itemsize", [](const Storage& s) { return item_size(s.dtype()); })
+        .def_property_readonly("nbytes", &Storage::bytes)
+        .def_readwrite("version", &Storage::version);
+
+    py::list kernels;
+    for (const char* name : kernel_names) kernels.append(name);
+    m.attr("KERNELS") = py::tuple(kernels);
+
+    m.def("launch", &launch_from_python, py::arg("device"), py::arg("kernel"), py::arg("operands"),
+          py::arg("scalars"));
+    m.def("set_reference", &set_reference, py::arg("functions"));
+    m.def("view", &view, py::arg("storage"), py::arg("shape"), py::arg("strides"), py::arg("offset"));
+
+    m.def("isas", &isas);
+    m.def("isa", [] { return targets()[current_target].name; });
+    m.def("set_isa", &set_isa, py::arg("name"));
+    m.def("num_threads", &num_threads);
+    m.def("set_num_threads", &set_num_threads, py::arg("n"));
+
+    m.def("counters", &counters);
+    m.def("reset_counters", &reset_call_counts);
+    m.def("set_tracing", &set_tracing, py::arg("on"));
+    m.def("trace", &trace);
+
+    m.def("memory_stats", &stats);
+    m.def("reset_peak", &reset_peak);
+    m.def("set_memory_limit", &set_memory_limit, py::arg("limit"));
+    m.def("empty_cache", &empty_cache);
+    m.def("set_pooling", &set_pooling, py::arg("on"));
+
+    const char* cap = std::getenv("NEEDLE_ISA");
+    int best = best_target(cap);
+    if (best < 0)
+        throw std::runtime_error("NEEDLE_ISA: got " + std::string(cap) + ": need scalar, avx2 or avx512");
+    use_target(best);
+}
+
+}  // namespace needle

@@ -1,0 +1,47 @@
+// The record that every kernel takes.
+#pragma once
+
+#include <cstdint>
+
+namespace needle {
+
+constexpr int max_rank = 16;
+
+enum class DType : int32_t { float32, float64, int32, int64, uint8, boolean };
+
+// A strided view of memory that the kernel does not own. Strides count elements; `data` already
+// includes the view's offset. An absent optional operand has `data == nullptr`.
+struct Array {
+    void* data;
+    DType dtype;
+    int32_t rank;
+    int64_t shape[max_rank];
+    int64_t strides[max_rank];
+
+    template <class T>
+    T* as() const
+    {
+        return static_cast<T*>(data);
+    }
+
+    int64_t size() const
+    {
+        int64_t n = 1;
+        for (int i = 0; i < rank; ++i) n *= shape[i];
+        return n;
+    }
+};
+
+// One call of one kernel. Outputs come first in `arrays`; the table in docs/architecture.md gives
+// the order. The front end has checked shapes, dtypes and indices: kernels check nothing.
+struct Call {
+    const Array* arrays;
+    int count;
+    const double* scalars;
+    int scalar_count;
+    void* workspace;  // as many bytes as the kernel's workspace function asked for
+    void* stream;     // of the device; nullptr on the CPU
+    int kernel;       // which entry of the table this call is for
+};
+
+}  // namespace needle

@@ -1,0 +1,57 @@
+#include <cstring>
+
+#include "target.h"
+
+namespace needle {
+
+namespace {
+
+bool always() { return true; }
+
+#if defined(__x86_64__)
+bool has_avx2()
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+bool has_avx512()
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+const Target all_targets[] = {
+    {"scalar", always, scalar::make_table},
+#if defined(__x86_64__)
+    {"avx2", has_avx2, avx2::make_table},
+    {"avx512", has_avx512, avx512::make_table},
+#endif
+};
+
+}  // namespace
+
+const Target* targets() { return all_targets; }
+
+int target_count() { return static_cast<int>(sizeof(all_targets) / sizeof(all_targets[0])); }
+
+int find_target(const char* name)
+{
+    for (int i = 0; i < target_count(); ++i)
+        if (std::strcmp(all_targets[i].name, name) == 0) return i;
+    return -1;
+}
+
+int best_target(const char* cap)
+{
+    int widest = target_count() - 1;
+    if (cap != nullptr && *cap != '\0') {
+        widest = find_target(cap);
+        if (widest < 0) return -1;
+    }
+    while (widest > 0 && !all_targets[widest].supported()) --widest;
+    return widest;
+}
+
+}  // namespace needle

@@ -1,0 +1,20 @@
+// What each CPU target exports: one function per family that enters its kernels into a table.
+// Included once per target, with NEEDLE_TARGET set to scalar, avx2 or avx512.
+#pragma once
+
+#include "kernels.h"
+
+namespace needle::NEEDLE_TARGET {
+
+void add_elementwise(Table& table);
+void add_reduce(Table& table);
+void add_shape(Table& table);
+void add_matmul(Table& table);
+void add_conv(Table& table);
+void add_normalize(Table& table);
+void add_softmax(Table& table);
+void add_recurrent(Table& table);
+void add_index(Table& table);
+void add_optimize(Table& table);
+
+}  // namespace needle::NEEDLE_TARGET

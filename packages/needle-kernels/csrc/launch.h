@@ -1,0 +1,39 @@
+// The single launch point: every kernel of every device is entered here and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace needle {
+
+enum class Device : int { cpu, reference, count };
+
+constexpr int device_count = static_cast<int>(Device::count);
+inline constexpr const char* device_names[] = {"cpu", "reference"};
+
+// The table that launch() uses for a device. Set before the first launch, and when the target changes.
+Table& device_table(Device device);
+
+// Throws std::bad_alloc when there is no memory for the kernel's workspace, std::invalid_argument
+// when the device has no such kernel; nothing has been written then.
+void launch(Device device, int kernel, Call& call);
+
+// How often each kernel ran: always counted.
+uint64_t call_count(Device device, int kernel);
+void reset_call_counts();
+
+// With tracing on, every launch is also recorded.
+struct TraceEvent {
+    Device device;
+    int kernel;
+    int64_t start;     // ns on the steady clock
+    int64_t duration;  // ns
+    std::string operands;  // "float32(2,3) float32(3,4) ..."
+};
+void set_tracing(bool on);
+std::vector<TraceEvent> take_trace();  // returns what was recorded and forgets it
+
+}  // namespace needle

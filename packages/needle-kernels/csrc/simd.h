@@ -1,0 +1,108 @@
+// Vectors of the target's width, written with the compilers' vector extension: +, -, *, /, comparisons
+// and `mask ? a : b` work lane by lane. a * b + c becomes one fused multiply-add (-ffp-contract=fast)
+// where the target has it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define NEEDLE_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define NEEDLE_VECTOR_BYTES 32
+#else
+#define NEEDLE_VECTOR_BYTES 16
+#endif
+
+namespace needle::NEEDLE_TARGET {
+
+template <class T>
+struct VecOf {
+    typedef T type __attribute__((vector_size(NEEDLE_VECTOR_BYTES)));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+// The integer type as wide as T, for masks and bit patterns.
+template <class T>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+    using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+    using type = int64_t;
+};
+template <class T>
+using Bits = typename BitsOf<T>::type;
+
+template <class T>
+constexpr int lanes = NEEDLE_VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+template <class T>
+inline Vec<T> load(const T* p)
+{
+    Vec<T> v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v)
+{
+    std::memcpy(p, &v, sizeof(v));
+}
+
+template <class T>
+inline Vec<T> broadcast(T x)
+{
+    return Vec<T>{} + x;
+}
+
+// The first n lanes, 0 <= n < lanes; the others are zero and their memory is not touched.
+template <class T>
+inline Vec<T> load_first(const T* p, int64_t n)
+{
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), p);
+    else if constexpr (sizeof(T) == 8)
+        return (Vec<T>)_mm512_maskz_loadu_epi64((__mmask8)((1u << n) - 1), p);
+#endif
+    Vec<T> v{};
+    std::memcpy(&v, p, static_cast<size_t>(n) * sizeof(T));
+    return v;
+}
+
+template <class T>
+inline void store_first(T* p, Vec<T> v, int64_t n)
+{
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+        _mm512_mask_storeu_epi32(p, (__mmask16)((1u << n) - 1), (__m512i)v);
+        return;
+    } else if constexpr (sizeof(T) == 8) {
+        _mm512_mask_storeu_epi64(p, (__mmask8)((1u << n) - 1), (__m512i)v);
+        return;
+    }
+#endif
+    std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T));
+}
+
+// The sum of all lanes, pairwise.
+template <class T>
+inline T sum_lanes(Vec<T> v)
+{
+    T x[lanes<T>];
+    std::memcpy(x, &v, sizeof(v));
+    for (int width = lanes<T> / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) x[i] += x[i + width];
+    return x[0];
+}
+
+}  // namespace needle::NEEDLE_TARGET

@@ -1,0 +1,24 @@
+// The kernel table of one CPU target.
+#include "target.h"
+
+#include "families.h"
+
+namespace needle::NEEDLE_TARGET {
+
+Table make_table()
+{
+    Table table;
+    add_elementwise(table);
+    add_reduce(table);
+    add_shape(table);
+    add_matmul(table);
+    add_conv(table);
+    add_normalize(table);
+    add_softmax(table);
+    add_recurrent(table);
+    add_index(table);
+    add_optimize(table);
+    return table;
+}
+
+}  // namespace needle::NEEDLE_TARGET
