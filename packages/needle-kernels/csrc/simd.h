@@ -61,7 +61,7 @@ inline void store(T* p, Vec<T> v)
 template <class T>
 inline Vec<T> broadcast(T x)
 {
-    return Vec<T>{} + x;
+    return x - Vec<T>{};  // not Vec<T>{} + x, which makes -0.0 positive
 }
 
 // The first n lanes, 0 <= n < lanes; the others are zero and their memory is not touched.
