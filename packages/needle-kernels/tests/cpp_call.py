@@ -1,0 +1,94 @@
+"""Calls the C++ kernels straight on NumPy arrays of any layout, under the front end's checks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from needle._kernels import cpu
+
+LAYOUTS = ("compact", "permuted", "sliced", "reversed")
+FLOATS = ("float32", "float64")
+SENTINEL = 77.0
+
+
+class Operand:
+    """The four slots that `launch` reads of an NDArray, over the memory of a NumPy view."""
+
+    def __init__(self, view: npt.NDArray[Any]) -> None:
+        owner = view if view.base is None else view.base
+        start, item = owner.ctypes.data, view.itemsize
+        self._handle = cpu.Storage.borrow(start, owner.size, view.dtype.name, owner)
+        self._shape = view.shape
+        self._strides = tuple(stride // item for stride in view.strides)
+        self._offset = (view.ctypes.data - start) // item if view.size else 0
+
+
+def launch(
+    kernel: str, *operands: npt.NDArray[Any] | None, scalars: tuple[float, ...] = ()
+) -> None:
+    """Runs a kernel of the chosen instruction set; outputs come first."""
+    records = tuple(None if view is None else Operand(view) for view in operands)
+    cpu.launch(0, cpu.KERNELS.index(kernel), records, scalars)
+
+
+def lay(values: npt.ArrayLike, layout: str, dtype: str | None = None) -> npt.NDArray[Any]:
+    """A view that holds `values`; where it leaves gaps, its memory holds the sentinel."""
+    values = np.asarray(values, dtype)
+    if layout == "compact":
+        return values.copy()
+    if layout == "permuted":
+        return values.T.copy().T
+    if layout == "reversed":
+        everything = (slice(None, None, -1),) * values.ndim
+        view = np.empty_like(values, order="C")[everything]
+    elif layout == "sliced":
+        view = np.full([2 * n + 1 for n in values.shape], SENTINEL, values.dtype)
+        view = view[(slice(1, None, 2),) * values.ndim]
+    else:
+        raise ValueError(layout)
+    view[...] = values
+    return view
+
+
+def blank(shape: tuple[int, ...], layout: str, dtype: str) -> npt.NDArray[Any]:
+    """An output whose every element must be written."""
+    return lay(np.full(shape, SENTINEL, dtype), layout)
+
+
+def written(view: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values of an output, after a check that nothing beside it was written. Call it once."""
+    values = view.copy()
+    view[...] = SENTINEL
+    owner = view if view.base is None else view.base
+    assert (owner == SENTINEL).all(), "memory outside the view was written"
+    return values
+
+
+def check(got: npt.NDArray[Any], want: npt.ArrayLike, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """`want` may hold infinities and NaN; they must stand at the same places in `got`."""
+    np.testing.assert_allclose(got.astype("float64"), want, rtol=rtol, atol=atol)
+
+
+def eps(dtype: str) -> float:
+    """The distance from 1 to the next number."""
+    return float(np.finfo(dtype).eps)
+
+
+@pytest.fixture(params=cpu.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on every instruction set of the machine."""
+    before = cpu.isa()
+    cpu.set_isa(request.param)
+    yield request.param
+    cpu.set_isa(before)
+
+
+@pytest.fixture(params=(1, 2, 3))
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Runs the test with several numbers of threads."""
+    before = cpu.num_threads()
+    cpu.set_num_threads(request.param)
+    yield request.param
+    cpu.set_num_threads(before)
