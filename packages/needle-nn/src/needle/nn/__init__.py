@@ -1,0 +1,36 @@
+"""Modules: the layers, containers and losses a network is made of."""
+
+from .containers import Identity, Residual, Sequential
+from .conv import Conv
+from .elementwise import Dropout, ReLU, Sigmoid, Tanh
+from .index import Embedding
+from .matmul import Linear
+from .module import Module, Parameter
+from .normalize import BatchNorm1d, BatchNorm2d, LayerNorm1d
+from .recurrent import LSTM, RNN, LSTMCell, RNNCell
+from .shape import Flatten
+from .softmax import SoftmaxLoss
+
+__all__ = [
+    "LSTM",
+    "RNN",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Conv",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "Identity",
+    "LSTMCell",
+    "LayerNorm1d",
+    "Linear",
+    "Module",
+    "Parameter",
+    "RNNCell",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "Sigmoid",
+    "SoftmaxLoss",
+    "Tanh",
+]

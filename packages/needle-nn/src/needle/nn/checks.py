@@ -1,0 +1,90 @@
+"""The checks that modules share; each names the module, what it got and the rule."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from needle.autograd import Tensor
+from needle.backend_ndarray import DTypeError, ShapeError
+
+__all__ = ["check_axes", "check_size", "check_tensor", "float_dtype", "number", "positive"]
+
+
+def positive(op: str, name: str, value: object) -> int:
+    """Returns `value` as an int >= 1.
+
+    Raises:
+        TypeError: it is not an integer.
+        ShapeError: it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{op}: {name} is {value!r}: need an integer >= 1")
+    if value < 1:
+        raise ShapeError(f"{op}: {name} is {value}: need an integer >= 1")
+    return int(value)
+
+
+def number(op: str, name: str, value: object, low: float, high: float, rule: str) -> float:
+    """Returns `value` as a float in [low, high], of which `rule` is the text.
+
+    Raises:
+        TypeError: it is not a real number.
+        ValueError: it is outside, or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{op}: {name} is {value!r}: need a number {rule}")
+    if not low <= value <= high or math.isinf(value):
+        raise ValueError(f"{op}: {name} is {value}: need a number {rule}")
+    return float(value)
+
+
+def float_dtype(op: str, dtype: Any) -> str:
+    """Returns the name of a dtype that can have gradients.
+
+    Raises:
+        DTypeError: it is not float32 or float64.
+    """
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = repr(dtype)
+    if dtype is None or name not in ("float32", "float64"):
+        raise DTypeError(
+            f"{op}: dtype is {dtype if dtype is None else name}: need float32 or float64"
+        )
+    return name
+
+
+def check_tensor(op: str, name: str, value: object) -> Tensor:
+    """Returns `value`, or raises TypeError unless it is a Tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} is a {type(value).__name__}: need a Tensor")
+    return value
+
+
+def check_axes(op: str, name: str, value: object, layout: str) -> None:
+    """Checks for a Tensor with the axes of `layout`, such as "(N, C, H, W)".
+
+    Raises:
+        TypeError: it is not a Tensor.
+        ShapeError: it has another number of axes.
+    """
+    shape = check_tensor(op, name, value).shape
+    if len(shape) != layout.count(",") + 1:
+        raise ShapeError(f"{op}: {name} is {shape}: need the axes {layout}")
+
+
+def check_size(op: str, name: str, value: Tensor, axis: int, setting: str, size: int) -> None:
+    """Checks the size of one axis against a setting of the module.
+
+    Raises:
+        ShapeError: they differ.
+    """
+    if value.shape[axis] != size:
+        raise ShapeError(
+            f"{op}: sizes differ: {name} is {value.shape}, {setting} is {size}: "
+            f"need {name}.shape[{axis}] == {setting}"
+        )

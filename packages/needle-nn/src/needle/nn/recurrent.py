@@ -1,0 +1,297 @@
+"""Recurrent layers: one step (the cells) and whole sequences.
+
+A cell holds the parameters of a layer and knows two things: one step (`forward`) and all steps of
+a sequence (`unroll`, one fused op). RNN and LSTM stack cells, and read the cells' attributes each
+time they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from needle import init, ops
+from needle.autograd import Tensor
+from needle.backend_ndarray import Device, ShapeError
+
+from .checks import check_axes, check_size, check_tensor, float_dtype, positive
+from .module import Module, Parameter
+
+__all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell"]
+
+NONLINEARITIES = ("tanh", "relu")
+
+
+class _Cell(Module):
+    """The parameters of one layer: `gates` blocks of hidden_size columns, side by side."""
+
+    W_ih: Tensor
+    W_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        gates: int,
+        bias: bool,
+        device: Device | None,
+        dtype: Any,
+    ) -> None:
+        super().__init__(device, dtype)
+        op = type(self).__name__
+        dtype = float_dtype(op, dtype)
+        self.input_size = positive(op, "input_size", input_size)
+        self.hidden_size = positive(op, "hidden_size", hidden_size)
+        width, bound = gates * hidden_size, hidden_size**-0.5
+
+        def uniform(*shape: int) -> Parameter:
+            return Parameter(init.rand(*shape, low=-bound, high=bound, device=device, dtype=dtype))
+
+        self.W_ih = uniform(input_size, width)
+        self.W_hh = uniform(hidden_size, width)
+        self.bias_ih = uniform(width) if bias else None
+        self.bias_hh = uniform(width) if bias else None
+
+    def _step_input(self, X: Tensor) -> Tensor:
+        """Checks X (bs, input_size) and returns it as a sequence of one step."""
+        op = type(self).__name__
+        check_axes(op, "X", X, "(bs, input_size)")
+        check_size(op, "X", X, 1, "input_size", self.input_size)
+        return ops.reshape(X, (1, *X.shape))
+
+    def _state(self, name: str, h: Tensor | None, bs: int) -> Tensor:
+        """Returns the state h (bs, hidden_size), checked, or zeros."""
+        shape = (bs, self.hidden_size)
+        if h is None:
+            return init.zeros(*shape, device=self.W_hh.device, dtype=self.W_hh.dtype)
+        _check_state(type(self).__name__, name, h, shape, "(bs, hidden_size)")
+        return h
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}, bias={self.bias_ih is not None}"
+
+
+class RNNCell(_Cell):
+    """Computes one step of a simple recurrent network.
+
+        h' = tanh(X W_ih + bias_ih + h W_hh + bias_hh)          (or relu)
+
+    Shapes: X (bs, input_size), h and result (bs, hidden_size); a missing h is zeros.
+
+    Attributes:
+        W_ih (input_size, hidden_size), W_hh (hidden_size, hidden_size), bias_ih and bias_hh
+        (hidden_size,) or None; all uniform in +-1/sqrt(hidden_size).
+
+    Raises:
+        ShapeError: a size is below 1, or X or h does not fit.
+        ValueError: nonlinearity is not "tanh" or "relu".
+        DTypeError: dtype is not float32 or float64.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Device | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        _check_nonlinearity("RNNCell", nonlinearity)
+        super().__init__(input_size, hidden_size, 1, bias, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    def forward(self, X: Tensor, h: Tensor | None = None) -> Tensor:
+        x = self._step_input(X)
+        return self.unroll(x, self._state("h", h, X.shape[0]))[1]
+
+    def unroll(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs all steps: x (seq_len, bs, input_size) to output (seq_len, bs, hidden) and h_n."""
+        biases = self.bias_ih, self.bias_hh
+        output, h = ops.rnn(x, h0, self.W_ih, self.W_hh, *biases, nonlinearity=self.nonlinearity)
+        return output, h
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, nonlinearity={self.nonlinearity!r}"
+
+
+class LSTMCell(_Cell):
+    """Computes one step of a long short-term memory network.
+
+        i, f, g, o = split(X W_ih + bias_ih + h W_hh + bias_hh)       four blocks of hidden_size
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    Shapes: X (bs, input_size); h, c and the results h', c' (bs, hidden_size); the argument h is
+    the pair (h, c), zeros if missing.
+
+    Attributes:
+        W_ih (input_size, 4 * hidden_size), W_hh (hidden_size, 4 * hidden_size), bias_ih and
+        bias_hh (4 * hidden_size,) or None; all uniform in +-1/sqrt(hidden_size).
+
+    Raises:
+        ShapeError: a size is below 1, or X, h or c does not fit.
+        TypeError: h is not a pair.
+        DTypeError: dtype is not float32 or float64.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__(input_size, hidden_size, 4, bias, device, dtype)
+
+    def forward(
+        self, X: Tensor, h: tuple[Tensor | None, Tensor | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        x = self._step_input(X)
+        h0, c0 = _pair("LSTMCell", h)
+        bs = X.shape[0]
+        return self.unroll(x, self._state("h", h0, bs), self._state("c", c0, bs))[1]
+
+    def unroll(self, x: Tensor, h0: Tensor, c0: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Runs all steps: x (seq_len, bs, input_size) to output and (h_n, c_n)."""
+        output, h, c = ops.lstm(x, h0, c0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
+        return output, (h, c)
+
+
+class RNN(Module):
+    """Runs a stack of simple recurrent layers over a sequence; see RNNCell.
+
+    Shapes: X (seq_len, bs, input_size); h0 and h_n (num_layers, bs, hidden_size), a missing h0 is
+    zeros; returns (output, h_n) with output (seq_len, bs, hidden_size) of the last layer.
+
+    Attributes:
+        rnn_cells: one RNNCell per layer.
+
+    Raises:
+        ShapeError: a size is below 1, or X or h0 does not fit.
+        ValueError: nonlinearity is not "tanh" or "relu".
+        DTypeError: dtype is not float32 or float64.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Device | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__(device, dtype)
+        _check_nonlinearity("RNN", nonlinearity)
+        self.input_size = positive("RNN", "input_size", input_size)
+        self.hidden_size = positive("RNN", "hidden_size", hidden_size)
+        self.num_layers = positive("RNN", "num_layers", num_layers)
+        self.rnn_cells = [
+            RNNCell(size, hidden_size, bias, nonlinearity, device, dtype)
+            for size in [input_size] + [hidden_size] * (num_layers - 1)
+        ]
+
+    def forward(self, X: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        _check_sequence("RNN", X, self.input_size)
+        states = _layer_states("RNN", "h0", h0, self.rnn_cells, X.shape[1])
+        output, last = X, []
+        for cell, state in zip(self.rnn_cells, states, strict=True):
+            output, h = cell.unroll(output, state)
+            last.append(h)
+        return output, ops.stack(last, 0)
+
+
+class LSTM(Module):
+    """Runs a stack of long short-term memory layers over a sequence; see LSTMCell.
+
+    Shapes: X (seq_len, bs, input_size); h is the pair (h0, c0) of (num_layers, bs, hidden_size)
+    each, zeros if missing; returns (output, (h_n, c_n)) with output (seq_len, bs, hidden_size) of
+    the last layer.
+
+    Attributes:
+        lstm_cells: one LSTMCell per layer.
+
+    Raises:
+        ShapeError: a size is below 1, or X, h0 or c0 does not fit.
+        TypeError: h is not a pair.
+        DTypeError: dtype is not float32 or float64.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        device: Device | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__(device, dtype)
+        self.input_size = positive("LSTM", "input_size", input_size)
+        self.hidden_size = positive("LSTM", "hidden_size", hidden_size)
+        self.num_layers = positive("LSTM", "num_layers", num_layers)
+        self.lstm_cells = [
+            LSTMCell(size, hidden_size, bias, device, dtype)
+            for size in [input_size] + [hidden_size] * (num_layers - 1)
+        ]
+
+    def forward(
+        self, X: Tensor, h: tuple[Tensor | None, Tensor | None] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        _check_sequence("LSTM", X, self.input_size)
+        h0, c0 = _pair("LSTM", h)
+        hs = _layer_states("LSTM", "h0", h0, self.lstm_cells, X.shape[1])
+        cs = _layer_states("LSTM", "c0", c0, self.lstm_cells, X.shape[1])
+        output, last = X, []
+        for cell, h_k, c_k in zip(self.lstm_cells, hs, cs, strict=True):
+            output, state = cell.unroll(output, h_k, c_k)
+            last.append(state)
+        return output, (ops.stack([h for h, _ in last], 0), ops.stack([c for _, c in last], 0))
+
+
+def _check_nonlinearity(op: str, nonlinearity: str) -> None:
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f"{op}: nonlinearity is {nonlinearity!r}: need 'tanh' or 'relu'")
+
+
+def _check_sequence(op: str, X: Tensor, input_size: int) -> None:
+    check_axes(op, "X", X, "(seq_len, bs, input_size)")
+    check_size(op, "X", X, 2, "input_size", input_size)
+    if X.shape[0] == 0:
+        raise ShapeError(f"{op}: X is {X.shape}: need at least one step, X.shape[0] >= 1")
+
+
+def _check_state(op: str, name: str, h: Tensor, shape: tuple[int, ...], layout: str) -> None:
+    check_tensor(op, name, h)
+    if tuple(h.shape) != shape:
+        raise ShapeError(f"{op}: {name} is {tuple(h.shape)}: need {layout} = {shape}")
+
+
+def _pair(op: str, h: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Splits an LSTM's state argument into h and c."""
+    if h is None:
+        return None, None
+    if not isinstance(h, Sequence) or len(h) != 2:
+        raise TypeError(f"{op}: h is {_describe(h)}: need a pair (h, c) or None")
+    return h[0], h[1]
+
+
+def _describe(h: object) -> str:
+    size = f" of {len(h)}" if isinstance(h, Sequence) else ""
+    return f"a {type(h).__name__}{size}"
+
+
+def _layer_states(
+    op: str, name: str, h: Tensor | None, cells: Sequence[_Cell], bs: int
+) -> list[Tensor]:
+    """Splits h (num_layers, bs, hidden_size) by layers; without h each layer starts from zeros."""
+    if h is None:
+        return [cell._state(name, None, bs) for cell in cells]
+    shape = (len(cells), bs, cells[0].hidden_size)
+    _check_state(op, name, h, shape, "(num_layers, bs, hidden_size)")
+    return list(ops.split(h, 0))
