@@ -1,0 +1,114 @@
+"""The update rules: SGD and Adam, one kernel call for all parameters of a dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from needle import backend_ndarray as nd
+from needle.autograd import Tensor
+from needle.backend_ndarray import NDArray
+
+from .optimizer import ANY_POSITIVE, BELOW_ONE, Optimizer, Ranges
+
+__all__ = ["SGD", "Adam"]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with averaged momentum and L2 decay.
+
+        u = momentum * u + (1 - momentum) * (grad + weight_decay * w)
+        w = w - lr * u
+
+    Source: CMU 10-714 homework 2. PyTorch's momentum adds the full gradient instead; its lr is
+    (1 - momentum) times this one.
+
+    Attributes:
+        u: the running average of each parameter, zeros at first.
+    """
+
+    ranges: ClassVar[Ranges] = {
+        "lr": ANY_POSITIVE,
+        "momentum": BELOW_ONE,
+        "weight_decay": ANY_POSITIVE,
+    }
+    slots = ("u",)
+    lr: float
+    momentum: float
+    weight_decay: float
+    u: list[Tensor]
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.01,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    def _update(
+        self,
+        weights: list[NDArray],
+        state: list[list[NDArray]],
+        gradients: list[NDArray],
+        step: int,
+    ) -> None:
+        nd.sgd(weights, *state, gradients, self.lr, self.momentum, self.weight_decay)
+
+
+class Adam(Optimizer):
+    """Adam with bias correction; weight_decay is L2, added to the gradient.
+
+        g = grad + weight_decay * w
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        w = w - lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)
+
+    where t counts the steps of a parameter, from 1.
+
+    Source: Kingma and Ba, Adam, ICLR 2015, Algorithm 1.
+
+    Attributes:
+        m, v: the running averages of each parameter, zeros at first.
+    """
+
+    ranges: ClassVar[Ranges] = {
+        "lr": ANY_POSITIVE,
+        "beta1": BELOW_ONE,
+        "beta2": BELOW_ONE,
+        "eps": ANY_POSITIVE,
+        "weight_decay": ANY_POSITIVE,
+    }
+    slots = ("m", "v")
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    m: list[Tensor]
+    v: list[Tensor]
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.01,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
+        )
+
+    def _update(
+        self,
+        weights: list[NDArray],
+        state: list[list[NDArray]],
+        gradients: list[NDArray],
+        step: int,
+    ) -> None:
+        corrections = 1 - self.beta1**step, 1 - self.beta2**step
+        settings = self.lr, self.beta1, self.beta2, self.eps, self.weight_decay
+        nd.adam(weights, *state, gradients, *settings, *corrections)

@@ -1,0 +1,245 @@
+"""What every optimizer shares: the parameters, their gradients and the saved state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from needle import backend_ndarray as nd
+from needle.autograd import Tensor
+from needle.backend_ndarray import DeviceError, NDArray, ShapeError
+from needle.nn.checks import number
+from needle.nn.state import array_of, check_state, copy_of, replace, to_numpy
+
+__all__ = ["Optimizer"]
+
+Ranges = Mapping[str, tuple[float, float, str]]
+"""For each hyper-parameter the least and the greatest value, and the rule in words."""
+
+ANY_POSITIVE = (0.0, math.inf, ">= 0")
+BELOW_ONE = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
+
+
+class Optimizer:
+    """Updates parameters from their gradients, in place, outside any graph.
+
+    A parameter without a gradient is left alone, and its state too. Each parameter counts its own
+    steps. Hyper-parameters are attributes and may be changed between steps (`opt.lr = 0.1`).
+
+    A subclass names its hyper-parameters in `ranges`, its state arrays in `slots`, and defines
+    `_update`.
+
+    Raises:
+        TypeError: params is not an iterable of Tensors.
+        ValueError: params is empty, one of them is the result of an operation, or a
+            hyper-parameter is out of range.
+    """
+
+    ranges: ClassVar[Ranges] = {}
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, params: Iterable[Tensor], **hyper: float) -> None:
+        for name, value in self._checked(hyper).items():
+            setattr(self, name, value)
+        self.params = _checked_params(type(self).__name__, params)
+        self.steps = [0] * len(self.params)
+        for slot in self.slots:
+            setattr(self, slot, [_zeros_like(p) for p in self.params])
+
+    def step(self) -> None:
+        """Updates every parameter that has a gradient.
+
+        Raises:
+            ValueError: a hyper-parameter was set out of range.
+            ShapeError, DeviceError: a gradient is unlike its parameter.
+        """
+        self._checked({name: getattr(self, name) for name in self.ranges})
+        gradients = self._gradients()
+        for group in self._groups(gradients):
+            for i in group:
+                self.steps[i] += 1
+            state = [[self._slot(slot, i) for i in group] for slot in self.slots]
+            weights = [_own_compact(self.params[i]) for i in group]
+            self._update(weights, state, [gradients[i] for i in group], self.steps[group[0]])
+
+    def _update(
+        self,
+        weights: list[NDArray],
+        state: list[list[NDArray]],
+        gradients: list[NDArray],
+        step: int,
+    ) -> None:
+        """Writes the new weights and state of parameters of one dtype at the same step."""
+        raise NotImplementedError(f"{type(self).__name__}: _update is not defined: define it")
+
+    def reset_grad(self) -> None:
+        """Drops all gradients: `grad` is None until the next backward."""
+        for parameter in self.params:
+            parameter.grad = None
+
+    def clip_grad_norm(self, max_norm: float = 0.25) -> float:
+        """Scales all gradients so that their global L2 norm is at most max_norm.
+
+            norm = sqrt(sum of all squares);  grad *= min(1, max_norm / (norm + 1e-6))
+
+        Returns the norm before clipping. Gradients are replaced, not written to: they may share
+        memory with each other or with a Tensor of the user's.
+
+        Raises:
+            ValueError: max_norm is below 0.
+            ShapeError, DeviceError: a gradient is unlike its parameter.
+
+        Source: Pascanu et al., On the difficulty of training recurrent neural networks, 2013; the
+        1e-6 is PyTorch's.
+        """
+        op = f"{type(self).__name__}.clip_grad_norm"
+        max_norm = number(op, "max_norm", max_norm, *ANY_POSITIVE)
+        gradients = self._gradients()
+        groups = self._groups(gradients)
+        norm = math.sqrt(sum(nd.sum_squares([gradients[i] for i in group]) for group in groups))
+        scale = max_norm / (norm + 1e-6)
+        if not scale >= 1:  # a norm of NaN must show in the gradients, so it takes this way too
+            for i, gradient in gradients.items():
+                self.params[i].grad = Tensor(gradient * scale, requires_grad=False)
+        return norm
+
+    # ---- gradients ----------------------------------------------------------------------------
+
+    def _gradients(self) -> dict[int, NDArray]:
+        """Returns the gradient array of each parameter that has one: compact, in its dtype."""
+        op = type(self).__name__
+        gradients: dict[int, NDArray] = {}
+        for i, parameter in enumerate(self.params):
+            if parameter.grad is None:
+                continue
+            gradient, weight = array_of(parameter.grad), array_of(parameter)
+            if gradient.shape != weight.shape:
+                raise ShapeError(
+                    f"{op}: shapes differ: parameter {i} is {weight.shape}, its grad "
+                    f"{gradient.shape}: need equal shapes"
+                )
+            if gradient.device != weight.device:
+                raise DeviceError(
+                    f"{op}: devices differ: parameter {i} is on {weight.device}, its grad on "
+                    f"{gradient.device}: need the same device"
+                )
+            if gradient.dtype != weight.dtype:
+                gradient = gradient.astype(weight.dtype)
+            gradients[i] = gradient.compact()
+        return gradients
+
+    def _groups(self, gradients: Mapping[int, NDArray]) -> list[list[int]]:
+        """Splits parameters into groups that one kernel call can update together.
+
+        A group has one device, dtype and step count, and no storage twice: the kernel's threads
+        write all of it at once.
+        """
+        groups: dict[Any, list[int]] = {}
+        uses: dict[int, int] = {}
+        for i in gradients:
+            weight = array_of(self.params[i])
+            storage = weight._handle.ptr()
+            uses[storage] = uses.get(storage, 0) + 1
+            key = (repr(weight.device), weight.dtype, self.steps[i], uses[storage])
+            groups.setdefault(key, []).append(i)
+        return list(groups.values())
+
+    def _slot(self, slot: str, i: int) -> NDArray:
+        """Returns a state array of parameter i, moved along if the parameter has moved."""
+        tensor: Tensor = getattr(self, slot)[i]
+        weight = array_of(self.params[i])
+        if tensor.device != weight.device or tensor.dtype != weight.dtype:
+            moved = NDArray(array_of(tensor), device=weight.device, dtype=weight.dtype)
+            replace(tensor, moved)
+        return array_of(tensor)
+
+    # ---- saving and loading -------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the hyper-parameters as floats, and copies of `steps` and the state arrays.
+
+        The name of an array is its slot and its parameter's number: `u.0`.
+        """
+        state: dict[str, Any] = {name: getattr(self, name) for name in self.ranges}
+        return state | {name: copy_of(tensor) for name, tensor in self._arrays()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` of an optimizer of the same parameters gave out.
+
+        Everything is checked before anything is written.
+
+        Raises:
+            KeyError: a name is missing or unexpected.
+            TypeError, ValueError: a value is of the wrong kind or out of range.
+            ShapeError, DTypeError: an array has another shape or dtype.
+        """
+        op = f"{type(self).__name__}.load_state_dict"
+        arrays = dict(self._arrays())
+        lacking = [name for name in self.ranges if name not in state]
+        if lacking:
+            raise KeyError(f"{op}: names differ: missing {lacking}: need {list(self.ranges)}")
+        hyper = self._checked({name: state[name] for name in self.ranges})
+        check_state(op, arrays, {k: v for k, v in state.items() if k not in self.ranges})
+        steps = [int(n) for n in to_numpy(state["steps"])]
+        if min(steps) < 0:
+            raise ValueError(f"{op}: steps is {steps}: need numbers >= 0")
+        for name, value in hyper.items():
+            setattr(self, name, value)
+        self.steps = steps
+        for name, tensor in arrays.items():
+            values = to_numpy(state[name])
+            replace(tensor, NDArray(values, device=tensor.device, dtype=tensor.dtype))
+
+    def _arrays(self) -> Iterator[tuple[str, Tensor]]:
+        steps = np.array(self.steps, dtype="int64")
+        yield "steps", Tensor(steps, device=nd.cpu(), dtype="int64", requires_grad=False)
+        for slot in self.slots:
+            for i, tensor in enumerate(getattr(self, slot)):
+                yield f"{slot}.{i}", tensor
+
+    # ---- checks and printing ------------------------------------------------------------------
+
+    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, float]:
+        op = type(self).__name__
+        return {name: number(op, name, hyper[name], *self.ranges[name]) for name in self.ranges}
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in self.ranges)
+        return f"{type(self).__name__}({len(self.params)} parameters, {settings})"
+
+
+def _checked_params(op: str, params: Iterable[Tensor]) -> list[Tensor]:
+    """Returns the parameters, each once, in order."""
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        kind = type(params).__name__
+        raise TypeError(f"{op}: params is a {kind}: need an iterable of Tensors")
+    once: dict[int, Tensor] = {}
+    for i, parameter in enumerate(params):
+        if not isinstance(parameter, Tensor):
+            kind = type(parameter).__name__
+            raise TypeError(f"{op}: parameter {i} is a {kind}: need a Tensor")
+        if not parameter.is_leaf():
+            raise ValueError(
+                f"{op}: parameter {i} {tuple(parameter.shape)} is the result of an operation: "
+                f"need a leaf, to whom backward gives a grad"
+            )
+        once.setdefault(id(parameter), parameter)
+    if not once:
+        raise ValueError(f"{op}: params is empty: need at least one Tensor")
+    return list(once.values())
+
+
+def _zeros_like(parameter: Tensor) -> Tensor:
+    zeros = nd.full(parameter.shape, 0, dtype=parameter.dtype, device=parameter.device)
+    return Tensor(zeros, requires_grad=False)
+
+
+def _own_compact(parameter: Tensor) -> NDArray:
+    """Returns the parameter's array, made compact first where it is a strided view."""
+    array = array_of(parameter)
+    if not array.is_compact():
+        array = array.compact()
+        replace(parameter, array)
+    return array
