@@ -1,0 +1,219 @@
+"""Data sets: items by index, and whole batches at once where the class can."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, SupportsIndex
+
+import numpy as np
+from needle.autograd import Tensor
+from needle.backend_ndarray import DTypeError, NDArray, ShapeError
+from numpy.typing import NDArray as Array
+
+from ._checks import is_integer
+from .transforms import Transform, all_have_halves, apply_to_batch
+
+Batch = tuple[Array[Any], ...]
+
+
+class Items(Protocol):
+    """All that a loader needs of a data set: a length, and an item for every integer."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Dataset:
+    """Base class: define `__getitem__` and `__len__`; define `batch` as well to be fast.
+
+    An item is a tuple of arrays or numbers, or a single one. `batch(indices)` is what a loader
+    calls; the one here stacks items one by one. A subclass that redefines `__getitem__` or
+    `apply_transforms` but not `batch` gets this one back, so no loader bypasses what it redefines.
+
+    Args:
+        transforms: callables, which `apply_transforms` applies in order.
+
+    Raises:
+        TypeError: `transforms` is not a sequence of callables.
+    """
+
+    def __init__(self, transforms: Sequence[Transform] | None = None) -> None:
+        if callable(transforms) or not all(callable(t) for t in transforms or ()):
+            raise TypeError(
+                f"{type(self).__name__}: transforms: got {transforms!r}: need a list of callables"
+            )
+        self.transforms = transforms
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "batch" not in own and ("__getitem__" in own or "apply_transforms" in own):
+            cls.batch = Dataset.batch  # type: ignore[method-assign]
+
+    def __getitem__(self, index: Any) -> Any:
+        """The item at an integer index."""
+        raise NotImplementedError(f"{type(self).__name__}: __getitem__ is not defined")
+
+    def __len__(self) -> int:
+        """The number of items."""
+        raise NotImplementedError(f"{type(self).__name__}: __len__ is not defined")
+
+    def apply_transforms(self, x: Any) -> Any:
+        """`x` after every transform, in order."""
+        for transform in self.transforms or ():
+            x = transform(x)
+        return x
+
+    def batch(self, indices: Array[np.int64]) -> Batch:
+        """The items at `indices`, stacked field by field.
+
+        Args:
+            indices: (B,), each in [0, len(self)).
+
+        Returns:
+            One array (B, ...) for each field of an item.
+        """
+        return collate(self, indices)
+
+
+def collate(items: Items, indices: Array[np.int64]) -> Batch:
+    """The items at `indices`, fetched one by one and stacked field by field.
+
+    Raises:
+        ShapeError: the items differ in their number of fields, or in the shape of a field.
+    """
+    fetched = [items[i] for i in indices.tolist()]
+    rows = [item if isinstance(item, tuple) else (item,) for item in fetched]
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1:
+        raise ShapeError(
+            f"batch: items differ in length: got {lengths[0]} and {lengths[1]} fields: "
+            "need the same number"
+        )
+    return tuple(_stack(k, column) for k, column in enumerate(zip(*rows, strict=True)))
+
+
+def _stack(k: int, values: tuple[Any, ...]) -> Array[Any]:
+    arrays = [to_numpy("batch", value) for value in values]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise ShapeError(
+            f"batch: items differ in shape: field {k} is {shapes[0]} and {shapes[1]}: "
+            "need one shape for all items of a batch"
+        )
+    return np.stack(arrays)
+
+
+def to_numpy(where: str, value: Any) -> Array[Any]:
+    """`value` (a Tensor, an NDArray, or anything NumPy takes) as a NumPy array of numbers.
+
+    Raises:
+        ShapeError: it is a ragged nested sequence.
+        DTypeError: it is not made of numbers.
+    """
+    if isinstance(value, Tensor | NDArray):
+        value = value.numpy()
+    try:
+        array: Array[Any] = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{where}: not an array: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"{where}: not numbers: got dtype {array.dtype}: need bool, int or float")
+    return array
+
+
+class NDArrayDataset(Dataset):
+    """Arrays side by side: item i is `(a[i], b[i], ...)`.
+
+    Args:
+        *arrays: one or more arrays of equal length; NumPy arrays are kept, not copied.
+
+    Raises:
+        ShapeError: the lengths differ, or an array has no axis to index.
+        DTypeError: an array does not hold numbers.
+        ValueError: there is no array.
+    """
+
+    def __init__(self, *arrays: Any) -> None:
+        super().__init__()
+        self.arrays = tuple(to_numpy("NDArrayDataset", array) for array in arrays)
+        if not self.arrays:
+            raise ValueError("NDArrayDataset: no arrays: got 0: need at least 1")
+        shapes = [array.shape for array in self.arrays]
+        if () in shapes or len({shape[0] for shape in shapes}) > 1:
+            raise ShapeError(
+                f"NDArrayDataset: lengths differ: shapes are {shapes}: need one shared shape[0]"
+            )
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def __getitem__(self, index: Any) -> Batch:
+        """`(a[index], b[index], ...)`, for whatever index NumPy takes."""
+        if is_integer(index):
+            index = check_index(self, index)
+        return tuple(array[index] for array in self.arrays)
+
+    def batch(self, indices: Array[np.int64]) -> Batch:
+        return tuple(array[indices] for array in self.arrays)
+
+
+def check_index(dataset: Dataset, index: SupportsIndex) -> int:
+    """`index`, counted from the start.
+
+    Raises:
+        IndexError: it is outside the data set.
+    """
+    n, i = len(dataset), operator.index(index)
+    if not -n <= i < n:
+        raise IndexError(
+            f"{type(dataset).__name__}: index out of range: got {i}: need {-n} <= index < {n}"
+        )
+    return i % n
+
+
+class ImageDataset(Dataset):
+    """Images and class ids in memory. Transforms see (H, W, C), whatever the layout of X.
+
+    Indexing with an integer gives one (image, label); with a slice, a mask or an array of
+    indices, the batch of those items.
+
+    Attributes:
+        X: float32 in [0, 1]: (N, C, H, W) if `channels_first`, else (N, H, W, C).
+        y: int64 (N,), class ids.
+    """
+
+    channels_first: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        X: Array[np.float32],
+        y: Array[np.int64],
+        transforms: Sequence[Transform] | None = None,
+    ) -> None:
+        super().__init__(transforms)
+        self.X = X
+        self.y = y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        if not is_integer(index):
+            images, labels = self.batch(np.arange(len(self))[index])
+            return images, labels
+        i = check_index(self, index)
+        # A copy: a transform that writes in place must not change the data set.
+        image = self.apply_transforms(np.array(self._to_hwc(self.X[i]), order="C"))
+        return np.ascontiguousarray(self._from_hwc(image)), self.y[i]
+
+    def batch(self, indices: Array[np.int64]) -> Batch:
+        if not all_have_halves(transforms := self.transforms or ()):
+            return collate(self, indices)
+        images = self._from_hwc(apply_to_batch(transforms, self._to_hwc(self.X[indices])))
+        return images, self.y[indices]
+
+    def _to_hwc(self, images: Array[Any]) -> Array[Any]:
+        return np.moveaxis(images, -3, -1) if self.channels_first else images
+
+    def _from_hwc(self, images: Array[Any]) -> Array[Any]:
+        return np.moveaxis(images, -1, -3) if self.channels_first else images

@@ -1,0 +1,86 @@
+"""Batches of Tensors out of a data set."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from needle.autograd import Tensor
+from numpy.typing import NDArray as Array
+
+from ._checks import check_integer
+from .dataset import Dataset, Items, collate
+
+
+class DataLoader:
+    """Iterates over a data set in batches, as tuples of Tensors without gradients.
+
+    Every `iter()` is a pass of its own: passes may be nested, and shuffling draws
+    `np.random.permutation(len(dataset))` once, when the pass begins. A pass of
+    N items has ceil(N / batch_size) batches, the last one possibly smaller; with `drop_last`
+    floor(N / batch_size), all full.
+
+    A batch comes from `dataset.batch(indices)` (see `Dataset`); any other object with `__len__`
+    and `__getitem__` is fetched item by item.
+
+    Args:
+        dataset: what to load.
+        batch_size: items in a batch; more than the data makes one smaller batch.
+        shuffle: a new random order in each pass.
+        device: where the Tensors live; None means the default device.
+        dtype: the type of all Tensors, class ids included (float32 holds ids up to 2**24 exactly).
+        drop_last: leave out a last batch that is not full.
+
+    Raises:
+        TypeError: `batch_size` is not an integer, `dataset` cannot be indexed, or needle has no
+            such `dtype`.
+        ValueError: `batch_size` is below 1, or above len(dataset) with `drop_last`: no batch
+            would be left.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | Items,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        device: Any = None,
+        dtype: Any = "float32",
+        drop_last: bool = False,
+    ) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise TypeError(
+                f"DataLoader: not a data set: got {type(dataset).__name__}: "
+                "need __len__ and __getitem__"
+            )
+        self.dataset = dataset
+        self.batch_size = check_integer("DataLoader", "batch_size", batch_size, at_least=1)
+        self.shuffle = shuffle
+        self.device = device
+        self.dtype = dtype
+        self.drop_last = drop_last
+        if drop_last and self.batch_size > len(dataset):
+            raise ValueError(
+                f"DataLoader: no full batch: batch_size is {self.batch_size}, the data set has "
+                f"{len(dataset)} items: need batch_size <= {len(dataset)} with drop_last"
+            )
+        self._tensor(np.zeros(0))  # a wrong device or dtype shows here, not in the first batch
+
+    def __len__(self) -> int:
+        """The number of batches in a pass."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Begin a pass; the random order is drawn now, not with the first batch."""
+        n = len(self.dataset)
+        return self._batches(np.random.permutation(n) if self.shuffle else np.arange(n))
+
+    def _batches(self, order: Array[np.int64]) -> Iterator[tuple[Tensor, ...]]:
+        dataset = self.dataset
+        fetch = dataset.batch if isinstance(dataset, Dataset) else partial(collate, dataset)
+        for k in range(len(self)):
+            indices = order[k * self.batch_size : (k + 1) * self.batch_size]
+            yield tuple(self._tensor(field) for field in fetch(indices))
+
+    def _tensor(self, array: Array[Any]) -> Tensor:
+        return Tensor(array, device=self.device, dtype=self.dtype, requires_grad=False)
