@@ -1,7 +1,250 @@
+// copy and fill: moving elements between any two layouts, with a cast where the dtypes differ.
 #include "families.h"
+#include "loops.h"
 
 namespace needle::NEEDLE_TARGET {
 
-void add_shape(Table&) {}
+namespace {
+
+constexpr int64_t grain_bytes = 131072;
+
+// ---- blocks of items that are only moved
+
+template <class Item>
+void move_row(Item* out, int64_t out_stride, const Item* in, int64_t in_stride, int64_t n)
+{
+    NEEDLE_VECTORIZE
+    for (int64_t i = 0; i < n; ++i) out[i * out_stride] = in[i * in_stride];
+}
+
+template <class Item>
+void fill_row(Item* out, Item value, int64_t n)
+{
+    if constexpr (sizeof(Item) == 1) {
+        std::memset(out, value, static_cast<size_t>(n));
+    } else {
+        for (int64_t i = 0; i < n; ++i) out[i] = value;
+    }
+}
+
+// A square of `side` x `side` items through registers: row i of `in` becomes column i of `out`.
+template <class Item>
+constexpr int side = 1;
+
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+template <>
+constexpr int side<int32_t> = 4;
+template <>
+constexpr int side<int64_t> = 2;
+
+inline void transpose_square(int32_t* out, int64_t out_row, const int32_t* in, int64_t in_row)
+{
+    typedef int32_t Four __attribute__((vector_size(16)));
+    Four a, b, c, d;
+    std::memcpy(&a, in, 16);
+    std::memcpy(&b, in + in_row, 16);
+    std::memcpy(&c, in + 2 * in_row, 16);
+    std::memcpy(&d, in + 3 * in_row, 16);
+    Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+         ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+         cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+    b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+    c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+    d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+    std::memcpy(out, &a, 16);
+    std::memcpy(out + out_row, &b, 16);
+    std::memcpy(out + 2 * out_row, &c, 16);
+    std::memcpy(out + 3 * out_row, &d, 16);
+}
+
+inline void transpose_square(int64_t* out, int64_t out_row, const int64_t* in, int64_t in_row)
+{
+    typedef int64_t Two __attribute__((vector_size(16)));
+    Two a, b;
+    std::memcpy(&a, in, 16);
+    std::memcpy(&b, in + in_row, 16);
+    Two low = __builtin_shufflevector(a, b, 0, 2), high = __builtin_shufflevector(a, b, 1, 3);
+    std::memcpy(out, &low, 16);
+    std::memcpy(out + out_row, &high, 16);
+}
+#endif
+
+template <class Item>
+inline void transpose_square(Item* out, int64_t, const Item* in, int64_t)
+{
+    *out = *in;
+}
+
+// out[r, c] = in[r, c], where out's columns and in's rows are contiguous.
+template <class Item>
+void transpose_block(Item* out, int64_t out_row, const Item* in, int64_t in_column, int64_t rows,
+                     int64_t columns)
+{
+    constexpr int s = side<Item>;
+    int64_t whole_rows = rows / s * s, whole_columns = columns / s * s;
+    for (int64_t r = 0; r < whole_rows; r += s)
+        for (int64_t c = 0; c < whole_columns; c += s)
+            transpose_square(out + r * out_row + c, out_row, in + r + c * in_column, in_column);
+    for (int64_t r = 0; r < whole_rows; ++r)
+        for (int64_t c = whole_columns; c < columns; ++c)
+            out[r * out_row + c] = in[r + c * in_column];
+    for (int64_t r = whole_rows; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) out[r * out_row + c] = in[r + c * in_column];
+}
+
+template <class Item>
+void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns)
+{
+    constexpr int64_t item = sizeof(Item);
+    if (out.column_stride != item && out.row_stride == item) {
+        out = {out.data, out.row_stride, out.column_stride};
+        in = {in.data, in.row_stride, in.column_stride};
+        int64_t t = rows;
+        rows = columns;
+        columns = t;
+    }
+    Item* to = reinterpret_cast<Item*>(out.data);
+    const Item* from = reinterpret_cast<const Item*>(in.data);
+    int64_t to_column = out.column_stride / item, to_row = out.row_stride / item;
+    int64_t from_column = in.column_stride / item, from_row = in.row_stride / item;
+    if (to_column == 1 && from_row == 1 && from_column != 1 && rows > 1) {
+        transpose_block(to, to_row, from, from_column, rows, columns);
+        return;
+    }
+    for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
+        if (to_column == 1 && from_column == 1 && columns * item >= 64)
+            std::memcpy(to, from, static_cast<size_t>(columns * item));
+        else if (to_column == 1 && from_column == 1)
+            move_row(to, 1, from, 1, columns);
+        else if (to_column == 1 && from_column == 0)
+            fill_row(to, *from, columns);
+        else
+            move_row(to, to_column, from, from_column, columns);
+    }
+}
+
+// The axis other than 0 along which `in` is contiguous, or 0 when axis 0 is as good.
+int transposed_axis(const Nest<2>& nest)
+{
+    for (int axis = 1; axis < nest.rank; ++axis)
+        if (nest.strides[1][axis] == nest.item[1] && nest.strides[1][0] != nest.item[1] &&
+            nest.strides[1][0] != 0)
+            return axis;
+    return 0;
+}
+
+void move_items(Nest<2>& nest)
+{
+    int64_t rows = 1, columns = grain_bytes / 8 / nest.item[0];
+    int axis = transposed_axis(nest);
+    if (axis > 0) {
+        if (axis > 1) nest.swap_axes(1, axis);
+        rows = columns = 64;
+    } else if (nest.rank > 1 && nest.shape[0] < 512) {
+        columns = nest.shape[0];
+        rows = min64(nest.shape[1], ceil_div(4096, columns));
+    }
+    int64_t item = nest.item[0];
+    int64_t out_row = nest.rank > 1 ? nest.strides[0][1] : 0,
+            in_row = nest.rank > 1 ? nest.strides[1][1] : 0;
+    for_blocks<2>(nest, rows, columns, grain_bytes / item,
+                  [&](char* const* data, int64_t block_rows, int64_t block_columns) {
+                      copy_block(item, {data[0], nest.strides[0][0], out_row},
+                                 {data[1], nest.strides[1][0], in_row}, block_rows, block_columns);
+                  });
+}
+
+// ---- casts
+
+struct Bool {
+    uint8_t value;
+};
+
+// A float out of the integer's range, and NaN, become what the processor's conversion gives (the
+// smallest integer on x86), as in NumPy.
+template <class To, class From>
+struct Cast {
+    static To apply(From x) { return static_cast<To>(x); }
+};
+template <class From>
+struct Cast<Bool, From> {
+    static Bool apply(From x) { return {x != From(0)}; }
+};
+template <class To>
+struct Cast<To, Bool> {
+    static To apply(Bool x) { return static_cast<To>(x.value != 0); }
+};
+template <>
+struct Cast<Bool, Bool> {
+    static Bool apply(Bool x) { return x; }
+};
+template <>
+struct Cast<uint8_t, float> {
+    static uint8_t apply(float x) { return static_cast<uint8_t>(static_cast<int32_t>(x)); }
+};
+template <>
+struct Cast<uint8_t, double> {
+    static uint8_t apply(double x) { return static_cast<uint8_t>(static_cast<int32_t>(x)); }
+};
+
+template <class To, class From>
+void cast_row(char* const* data, const bool*, int64_t n)
+{
+    To* out = reinterpret_cast<To*>(data[0]);
+    const From* in = reinterpret_cast<const From*>(data[1]);
+    NEEDLE_VECTORIZE
+    for (int64_t i = 0; i < n; ++i) out[i] = Cast<To, From>::apply(in[i]);
+}
+
+template <class To>
+RowFunction cast_from(DType dtype)
+{
+    static constexpr RowFunction rows[] = {cast_row<To, float>,   cast_row<To, double>,
+                                           cast_row<To, int32_t>, cast_row<To, int64_t>,
+                                           cast_row<To, uint8_t>, cast_row<To, Bool>};
+    return rows[static_cast<int>(dtype)];
+}
+
+RowFunction cast_function(DType to, DType from)
+{
+    switch (to) {
+        case DType::float32: return cast_from<float>(from);
+        case DType::float64: return cast_from<double>(from);
+        case DType::int32: return cast_from<int32_t>(from);
+        case DType::int64: return cast_from<int64_t>(from);
+        case DType::uint8: return cast_from<uint8_t>(from);
+        default: return cast_from<Bool>(from);
+    }
+}
+
+void run_copy(const Call& call)
+{
+    DType to = call.arrays[0].dtype, from = call.arrays[1].dtype;
+    if (to != from) {
+        run_rows<2>(call.arrays, cast_function(to, from), grain_bytes / 4);
+        return;
+    }
+    Nest<2> nest = make_nest<2>(call.arrays);
+    if (!nest.empty) move_items(nest);
+}
+
+}  // namespace
+
+void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns)
+{
+    switch (item) {
+        case 1: copy_items<uint8_t>(out, in, rows, columns); break;
+        case 4: copy_items<int32_t>(out, in, rows, columns); break;
+        default: copy_items<int64_t>(out, in, rows, columns); break;
+    }
+}
+
+void add_shape(Table& table)
+{
+    table[Kernel::copy] = {run_copy};
+    table[Kernel::fill] = {run_copy};  // the value comes as an operand of stride 0
+}
 
 }  // namespace needle::NEEDLE_TARGET

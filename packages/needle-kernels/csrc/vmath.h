@@ -27,13 +27,14 @@ struct Constants<float> {
     // ln 2 in two parts; the first has so few bits that a product with an exponent is exact.
     static constexpr float ln2_high = 0.693145751953125f;
     static constexpr float ln2_low = 1.42860677e-6f;
-    static constexpr float exp_max = 89.0f;         // exp overflows below this
-    static constexpr float exp_min = -104.0f;       // exp rounds to zero above this
-    static constexpr float expm1_min = -20.0f;      // expm1 rounds to -1 above this
+    static constexpr float exp_max = 89.0f;     // exp overflows below this
+    static constexpr float exp_min = -104.0f;   // exp rounds to zero above this
+    static constexpr float expm1_min = -20.0f;  // expm1 rounds to -1 above this
     static constexpr float smallest_normal = 1.17549435e-38f;
     static constexpr int32_t sqrt_half_bits = 0x3f3504f3;
     static constexpr float infinity = __builtin_inff();
-    // (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2: minimax polynomial, relative error of exp(r) - 1 below 2e-8.
+    // (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2: minimax polynomial, relative error of exp(r) - 1
+    // below 2e-8.
     static constexpr float exp_tail[] = {5.00000006208e-1f, 1.66665427942e-1f, 4.16662813996e-2f,
                                          8.36661059026e-3f, 1.39464970998e-3f};
     // (log(1 + f) - log(1 - f)) / s - 2 in powers of s^2, s = f / (2 + f). Source: musl logf.c.
@@ -55,16 +56,16 @@ struct Constants<double> {
     static constexpr int64_t sqrt_half_bits = 0x3fe6a09e667f3bcd;
     static constexpr double infinity = __builtin_inf();
     // As for float; error below 4e-17.
-    static constexpr double exp_tail[] = {
-        0.5000000000000010265,    0.16666666666666674561,     0.04166666666652153133,
-        0.0083333333333221716312, 0.0013888888947961329092,   0.00019841269886699926183,
-        2.4801487167120322116e-5, 2.7557242213510690926e-6,   2.7632715652164152819e-7,
-        2.511009630403348889e-8};
+    static constexpr double exp_tail[] = {0.5000000000000010265,    0.16666666666666674561,
+                                          0.04166666666652153133,   0.0083333333333221716312,
+                                          0.0013888888947961329092, 0.00019841269886699926183,
+                                          2.4801487167120322116e-5, 2.7557242213510690926e-6,
+                                          2.7632715652164152819e-7, 2.511009630403348889e-8};
     // Source: fdlibm e_log.c.
-    static constexpr double log_tail[] = {
-        6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01,
-        2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01,
-        1.479819860511658591e-01};
+    static constexpr double log_tail[] = {6.666666666666735130e-01, 3.999999999940941908e-01,
+                                          2.857142874366239149e-01, 2.222219843214978396e-01,
+                                          1.818357216161805012e-01, 1.531383769920937332e-01,
+                                          1.479819860511658591e-01};
 };
 
 template <class T>
@@ -86,8 +87,8 @@ inline Vec<T> polynomial(Vec<T> x, const T (&c)[N])
     return sum;
 }
 
-// Adding this and taking it away rounds to an integer, whose two's complement then stands in the low
-// bits of the sum.
+// Adding this and taking it away rounds to an integer, whose two's complement then stands in the
+// low bits of the sum.
 template <class T>
 constexpr T round_shift = T(3) * T(Bits<T>{1} << (Constants<T>::fraction_bits - 1));
 
@@ -110,7 +111,7 @@ template <class T>
 inline Reduced<T> reduce_by_ln2(Vec<T> x)
 {
     using C = Constants<T>;
-    Vec<T> n = (x * C::log2e + round_shift<T>) - round_shift<T>;
+    Vec<T> n = (x * C::log2e + round_shift<T>)-round_shift<T>;
     Vec<T> r = (x - n * C::ln2_high) - n * C::ln2_low;
     return {n, r};
 }
@@ -133,7 +134,7 @@ inline Vec<T> scale(Vec<T> y, Vec<T> n)
     else
         return (Vec<T>)_mm512_maskz_scalef_pd(0xff, (__m512d)y, (__m512d)n);
 #else
-    Vec<T> half = (n * T(0.5) + round_shift<T>) - round_shift<T>;
+    Vec<T> half = (n * T(0.5) + round_shift<T>)-round_shift<T>;
     Vec<T> rest = n - half;
     return y * power_of_two<T>(half + round_shift<T>) * power_of_two<T>(rest + round_shift<T>);
 #endif
@@ -197,7 +198,8 @@ inline Vec<T> vlog(Vec<T> x)
     Vec<T> z = s * s;
     Vec<T> tail = z * math::polynomial<T>(z, C::log_tail);
     Vec<T> half_square = T(0.5) * f * f;
-    Vec<T> result = k * C::ln2_high - ((half_square - (s * (half_square + tail) + k * C::ln2_low)) - f);
+    Vec<T> result =
+        k * C::ln2_high - ((half_square - (s * (half_square + tail) + k * C::ln2_low)) - f);
 
     result = x == C::infinity || x != x ? x : result;
     result = x == T(0) ? broadcast(-C::infinity) : result;

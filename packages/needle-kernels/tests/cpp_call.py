@@ -26,10 +26,10 @@ class Operand:
 
 
 def launch(
-    kernel: str, *operands: npt.NDArray[Any] | None, scalars: tuple[float, ...] = ()
+    kernel: str, *operands: npt.NDArray[Any] | float | None, scalars: tuple[float, ...] = ()
 ) -> None:
-    """Runs a kernel of the chosen instruction set; outputs come first."""
-    records = tuple(None if view is None else Operand(view) for view in operands)
+    """Runs a kernel of the chosen instruction set; outputs come first, numbers are immediates."""
+    records = tuple(Operand(o) if isinstance(o, np.ndarray) else o for o in operands)
     cpu.launch(0, cpu.KERNELS.index(kernel), records, scalars)
 
 
@@ -41,13 +41,27 @@ def lay(values: npt.ArrayLike, layout: str, dtype: str | None = None) -> npt.NDA
     if layout == "permuted":
         return values.T.copy().T
     if layout == "reversed":
-        everything = (slice(None, None, -1),) * values.ndim
+        everything = (*[slice(None, None, -1)] * values.ndim, ...)
         view = np.empty_like(values, order="C")[everything]
     elif layout == "sliced":
         view = np.full([2 * n + 1 for n in values.shape], SENTINEL, values.dtype)
-        view = view[(slice(1, None, 2),) * values.ndim]
+        view = view[(*[slice(1, None, 2)] * values.ndim, ...)]
     else:
         raise ValueError(layout)
+    view[...] = values
+    return view
+
+
+def lay_at_random(rng: np.random.Generator, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view that holds `values`, its axes permuted, stepped over, reversed and cut at random."""
+    order = rng.permutation(values.ndim)
+    steps = rng.choice([1, 1, 1, 2, 3], values.ndim)
+    gaps = rng.choice([0, 0, 1, 5], values.ndim)
+    owner = np.empty([values.shape[i] * steps[i] + gaps[i] for i in order], values.dtype)
+    owner.reshape(-1).view(np.uint8)[...] = 1
+    view = owner.transpose(np.argsort(order))
+    view = view[(*(slice(0, n * s, s) for n, s in zip(values.shape, steps, strict=True)), ...)]
+    view = view[(*(slice(None, None, d) for d in rng.choice([1, 1, -1], values.ndim)), ...)]
     view[...] = values
     return view
 

@@ -1,0 +1,286 @@
+// The loop over arrays of one shape and any strides, for the kernels that work element by element.
+//
+// Axes are put in the order of the output's memory and merged where they are one run for every
+// operand; what remains is cut into blocks of rows x columns, which threads share. Row functions
+// see only contiguous memory: an operand that is not gets copied, block by block, through a buffer
+// in the cache.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "call.h"
+#include "parallel.h"
+
+// The next loop's iterations are independent (an output may be an input, but then element by
+// element).
+#if defined(__clang__)
+#define NEEDLE_VECTORIZE _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define NEEDLE_VECTORIZE _Pragma("GCC ivdep")
+#endif
+
+namespace needle::NEEDLE_TARGET {
+
+inline int64_t item_bytes(DType dtype)
+{
+    switch (dtype) {
+        case DType::float32:
+        case DType::int32: return 4;
+        case DType::float64:
+        case DType::int64: return 8;
+        default: return 1;
+    }
+}
+
+inline int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
+
+// N operands of one shape; the first is the output. Axis 0 is the innermost; strides count bytes.
+template <int N>
+struct Nest {
+    int rank = 0;
+    bool empty = false;
+    int64_t shape[max_rank];
+    int64_t strides[N][max_rank];
+    char* data[N];
+    int64_t item[N];
+
+    int64_t size() const
+    {
+        int64_t n = 1;
+        for (int i = 0; i < rank; ++i) n *= shape[i];
+        return empty ? 0 : n;
+    }
+
+    void swap_axes(int i, int j)
+    {
+        auto swap = [](int64_t& a, int64_t& b) {
+            int64_t t = a;
+            a = b;
+            b = t;
+        };
+        swap(shape[i], shape[j]);
+        for (int k = 0; k < N; ++k) swap(strides[k][i], strides[k][j]);
+    }
+
+    // Whether axis i should be inside axis j: the output decides, then the other operands.
+    bool inside(int i, int j) const
+    {
+        for (int k = 0; k < N; ++k) {
+            int64_t a = magnitude(strides[k][i]), b = magnitude(strides[k][j]);
+            if (a != b) return a < b;
+        }
+        return false;
+    }
+
+    // Whether axis j continues axis i for every operand.
+    bool mergeable(int i, int j) const
+    {
+        for (int k = 0; k < N; ++k)
+            if (strides[k][j] != strides[k][i] * shape[i]) return false;
+        return true;
+    }
+};
+
+template <int N>
+inline Nest<N> make_nest(const Array* arrays)
+{
+    Nest<N> nest;
+    for (int k = 0; k < N; ++k) {
+        nest.data[k] = static_cast<char*>(arrays[k].data);
+        nest.item[k] = item_bytes(arrays[k].dtype);
+    }
+    for (int axis = arrays[0].rank - 1; axis >= 0; --axis) {
+        int64_t n = arrays[0].shape[axis];
+        if (n == 0) nest.empty = true;
+        if (n == 1) continue;
+        int at = nest.rank++;
+        nest.shape[at] = n;
+        bool backwards = arrays[0].strides[axis] < 0;
+        for (int k = 0; k < N; ++k) {
+            int64_t stride = arrays[k].strides[axis] * nest.item[k];
+            if (backwards && n > 0) {
+                nest.data[k] += (n - 1) * stride;
+                stride = -stride;
+            }
+            nest.strides[k][at] = stride;
+        }
+        for (; at > 0 && nest.inside(at, at - 1); --at) nest.swap_axes(at, at - 1);
+    }
+    int merged = 0;
+    for (int axis = 1; axis < nest.rank; ++axis) {
+        if (nest.mergeable(merged, axis)) {
+            nest.shape[merged] *= nest.shape[axis];
+        } else {
+            ++merged;
+            if (merged != axis) nest.swap_axes(merged, axis);
+        }
+    }
+    if (nest.rank > 0) {
+        nest.rank = merged + 1;
+    } else {
+        nest.rank = 1;
+        nest.shape[0] = 1;
+        for (int k = 0; k < N; ++k) nest.strides[k][0] = nest.item[k];
+    }
+    return nest;
+}
+
+// Calls body(data, rows, columns) for every block; axis 0 is cut into `columns`, axis 1 into
+// `rows`, and data[k] points at the block's first element of operand k.
+template <int N, class Body>
+void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grain, const Body& body)
+{
+    int64_t step[max_rank], count[max_rank], total = 1;
+    for (int axis = 0; axis < nest.rank; ++axis) {
+        step[axis] = axis == 0 ? columns : axis == 1 ? rows : 1;
+        count[axis] = ceil_div(nest.shape[axis], step[axis]);
+        total *= count[axis];
+    }
+    int64_t block_size =
+        min64(columns, nest.shape[0]) * (nest.rank > 1 ? min64(rows, nest.shape[1]) : 1);
+    parallel_for(total, ceil_div(grain, block_size), [&](int64_t begin, int64_t end) {
+        int64_t at[max_rank];
+        char* data[N];
+        for (int k = 0; k < N; ++k) data[k] = nest.data[k];
+        int64_t rest = begin;
+        for (int axis = 0; axis < nest.rank; ++axis) {
+            at[axis] = rest == 0 ? 0 : rest % count[axis];
+            rest = rest == 0 ? 0 : rest / count[axis];
+            for (int k = 0; k < N; ++k) data[k] += at[axis] * step[axis] * nest.strides[k][axis];
+        }
+        for (int64_t block = begin; block < end; ++block) {
+            int64_t block_columns = min64(columns, nest.shape[0] - at[0] * columns);
+            int64_t block_rows = nest.rank > 1 ? min64(rows, nest.shape[1] - at[1] * rows) : 1;
+            body(data, block_rows, block_columns);
+            for (int axis = 0; axis < nest.rank; ++axis) {
+                int64_t move =
+                    ++at[axis] < count[axis] ? step[axis] : -(count[axis] - 1) * step[axis];
+                for (int k = 0; k < N; ++k) data[k] += move * nest.strides[k][axis];
+                if (move > 0) break;
+                at[axis] = 0;
+            }
+        }
+    });
+}
+
+// Copies a block of rows x columns items between any two layouts; defined in shape.cpp.
+struct BlockLayout {
+    char* data;
+    int64_t column_stride;
+    int64_t row_stride;
+};
+void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns);
+
+// Computes n contiguous elements of data[0] from data[1], ...; where repeated[k], operand k is one
+// value for all of them. Only kernels of three operands are given repeated ones.
+using RowFunction = void (*)(char* const* data, const bool* repeated, int64_t n);
+
+// How the blocks of a nest are cut and how each operand of a block is reached.
+template <int N>
+struct BlockPlan {
+    static constexpr int64_t buffer_items = 1024;
+
+    int64_t rows = 1;
+    int64_t columns = 4096;
+    bool flat = false;  // the rows of a block are short: one call of the row function does them all
+    bool buffered[N] = {};
+    bool repeated[N] = {};
+    bool any_buffered = false;
+
+    explicit BlockPlan(Nest<N>& nest)
+    {
+        if (nest.rank > 1 && nest.shape[0] < 64) {
+            flat = true;
+            columns = nest.shape[0];
+            rows = min64(nest.shape[1], buffer_items / columns);
+        }
+        for (int k = 0; k < N; ++k) choose_access(nest, k);
+        if (any_buffered && !flat) cut_for_buffers(nest);
+    }
+
+private:
+    void choose_access(const Nest<N>& nest, int k)
+    {
+        int64_t along = nest.strides[k][0], across = nest.rank > 1 ? nest.strides[k][1] : 0;
+        repeated[k] = N > 2 && k > 0 && along == 0 && (!flat || across == 0);
+        bool contiguous = along == nest.item[k] && (!flat || across == columns * nest.item[k]);
+        buffered[k] = !repeated[k] && !contiguous;
+        any_buffered |= buffered[k];
+    }
+
+    // A transposed operand is read in tiles, so that each cache line it touches is used whole.
+    void cut_for_buffers(Nest<N>& nest)
+    {
+        columns = buffer_items;
+        int best = 0;
+        int64_t smallest = 0;
+        for (int k = 0; k < N; ++k)
+            for (int axis = 1; buffered[k] && axis < nest.rank; ++axis) {
+                int64_t stride = magnitude(nest.strides[k][axis]);
+                if (stride < magnitude(nest.strides[k][0]) && (best == 0 || stride < smallest)) {
+                    best = axis;
+                    smallest = stride;
+                }
+            }
+        if (best == 0) return;
+        if (best != 1) nest.swap_axes(1, best);
+        columns = 64;
+        rows = buffer_items / columns;
+    }
+};
+
+template <int N>
+inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction row,
+                      char* const* data, int64_t rows, int64_t columns)
+{
+    alignas(64) char buffers[N][BlockPlan<N>::buffer_items * 8];
+    char* from[N];
+    int64_t row_stride[N];
+    for (int k = 0; k < N; ++k) {
+        from[k] = data[k];
+        row_stride[k] = nest.rank > 1 ? nest.strides[k][1] : 0;
+        if (!plan.buffered[k]) continue;
+        BlockLayout strided{data[k], nest.strides[k][0], row_stride[k]};
+        from[k] = buffers[k];
+        row_stride[k] = columns * nest.item[k];
+        if (k > 0)
+            copy_block(nest.item[k], {buffers[k], nest.item[k], row_stride[k]}, strided, rows,
+                       columns);
+    }
+    if (plan.flat) {
+        row(from, plan.repeated, rows * columns);
+    } else {
+        for (int64_t r = 0; r < rows; ++r) {
+            row(from, plan.repeated, columns);
+            for (int k = 0; k < N; ++k) from[k] += row_stride[k];
+        }
+    }
+    if (plan.buffered[0]) {
+        BlockLayout strided{data[0], nest.strides[0][0], nest.rank > 1 ? nest.strides[0][1] : 0};
+        copy_block(nest.item[0], strided, {buffers[0], nest.item[0], columns * nest.item[0]}, rows,
+                   columns);
+    }
+}
+
+// Runs `row` over all elements of N arrays of one shape. A thread gets at least `grain` elements.
+template <int N>
+void run_rows(const Array* arrays, RowFunction row, int64_t grain)
+{
+    Nest<N> nest = make_nest<N>(arrays);
+    if (nest.empty) return;
+    BlockPlan<N> plan(nest);
+    if (plan.any_buffered) {
+        for_blocks<N>(nest, plan.rows, plan.columns, grain,
+                      [&](char* const* data, int64_t rows, int64_t columns) {
+                          run_block<N>(nest, plan, row, data, rows, columns);
+                      });
+    } else {
+        for_blocks<N>(nest, plan.rows, plan.columns, grain,
+                      [&](char* const* data, int64_t rows, int64_t columns) {
+                          row(data, plan.repeated, rows * columns);
+                      });
+    }
+}
+
+}  // namespace needle::NEEDLE_TARGET

@@ -1,0 +1,135 @@
+"""The C++ copy and fill kernels: every pair of dtypes, every pair of layouts, threads."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cpp_call import blank, isa, launch, lay, lay_at_random, threads, written
+
+__all__ = ["isa", "threads"]
+
+Array = npt.NDArray[Any]
+
+DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    if dtype == "bool":
+        return np.asarray(rng.random(shape) < 0.5)
+    if dtype.startswith("float"):
+        return np.asarray(rng.uniform(-100, 100, shape), dtype)
+    return np.asarray(rng.integers(0, 120, shape, dtype))
+
+
+def cast(a: Array, dtype: str) -> Array:
+    """A C cast: NumPy's own, but for floats to uint8, which go through int32."""
+    if dtype == "uint8" and a.dtype.kind == "f":
+        return a.astype("int32").astype("uint8")
+    return a.astype(dtype)
+
+
+@pytest.mark.parametrize("from_dtype", DTYPES)
+@pytest.mark.parametrize("to_dtype", DTYPES)
+def test_casts(isa: str, to_dtype: str, from_dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 3, 17, 64, 1025, 70_003):
+        a = draw(rng, (n,), from_dtype)
+        out = np.zeros(n, to_dtype)
+        launch("copy", out, a)
+        np.testing.assert_array_equal(out, cast(a, to_dtype))
+
+
+def test_casts_wrap_and_truncate(isa: str) -> None:
+    a = np.array([2**40 + 3, -1, 300, -(2**31) - 1, 0] * 13)
+    for dtype in ("int32", "uint8", "bool", "float32"):
+        out = np.zeros(a.shape, dtype)
+        launch("copy", out, a)
+        np.testing.assert_array_equal(out, a.astype(dtype))
+    b = np.array([1.9, -1.9, 0.0, -0.0, 0.3, 1e-45, 254.99] * 9)
+    for dtype in ("int32", "int64", "bool", "float32"):
+        for source in (b, b.astype("float32")):
+            out = np.zeros(b.shape, dtype)
+            launch("copy", out, source)
+            np.testing.assert_array_equal(out, source.astype(dtype))
+
+
+def test_floats_beyond_the_integers_are_as_in_numpy(isa: str) -> None:
+    for size in (1, 5, 33):  # NumPy's answer for one value is the processor's, lanes or not
+        a = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30] * size, "float32")
+        for source in (a, a.astype("float64")):
+            for dtype in ("int32", "int64"):
+                out = np.zeros(a.shape, dtype)
+                launch("copy", out, source)
+                with np.errstate(invalid="ignore"):
+                    np.testing.assert_array_equal(out, source.astype(dtype))
+            flag = np.zeros(a.shape, "bool")
+            launch("copy", flag, source)
+            assert flag.all()
+
+
+def random_shape(rng: np.random.Generator) -> tuple[int, ...]:
+    rank = rng.integers(0, 7)
+    sizes = [0, 1, 2, 3, 5, 8, 17, 40, 130] if rank < 4 else [1, 2, 3, 5]
+    return tuple(int(n) for n in rng.choice(sizes, rank))
+
+
+@pytest.mark.parametrize(
+    ("to_dtype", "from_dtype"),
+    [(d, d) for d in DTYPES] + [("float32", "uint8"), ("float64", "float32"), ("bool", "int64")],
+)
+def test_any_strides(isa: str, threads: int, to_dtype: str, from_dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(150):
+        shape = random_shape(rng)
+        a = lay_at_random(rng, draw(rng, shape, from_dtype))
+        cut = (*(slice(0, 1) if rng.random() < 0.2 else slice(None) for _ in shape), ...)
+        a = np.broadcast_to(a[cut], shape)
+        out = lay_at_random(rng, np.zeros(shape, to_dtype))
+        before = np.array(out.base) if out.base is not None else None
+        launch("copy", out, a)
+        np.testing.assert_array_equal(out, cast(a, to_dtype))
+        if before is not None and to_dtype != "bool":
+            out[...] = 0
+            np.testing.assert_array_equal(out.base, before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("shape", [(301, 257), (64, 64), (4, 1000), (3, 5), (1030, 66, 2)])
+def test_transposes(isa: str, threads: int, shape: tuple[int, ...], dtype: str) -> None:
+    a = draw(np.random.default_rng(2), shape, dtype).T
+    for layout in ("compact", "sliced", "reversed"):
+        out = blank(a.shape, layout, dtype)
+        launch("copy", out, a)
+        np.testing.assert_array_equal(written(out), a)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
+def test_nchw_and_nhwc(isa: str, threads: int, dtype: str) -> None:
+    a = draw(np.random.default_rng(3), (9, 33, 10, 31), dtype)
+    there = np.zeros((9, 10, 31, 33), dtype)
+    launch("copy", there, a.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(there, a.transpose(0, 2, 3, 1))
+    back = np.zeros_like(a)
+    launch("copy", back, there.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(back, a)
+
+
+def test_copy_keeps_every_bit(isa: str) -> None:
+    bits = np.random.default_rng(4).integers(0, 2**32, 5000, "uint32", endpoint=False)
+    a = bits.view("float32")
+    out = np.empty_like(a)
+    launch("copy", out, a)
+    np.testing.assert_array_equal(out.view("uint32"), bits)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["compact", "permuted", "sliced", "reversed"])
+def test_fill(isa: str, threads: int, layout: str, dtype: str) -> None:
+    for shape in ((), (0, 3), (1,), (7, 65), (3, 200, 301)):
+        out = lay(np.zeros(shape, dtype), layout)
+        launch("fill", out, 1)
+        assert (out == 1).all()
+        owner = out if out.base is None else out.base
+        if dtype != "bool" and layout == "sliced":
+            assert (owner == 1).sum() == out.size
