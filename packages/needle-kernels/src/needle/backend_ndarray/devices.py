@@ -1,0 +1,266 @@
+"""Devices: where arrays live and which kernels run on them.
+
+A device offers two things to the front end: `storage(size, dtype_name)`, which allocates, and
+`launch(kernel, operands, scalars)`, which runs a kernel of its table. A new backend is a new
+Device with its own two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, Final, NoReturn, SupportsIndex
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from needle.backend_ndarray import ndarray  # a cycle: its names are used inside functions only
+from needle.backend_ndarray.dtypes import FLOAT32, Scalar, as_dtype
+from needle.backend_ndarray.errors import DeviceError, ShapeError
+from needle.backend_ndarray.extension import KERNEL, NO_SCALARS, cpu as _cpu
+from needle.backend_ndarray.layout import as_shape, compact_strides, unpack
+
+__all__ = ["Device", "all_devices", "cpu", "cpu_numpy", "cuda", "default_device"]
+
+_REFERENCE_MODE: Final = "np"
+
+
+class Device:
+    """A place for arrays. Two devices are equal if their names are."""
+
+    __slots__ = ("launch", "name", "storage")
+
+    def __init__(
+        self,
+        name: str,
+        storage: Callable[[int, str], _cpu.Storage],
+        launch: Callable[[int, tuple[Any, ...], tuple[float, ...]], None],
+    ) -> None:
+        """A device called `name` that allocates with `storage` and computes with `launch`."""
+        self.name = name
+        self.storage = storage
+        self.launch = launch
+
+    def enabled(self) -> bool:
+        """Whether this machine can use the device."""
+        return True
+
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
+    def __eq__(self, other: object) -> bool:
+        return self.name == other.name if isinstance(other, Device) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __reduce__(self) -> tuple[Callable[[], Device], tuple[()]]:
+        return {"cpu": cpu, "cuda": cuda, "cpu_numpy": cpu_numpy}[self.name], ()
+
+    def empty(
+        self, shape: SupportsIndex | Sequence[int], dtype: DTypeLike = None
+    ) -> ndarray.NDArray:
+        """An array with arbitrary contents; float32 unless said otherwise.
+
+        Raises:
+            ShapeError: a negative size, or more than 16 axes.
+            DTypeError: the dtype is not supported.
+        """
+        sizes = as_shape("empty", shape)
+        kind = FLOAT32 if dtype is None else as_dtype(dtype, "empty")
+        storage = self.storage(math.prod(sizes), kind.name)
+        return ndarray.wrap(storage, sizes, compact_strides(sizes), 0, kind, self)
+
+    def full(
+        self, shape: SupportsIndex | Sequence[int], fill_value: Scalar, dtype: DTypeLike = None
+    ) -> ndarray.NDArray:
+        """An array with every element equal to `fill_value`; float32 unless said otherwise."""
+        array = self.empty(shape, dtype)
+        array.fill(fill_value)
+        return array
+
+    def zeros(self, *shape: Any, dtype: DTypeLike = None) -> ndarray.NDArray:
+        """An array of zeros: `zeros(2, 3)` or `zeros((2, 3))`; float32 unless said otherwise."""
+        return self._filled(unpack(shape), 0.0, dtype)
+
+    def ones(self, *shape: Any, dtype: DTypeLike = None) -> ndarray.NDArray:
+        """An array of ones: `ones(2, 3)` or `ones((2, 3))`; float32 unless said otherwise."""
+        return self._filled(unpack(shape), 1.0, dtype)
+
+    def _filled(self, shape: Any, value: float, dtype: DTypeLike) -> ndarray.NDArray:
+        array = self.empty(shape, dtype)
+        self.launch(KERNEL["fill"], (array,), (value,))
+        return array
+
+    def rand(
+        self, *shape: Any, dtype: DTypeLike = "float32", low: float = 0.0, high: float = 1.0
+    ) -> ndarray.NDArray:
+        """Uniform numbers in [low, high), drawn in float64 from NumPy's global generator."""
+        sizes = as_shape("rand", unpack(shape))
+        draw = np.random.rand(*sizes) * (high - low) + low
+        return ndarray.NDArray(np.asarray(draw), device=self, dtype=dtype or "float32")
+
+    def randn(
+        self, *shape: Any, dtype: DTypeLike = "float32", mean: float = 0.0, std: float = 1.0
+    ) -> ndarray.NDArray:
+        """Normal numbers, drawn in float64 from NumPy's global generator."""
+        sizes = as_shape("randn", unpack(shape))
+        draw = np.random.randn(*sizes) * std + mean
+        return ndarray.NDArray(np.asarray(draw), device=self, dtype=dtype or "float32")
+
+    def one_hot(self, n: int, i: Any, dtype: DTypeLike = "float32") -> ndarray.NDArray:
+        """Rows of the n x n identity: shape `i.shape + (n,)`, a one at each id of `i`.
+
+        Raises:
+            IndexError: an id lies outside 0 .. n - 1.
+            DTypeError: the ids are not whole numbers.
+        """
+        from needle.backend_ndarray.index import one_hot
+
+        ids = i if isinstance(i, ndarray.NDArray) else ndarray.foreign_ids("one_hot", i, self)
+        return one_hot(ids, n, dtype)
+
+
+class CpuDevice(Device):
+    """A device in the memory of the CPU: the C++ kernels, or their NumPy twins."""
+
+    __slots__ = ()
+
+    __tile_size__: Final = 8
+
+    def __init__(self, name: str, number: int) -> None:
+        """`number` selects the kernel table in the extension."""
+        super().__init__(name, _cpu.Storage, functools.partial(_cpu.launch, number))
+
+    def matmul_tiled(
+        self, a: _cpu.Storage, b: _cpu.Storage, out: _cpu.Storage, m: int, n: int, p: int
+    ) -> None:
+        """out = a @ b on storages in tiles: a is (m/t, n/t, t, t), b (n/t, p/t, t, t).
+
+        t is `__tile_size__`. Row i, column j of a matrix lies in tile (i // t, j // t).
+
+        Raises:
+            ShapeError: a size is not a multiple of t, or a storage has another size.
+            DTypeError: the three dtypes differ.
+        """
+        t = self.__tile_size__
+        if m % t or n % t or p % t:
+            raise ShapeError(
+                f"matmul_tiled: sizes are not whole tiles: got m={m}, n={n}, p={p}: "
+                f"need multiples of {t}"
+            )
+        a_tiles = self._tiles(a, m // t, n // t)
+        b_tiles = self._tiles(b, n // t, p // t)
+        out_tiles = self._tiles(out, m // t, p // t)
+        out_tiles.fill(0.0)
+        grid = (m // t, p // t, t, t)
+        for k in range(n // t):
+            ndarray.matmul.matmul(
+                a_tiles[:, k : k + 1].broadcast_to(grid),
+                b_tiles[k : k + 1].broadcast_to(grid),
+                out=out_tiles,
+                accumulate=True,
+            )
+
+    def _tiles(self, storage: _cpu.Storage, rows: int, columns: int) -> ndarray.NDArray:
+        shape = (rows, columns, self.__tile_size__, self.__tile_size__)
+        if storage.size != math.prod(shape):
+            raise ShapeError(
+                f"matmul_tiled: a storage has the wrong size: got {storage.size}: "
+                f"need {math.prod(shape)} elements for tiles {shape}"
+            )
+        return ndarray.NDArray.make(shape, device=self, handle=storage)
+
+
+class CudaDevice(Device):
+    """The CUDA device of a machine without a CUDA backend: it says what is missing."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """Every use raises DeviceError."""
+        super().__init__("cuda", self._unavailable, self._unavailable)
+
+    def enabled(self) -> bool:
+        """Whether driver, device and extension are all there."""
+        return not missing_for_cuda()
+
+    def _unavailable(self, *_: Any) -> NoReturn:
+        raise DeviceError(
+            f"cuda: the device is not available: missing: {', '.join(missing_for_cuda())}: "
+            "use cpu(), or check cuda().enabled() first"
+        )
+
+
+def missing_for_cuda() -> list[str]:
+    """What this machine lacks for CUDA: the extension, the driver or a device."""
+    missing = []
+    if find_spec("needle._kernels.cuda") is None:
+        missing.append("the extension needle._kernels.cuda")
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        missing.append("the NVIDIA driver (libcuda.so.1)")
+        return missing
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        missing.append("a CUDA device")
+    return missing
+
+
+def _read_mode() -> str:
+    mode = os.environ.get("NEEDLE_BACKEND") or "nd"
+    if mode not in ("nd", _REFERENCE_MODE):
+        raise ValueError(f"NEEDLE_BACKEND: unknown backend: got {mode!r}: need 'nd' or 'np'")
+    return mode
+
+
+REFERENCE_MODE: Final[bool] = _read_mode() == _REFERENCE_MODE
+_CPU: Final = CpuDevice("cpu", 0)
+_CPU_NUMPY: Final = CpuDevice("cpu_numpy", 1)
+_CUDA: Final = CudaDevice()
+_DEFAULT: Final = _CPU_NUMPY if REFERENCE_MODE else _CPU
+
+
+def cpu() -> Device:
+    """The CPU with the C++ kernels; with NEEDLE_BACKEND=np the NumPy reference."""
+    return _DEFAULT
+
+
+def cuda() -> Device:
+    """The NVIDIA GPU; `cuda().enabled()` says whether there is one to use."""
+    return _CUDA
+
+
+def cpu_numpy() -> Device:
+    """The CPU with the NumPy twins of the kernels: the definition the others are tested by."""
+    return _CPU_NUMPY
+
+
+def default_device() -> Device:
+    """Where new arrays live unless a device is named: `cpu()`."""
+    return _DEFAULT
+
+
+def all_devices() -> list[Device]:
+    """Every device by name, enabled or not."""
+    return list(dict.fromkeys([cpu(), cuda(), cpu_numpy()]))
+
+
+def check_device(op: str, device: object) -> Device:
+    """The device, or the default for None.
+
+    Raises:
+        DeviceError: it is no device.
+    """
+    if device is None:
+        return _DEFAULT
+    if not isinstance(device, Device):
+        raise DeviceError(
+            f"{op}: not a device: got {device!r}: need cpu(), cuda() or cpu_numpy()"
+        )
+    return device

@@ -1,0 +1,311 @@
+"""Arithmetic on shapes and strides: everything about a view that is not its memory.
+
+Strides count elements, not bytes. The functions are pure; those on the path of every small
+operation remember their recent results.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final, SupportsIndex, TypeAlias
+
+from needle.backend_ndarray.errors import AxisError, ShapeError
+
+Shape: TypeAlias = tuple[int, ...]
+Axes: TypeAlias = "int | Sequence[int] | None"
+
+MAX_RANK: Final = 16
+_CACHE: Final = 4096
+
+
+def as_shape(op: str, sizes: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
+    """Checks a shape; an int means one axis.
+
+    Raises:
+        ShapeError: a size is negative, or there are more than 16 axes.
+        TypeError: a size is not an integer.
+    """
+    shape = as_ints(op, sizes)
+    if len(shape) > MAX_RANK:
+        raise ShapeError(f"{op}: too many axes: got {len(shape)}: at most {MAX_RANK}")
+    if shape and min(shape) < 0:
+        raise ShapeError(f"{op}: negative size: got {shape}: need every size >= 0")
+    return shape
+
+
+def as_ints(op: str, values: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
+    """A tuple of ints from an int or several; TypeError where one is not an integer."""
+    try:
+        if isinstance(values, Iterable):
+            return tuple(map(operator.index, values))
+        return (operator.index(values),)
+    except TypeError:
+        raise TypeError(f"{op}: not integers: got {values!r}: need an int or a tuple") from None
+
+
+def unpack(arguments: tuple[Any, ...]) -> Any:
+    """The tuple meant by `f((2, 3))` and by `f(2, 3)`."""
+    if len(arguments) == 1 and isinstance(arguments[0], Iterable):
+        return arguments[0]
+    return arguments
+
+
+@lru_cache(_CACHE)
+def compact_strides(shape: Shape) -> Shape:
+    """Row-major strides: the last axis is contiguous."""
+    strides = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+@lru_cache(_CACHE)
+def dense_strides(shape: Shape, strides: Shape) -> Shape:
+    """Strides of a new array without gaps whose axes lie in memory in the order of `strides`.
+
+    This is NumPy's order "K": an array stored channels-last stays channels-last. An axis that
+    was broadcast (stride 0) has no place in memory, so with one the result is row-major.
+    """
+    if any(step == 0 and size > 1 for size, step in zip(shape, strides, strict=True)):
+        return compact_strides(shape)
+    # Axes of size 1 have arbitrary strides. They sort as if they were as long as the axis to
+    # their right, which leaves an array that is row-major apart from them row-major.
+    weights = list(map(abs, strides))
+    for axis in reversed(range(len(shape))):
+        if shape[axis] <= 1:
+            weights[axis] = weights[axis + 1] if axis + 1 < len(shape) else 1
+    result = [0] * len(shape)
+    step = 1
+    for axis in sorted(reversed(range(len(shape))), key=weights.__getitem__):
+        result[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(result)
+
+
+def is_dense(shape: Shape, strides: Shape) -> bool:
+    """Whether the elements fill one stretch of memory, each place once and upwards."""
+    return all(
+        size <= 1 or step == dense
+        for size, step, dense in zip(shape, strides, dense_strides(shape, strides), strict=True)
+    )
+
+
+@lru_cache(_CACHE)
+def extent(shape: Shape, strides: Shape) -> tuple[int, int]:
+    """The lowest and highest element that a view touches, relative to its offset.
+
+    (0, -1) for an empty view, which touches none.
+    """
+    if 0 in shape:
+        return 0, -1
+    reach = [(size - 1) * step for size, step in zip(shape, strides, strict=True)]
+    return sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+
+
+def check_extent(op: str, shape: Shape, strides: Shape, offset: int, size: int) -> None:
+    """Raises ShapeError where a view would leave its storage of `size` elements."""
+    if len(strides) != len(shape):
+        raise ShapeError(
+            f"{op}: strides do not match the shape: got shape {shape} and strides {strides}: "
+            "need one stride per axis"
+        )
+    low, high = extent(shape, strides)
+    if offset < 0 or offset > size or (high >= low and not 0 <= offset + low <= offset + high < size):
+        raise ShapeError(
+            f"{op}: the view leaves its storage: got shape {shape}, strides {strides}, offset "
+            f"{offset}, elements {offset + low} to {offset + high}: the storage has {size}"
+        )
+
+
+@lru_cache(_CACHE)
+def broadcast_shapes(op: str, a: Shape, b: Shape) -> Shape:
+    """The shape of two arrays combined, by NumPy's rule.
+
+    Raises:
+        ShapeError: the sizes of an axis differ and neither is 1.
+    """
+    rank = max(len(a), len(b))
+    result = []
+    for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
+        if x != y and x != 1 and y != 1:
+            raise ShapeError(
+                f"{op}: shapes do not broadcast: got {a} and {b}: "
+                "need equal sizes, or 1, from the right"
+            )
+        result.append(y if x == 1 else x)
+    return tuple(result)
+
+
+@lru_cache(_CACHE)
+def broadcast_strides(op: str, shape: Shape, strides: Shape, target: Shape) -> Shape:
+    """Strides that show an array in the shape `target`: 0 along every repeated axis.
+
+    Raises:
+        ShapeError: the array does not broadcast to `target`.
+    """
+    extra = len(target) - len(shape)
+    if extra < 0 or any(
+        size not in (1, wanted) for size, wanted in zip(shape, target[extra:], strict=True)
+    ):
+        raise ShapeError(
+            f"{op}: the shape does not broadcast: got {shape} to {target}: "
+            "need equal sizes, or 1, from the right"
+        )
+    kept = (
+        step if size == wanted else 0
+        for size, step, wanted in zip(shape, strides, target[extra:], strict=True)
+    )
+    return (0,) * extra + tuple(kept)
+
+
+def normalize_axis(op: str, axis: SupportsIndex, rank: int) -> int:
+    """The axis counted from the left.
+
+    Raises:
+        AxisError: there is no such axis.
+        TypeError: the axis is not an integer.
+    """
+    (number,) = as_ints(op, axis)
+    if not -rank <= number < rank:
+        raise AxisError(
+            f"{op}: axis is out of range: got {number} for {rank} axes: "
+            f"need {-rank} <= axis < {rank}"
+        )
+    return number % rank
+
+
+def normalize_axes(op: str, axes: Axes, rank: int) -> Shape:
+    """The axes counted from the left, in the order given; None means all.
+
+    Raises:
+        AxisError: an axis does not exist.
+        ShapeError: an axis is named twice.
+    """
+    if axes is None:
+        return tuple(range(rank))
+    result = tuple(normalize_axis(op, axis, rank) for axis in as_ints(op, axes))
+    if len(set(result)) != len(result):
+        raise ShapeError(f"{op}: axis named twice: got {axes}: need different axes")
+    return result
+
+
+def resolve_shape(op: str, sizes: Any, size: int) -> Shape:
+    """The shape meant by `sizes`, of which one may be -1: whatever is left.
+
+    Raises:
+        ShapeError: no such shape has `size` elements.
+    """
+    shape = as_ints(op, sizes)
+    if shape.count(-1) == 1:
+        known = -math.prod(shape)
+        if known > 0 and size % known == 0:
+            shape = tuple(size // known if n == -1 else n for n in shape)
+    shape = shape if -1 in shape else as_shape(op, shape)
+    if -1 in shape or math.prod(shape) != size:
+        raise ShapeError(
+            f"{op}: sizes differ: got {size} elements for {shape}: need the same number of elements"
+        )
+    return shape
+
+
+@lru_cache(_CACHE)
+def reshape_strides(shape: Shape, strides: Shape, target: Shape) -> Shape | None:
+    """Strides that show the same elements in another shape, or None where only a copy can.
+
+    Both shapes are cut into the shortest runs of axes with equal products. A run can be shown
+    differently where its old axes lie in memory like one long axis.
+    """
+    if math.prod(target) == 0:
+        return compact_strides(target)
+    old = [(size, step) for size, step in zip(shape, strides, strict=True) if size != 1]
+    result: list[int] = []
+    i = j = 0
+    while i < len(old) and j < len(target):
+        i_end, j_end = i + 1, j + 1
+        old_count, new_count = old[i][0], target[j]
+        while old_count != new_count:
+            if old_count < new_count:
+                old_count *= old[i_end][0]
+                i_end += 1
+            else:
+                new_count *= target[j_end]
+                j_end += 1
+        for (_, step), (size, next_step) in zip(old[i : i_end - 1], old[i + 1 : i_end], strict=True):
+            if step != size * next_step:
+                return None
+        innermost = old[i_end - 1][1]
+        result.extend(step * innermost for step in compact_strides(target[j:j_end]))
+        i, j = i_end, j_end
+    # Only axes of size 1 can be left, and their strides are never used.
+    return tuple(result) + (1,) * (len(target) - len(result))
+
+
+def drop_none(index: Any, rank: int, shape: Shape) -> tuple[Any, ...]:
+    """The index as a tuple with one entry per axis (and None entries), Ellipsis written out.
+
+    Raises:
+        IndexError: more entries than axes, or two Ellipses.
+    """
+    entries = index if isinstance(index, tuple) else (index,)
+    used = sum(entry is not None and entry is not Ellipsis for entry in entries)
+    ellipses = [place for place, entry in enumerate(entries) if entry is Ellipsis]
+    if used > rank or len(ellipses) > 1:
+        raise IndexError(
+            f"index: too many entries: got {used} and {len(ellipses)} Ellipsis for shape {shape}: "
+            f"need at most {rank} and one Ellipsis"
+        )
+    place = ellipses[0] if ellipses else len(entries)
+    rest = (slice(None),) * (rank - used)
+    return entries[:place] + rest + entries[place + 1 :]
+
+
+def index_view(
+    shape: Shape, strides: Shape, offset: int, index: Any
+) -> tuple[Shape, Shape, int]:
+    """Shape, strides and offset of `array[index]`: ints, slices, Ellipsis and None.
+
+    An int drops its axis, a slice keeps it, None adds one of size 1.
+
+    Raises:
+        IndexError: out of range, too many entries, or an entry of another type.
+    """
+    sizes: list[int] = []
+    steps: list[int] = []
+    axis = 0
+    for entry in drop_none(index, len(shape), shape):
+        if entry is None:
+            sizes.append(1)
+            steps.append(0)
+            continue
+        size, step = shape[axis], strides[axis]
+        if isinstance(entry, slice):
+            picked = range(*entry.indices(size))
+            sizes.append(len(picked))
+            steps.append(step * picked.step)
+            # An empty slice starts nowhere, and must not move the offset out of the storage.
+            offset += step * picked.start if picked else 0
+        else:
+            offset += step * check_index(entry, axis, size)
+        axis += 1
+    return tuple(sizes), tuple(steps), offset
+
+
+def check_index(entry: Any, axis: int, size: int) -> int:
+    """An integer index counted from the left; IndexError where it is none or out of range."""
+    if isinstance(entry, bool) or not hasattr(entry, "__index__") or getattr(entry, "ndim", 0):
+        raise IndexError(
+            f"index: unsupported entry: got {type(entry).__name__} for axis {axis}: "
+            "need ints, slices, Ellipsis or None (see gather for arrays of ids)"
+        )
+    number = operator.index(entry)
+    if not -size <= number < size:
+        raise IndexError(
+            f"index: out of range: got {number} for axis {axis} of size {size}: "
+            f"need {-size} <= index < {size}"
+        )
+    return number % size

@@ -1,0 +1,166 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from needle.backend_ndarray.dtypes import BOOL, FLOAT32, INT64, DType, promote
+from needle.backend_ndarray.errors import DTypeError, ShapeError
+from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.layout import Shape, broadcast_shapes, broadcast_strides
+from needle.backend_ndarray.ndarray import (
+    NDArray,
+    check_same_device,
+    check_writable,
+    copy_into,
+    from_numpy,
+    may_overlap,
+    new,
+)
+
+__all__ = ["ACTIVATIONS", "activation_code", "matmul"]
+
+ACTIVATIONS: Final[dict[str | None, float]] = {None: 0.0, "relu": 1.0, "tanh": 2.0, "sigmoid": 3.0}
+_MATMUL: Final = KERNEL["matmul"]
+
+
+def matmul(
+    a: NDArray,
+    b: NDArray,
+    bias: NDArray | None = None,
+    activation: str | None = None,
+    out: NDArray | None = None,
+    accumulate: bool = False,
+) -> NDArray:
+    """activation(a @ b + bias), or with accumulate, activation(out + a @ b + bias).
+
+    Args:
+        a: (..., M, K), or (K,) for a row that the result drops.
+        b: (..., K, N), or (K,) for a column that the result drops. Leading axes broadcast.
+        bias: (N,), added to every row.
+        activation: None, "relu", "tanh" or "sigmoid".
+        out: (..., M, N), where to write the result; a new array if None.
+        accumulate: add to what `out` holds.
+
+    Raises:
+        ShapeError: inner sizes differ, leading axes do not broadcast, bias or out do not fit.
+        DTypeError: bias, activation or out with dtypes that do not fit.
+        DeviceError: the arrays are on different devices.
+    """
+    if not isinstance(a, NDArray) or not isinstance(b, NDArray):
+        a, b = _as_arrays(a, b)
+    device = check_same_device("matmul", a, b, bias, out)
+    if not a._shape or not b._shape:
+        raise ShapeError(
+            f"matmul: an operand has no axes: got a {a._shape}, b {b._shape}: "
+            "need at least one axis (use * for scalars)"
+        )
+    left = a if len(a._shape) > 1 else a[None, :]
+    right = b if len(b._shape) > 1 else b[:, None]
+    if left._shape[-1] != right._shape[-2]:
+        raise ShapeError(
+            f"matmul: inner sizes differ: a is {a._shape}, b is {b._shape}: "
+            f"need a.shape[-1] == b.shape[{-2 if b.ndim > 1 else -1}]"
+        )
+    dtype = _common_dtype(a, b, bias, activation)
+    if dtype is BOOL:
+        return matmul(a.astype(INT64), b.astype(INT64)).astype(BOOL)
+    left, right = _batch(left.astype(dtype, copy=False), right.astype(dtype, copy=False))
+    shape = left._shape[:-1] + right._shape[-1:]
+    if bias is not None and bias._shape != shape[-1:]:
+        raise ShapeError(
+            f"matmul: bias does not fit: got {bias._shape} for a result {shape}: need {shape[-1:]}"
+        )
+    target = _target(out, shape, dtype, accumulate, (left, right, bias))
+    result = new(device, shape, dtype) if target is None else target
+    device.launch(
+        _MATMUL, (result, left, right, bias), (activation_code("matmul", activation), float(accumulate))
+    )
+    if out is not None:
+        if result is not out:
+            copy_into(out, result)
+        else:
+            out._handle.version += 1
+        return out
+    return _drop_axes(result, a.ndim, b.ndim)
+
+
+def activation_code(op: str, activation: str | None) -> float:
+    """The number that kernels know an activation by.
+
+    Raises:
+        ValueError: there is no such activation.
+    """
+    try:
+        return ACTIVATIONS[activation]
+    except KeyError:
+        raise ValueError(
+            f"{op}: unknown activation: got {activation!r}: need None, 'relu', 'tanh' or 'sigmoid'"
+        ) from None
+
+
+def _as_arrays(a: Any, b: Any) -> tuple[NDArray, NDArray]:
+    """The NumPy operand of `array @ ndarray` on the other's device."""
+    if isinstance(a, NDArray):
+        return a, from_numpy(np.asarray(b), a._device, own=True)
+    if isinstance(b, NDArray):
+        return from_numpy(np.asarray(a), b._device, own=True), b
+    return NDArray(a), NDArray(b)
+
+
+def _common_dtype(a: NDArray, b: NDArray, bias: NDArray | None, activation: str | None) -> DType:
+    dtype = promote(a._dtype, b._dtype)
+    if dtype.kind != "f" and (bias is not None or activation is not None):
+        raise DTypeError(
+            f"matmul: bias and activation need floats: got {dtype.name}: need float32 or float64"
+        )
+    if bias is not None and bias._dtype is not dtype:
+        raise DTypeError(
+            f"matmul: dtypes differ: got bias {bias._dtype.name} for {dtype.name}: need the same"
+        )
+    return dtype
+
+
+def _batch(a: NDArray, b: NDArray) -> tuple[NDArray, NDArray]:
+    """The operands with their leading axes broadcast against each other."""
+    if len(a._shape) == len(b._shape) == 2 or a._shape[:-2] == b._shape[:-2]:
+        return a, b
+    lead = broadcast_shapes("matmul", a._shape[:-2], b._shape[:-2])
+    return _lead(a, lead), _lead(b, lead)
+
+
+def _lead(a: NDArray, lead: Shape) -> NDArray:
+    shape = lead + a._shape[-2:]
+    return a._view(shape, broadcast_strides("matmul", a._shape, a._strides, shape))
+
+
+def _target(
+    out: NDArray | None,
+    shape: Shape,
+    dtype: DType,
+    accumulate: bool,
+    inputs: tuple[NDArray | None, ...],
+) -> NDArray | None:
+    """Where the kernel writes: `out`, a copy of it where it overlaps an input, or None for new."""
+    if out is None:
+        if accumulate:
+            raise ShapeError("matmul: nothing to add to: got accumulate without out: pass out")
+        return None
+    if out._shape != shape:
+        raise ShapeError(f"matmul: out does not fit: got {out._shape}: need {shape}")
+    if out._dtype is not dtype:
+        raise DTypeError(f"matmul: dtypes differ: got out {out._dtype.name}: need {dtype.name}")
+    check_writable("matmul", out)
+    if any(array is not None and may_overlap(array, out) for array in inputs):
+        return out.copy()
+    return out
+
+
+def _drop_axes(result: NDArray, rank_a: int, rank_b: int) -> NDArray:
+    if rank_a == 1:
+        result = result[..., 0, :]
+    if rank_b == 1:
+        result = result[..., 0]
+    return result

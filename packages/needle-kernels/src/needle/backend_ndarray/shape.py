@@ -1,0 +1,158 @@
+"""Moving elements: reshape, broadcast, flip, pad, concatenate, stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, SupportsIndex
+
+from needle.backend_ndarray.dtypes import promote
+from needle.backend_ndarray.errors import ShapeError
+from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
+from needle.backend_ndarray.layout import (
+    Axes,
+    Shape,
+    as_ints,
+    dense_strides,
+    normalize_axes,
+    normalize_axis,
+)
+from needle.backend_ndarray.ndarray import NDArray, check_same_device, copy_into, new, wrap
+
+__all__ = [
+    "broadcast_to",
+    "concatenate",
+    "copy_into",
+    "flip",
+    "pad",
+    "permute",
+    "reshape",
+    "stack",
+]
+
+_COPY: Final = KERNEL["copy"]
+_FILL: Final = KERNEL["fill"]
+
+
+def broadcast_to(array: NDArray, shape: SupportsIndex | Sequence[int]) -> NDArray:
+    """A view in which axes of size 1, and new ones on the left, repeat without a copy."""
+    return array.broadcast_to(shape)
+
+
+def reshape(array: NDArray, shape: SupportsIndex | Sequence[int]) -> NDArray:
+    """The same elements in another shape; a view where strides allow."""
+    return array.reshape(shape)
+
+
+def permute(array: NDArray, axes: Sequence[int]) -> NDArray:
+    """A view with axis `axes[i]` as axis i."""
+    return array.permute(axes)
+
+
+def flip(a: NDArray, axes: Axes = None) -> NDArray:
+    """A compact copy with the order of the elements along `axes` reversed; None for all axes.
+
+    Raises:
+        AxisError: there is no such axis.
+    """
+    reversed_axes = normalize_axes("flip", axes, a.ndim)
+    index = tuple(slice(None, None, -1 if k in reversed_axes else 1) for k in range(a.ndim))
+    out = new(a._device, a._shape, a._dtype)
+    a._device.launch(_COPY, (out, a[index]), NO_SCALARS)
+    return out
+
+
+def pad(a: NDArray, *pairs: Any) -> NDArray:
+    """Zeros around an array: `pairs` is ((left, right), ...), one pair per axis.
+
+    Raises:
+        ShapeError: not one pair per axis, or a negative width.
+    """
+    widths = _pad_widths(a._shape, pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs)
+    shape = tuple(
+        left + size + right for size, (left, right) in zip(a._shape, widths, strict=True)
+    )
+    out = _empty_like_order(a, shape)
+    inner = tuple(
+        slice(left, left + size) for size, (left, _) in zip(a._shape, widths, strict=True)
+    )
+    a._device.launch(_FILL, (out,), (0.0,))
+    a._device.launch(_COPY, (out[inner], a), NO_SCALARS)
+    return out
+
+
+def _nested(pairs: Any) -> bool:
+    return not pairs or not isinstance(pairs[0], int)
+
+
+def _pad_widths(shape: Shape, pairs: Sequence[Any]) -> list[tuple[int, int]]:
+    widths = [as_ints("pad", pair) for pair in pairs]
+    if len(widths) != len(shape) or any(len(w) != 2 or min(w) < 0 for w in widths):
+        raise ShapeError(
+            f"pad: widths do not fit: got {tuple(widths)} for shape {shape}: "
+            "need one pair (left, right) >= 0 per axis"
+        )
+    return [(w[0], w[1]) for w in widths]
+
+
+def _empty_like_order(a: NDArray, shape: Shape) -> NDArray:
+    """A new array of another shape whose axes lie in memory in the order of a's."""
+    out = new(a._device, shape, a._dtype)
+    return wrap(out._handle, shape, dense_strides(shape, a._strides), 0, a._dtype, a._device)
+
+
+def concatenate(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
+    """The arrays one after the other along an axis they have.
+
+    Raises:
+        ShapeError: no arrays, or their other axes differ.
+    """
+    first = _first("concatenate", arrays)
+    k = normalize_axis("concatenate", axis, first.ndim)
+    for a in arrays:
+        if a._shape[:k] + a._shape[k + 1 :] != first._shape[:k] + first._shape[k + 1 :]:
+            raise ShapeError(
+                f"concatenate: shapes differ: got {first._shape} and {a._shape}: "
+                f"need equal sizes on every axis but {k}"
+            )
+    total = sum(a._shape[k] for a in arrays)
+    parts = [a._shape[k] for a in arrays]
+    out = _empty_for(arrays, first._shape[:k] + (total,) + first._shape[k + 1 :])
+    start = 0
+    for a, length in zip(arrays, parts, strict=True):
+        place = out[(slice(None),) * k + (slice(start, start + length),)]
+        out._device.launch(_COPY, (place, a), NO_SCALARS)
+        start += length
+    return out
+
+
+def stack(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
+    """The arrays side by side along a new axis.
+
+    Raises:
+        ShapeError: no arrays, or their shapes differ.
+    """
+    first = _first("stack", arrays)
+    k = normalize_axis("stack", axis, first.ndim + 1)
+    for a in arrays:
+        if a._shape != first._shape:
+            raise ShapeError(
+                f"stack: shapes differ: got {first._shape} and {a._shape}: need equal shapes"
+            )
+    out = _empty_for(arrays, first._shape[:k] + (len(arrays),) + first._shape[k:])
+    for i, a in enumerate(arrays):
+        out._device.launch(_COPY, (out[(slice(None),) * k + (i,)], a), NO_SCALARS)
+    return out
+
+
+def _first(op: str, arrays: Sequence[NDArray]) -> NDArray:
+    if not arrays:
+        raise ShapeError(f"{op}: no arrays: got 0: need at least one")
+    check_same_device(op, *arrays)
+    return arrays[0]
+
+
+def _empty_for(arrays: Sequence[NDArray], shape: Shape) -> NDArray:
+    dtype = arrays[0]._dtype
+    for a in arrays:
+        dtype = promote(dtype, a._dtype)
+    return new(arrays[0]._device, shape, dtype)
