@@ -1,4 +1,4 @@
-"""Type-checks the five packages as installed wheels, strictly, and the tools.
+"""Type-checks the five packages as installed wheels, the extension's stub, and the tools.
 
     hatch run types:check
 
@@ -9,20 +9,26 @@ five unrelated packages to it. Installed, they are one folder.
 import subprocess
 import sys
 
-from environment import Environment
+from environment import Environment, requirements
 from wheels import ROOT, build_all
+
+CHECKS = (
+    ("mypy", "--strict", "--package", "needle"),
+    ("stubtest", "needle._kernels.cpu"),
+    ("mypy", "--strict", "tools"),
+)
 
 
 def main() -> None:
-    """Builds and installs the wheels, then runs mypy."""
+    """Builds and installs the wheels, then runs every check, even where one fails."""
     environment = Environment(ROOT / ".hatch" / "wheels")
-    environment.install(*build_all().values())
-    mypy = [sys.executable, "-m", "mypy", "--strict"]
-    installed = ["--python-executable", environment.program("python"), "-p", "needle"]
-    checks = ([*mypy, *installed], [*mypy, "tools"])
-    failures = [check for check in checks if subprocess.run(check, cwd=ROOT).returncode]
-    if failures:
-        sys.exit(1)
+    environment.install(*build_all().values(), *requirements("types"))
+    failed = False
+    for program, *arguments in CHECKS:
+        print("==>", program, *arguments, flush=True)
+        command = [environment.program(program), *arguments]
+        failed |= subprocess.run(command, cwd=ROOT).returncode != 0
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
