@@ -1,0 +1,139 @@
+"""The two networks needle is measured with: ResNet9 for images, LanguageModel for text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from needle import Tensor, nn
+from needle.backend_ndarray import Device, ShapeError
+
+State = Tensor | tuple[Tensor, Tensor]
+"""A recurrent state: h for an RNN, (h, c) for an LSTM, each (num_layers, bs, hidden)."""
+
+
+class ConvBN(nn.Module):
+    """relu(batch_norm(conv(x))): x (N, a, H, W) to (N, b, ceil(H / stride), ceil(W / stride))."""
+
+    def __init__(
+        self,
+        a: int,
+        b: int,
+        kernel_size: int,
+        stride: int,
+        device: Device | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv(a, b, kernel_size, stride, device=device, dtype=dtype)
+        # relu=True: normalising and clipping are one kernel, forward and backward.
+        self.norm = nn.BatchNorm2d(b, device=device, dtype=dtype, relu=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers in turn."""
+        y: Tensor = self.norm(self.conv(x))
+        return y
+
+
+class ResNet9(nn.Module):
+    """A nine-layer residual network for 32 x 32 colour images: 431,946 parameters.
+
+    ```
+    ConvBN(3, 16, 7, 4)  ConvBN(16, 32, 3, 2)   Residual[ConvBN(32, 32, 3, 1) x 2]
+    ConvBN(32, 64, 3, 2) ConvBN(64, 128, 3, 2)  Residual[ConvBN(128, 128, 3, 1) x 2]
+    Flatten  Linear(128, 128)  ReLU  Linear(128, 10)
+    ```
+
+    Parameters are drawn from NumPy's global generator in this order.
+
+    Source: CMU 10-714 homework 4; He et al. 2015, "Deep Residual Learning for Image Recognition".
+    """
+
+    def __init__(self, device: Device | None = None, dtype: Any = "float32") -> None:
+        super().__init__()
+        at: dict[str, Any] = {"device": device, "dtype": dtype}
+
+        def residual(channels: int) -> nn.Residual:
+            blocks = [ConvBN(channels, channels, 3, 1, **at) for _ in range(2)]
+            return nn.Residual(nn.Sequential(*blocks))
+
+        self.layers = nn.Sequential(
+            ConvBN(3, 16, 7, 4, **at),
+            ConvBN(16, 32, 3, 2, **at),
+            residual(32),
+            ConvBN(32, 64, 3, 2, **at),
+            ConvBN(64, 128, 3, 2, **at),
+            residual(128),
+            nn.Flatten(),
+            nn.Linear(128, 128, **at),
+            nn.ReLU(),
+            nn.Linear(128, 10, **at),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score ten classes: x (N, 3, 32, 32) to logits (N, 10)."""
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+class LanguageModel(nn.Module):
+    """Predict each next word: Embedding, then an RNN or LSTM, then Linear to the vocabulary.
+
+    Args:
+        embedding_size: length of a word's vector.
+        output_size: words in the vocabulary.
+        hidden_size: length of a layer's hidden state.
+        num_layers: recurrent layers.
+        seq_model: `"rnn"` (tanh) or `"lstm"`.
+        seq_len: kept from the course's signature; forward takes sequences of any length.
+        device: where the parameters live; the default device when None.
+        dtype: type of the parameters.
+
+    Raises:
+        ValueError: seq_model is neither.
+
+    Source: CMU 10-714 homework 4; Zaremba et al. 2014, "Recurrent Neural Network Regularization".
+    """
+
+    def __init__(
+        self,
+        embedding_size: int,
+        output_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        seq_model: str = "rnn",
+        seq_len: int = 40,
+        device: Device | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__()
+        recurrent = {"rnn": nn.RNN, "lstm": nn.LSTM}.get(seq_model)
+        if recurrent is None:
+            raise ValueError(
+                f"LanguageModel: unknown seq_model: {seq_model!r}: need 'rnn' or 'lstm'"
+            )
+        at: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.embedding = nn.Embedding(output_size, embedding_size, **at)
+        self.seq_model = recurrent(embedding_size, hidden_size, num_layers, **at)
+        self.linear = nn.Linear(hidden_size, output_size, **at)
+
+    def forward(self, x: Tensor, h: State | None = None) -> tuple[Tensor, State]:
+        """Score every next word.
+
+        Args:
+            x: word ids, (seq_len, bs).
+            h: the state to go on from; zeros when None. h (num_layers, bs, hidden) for an RNN,
+                a tuple (h, c) of such for an LSTM.
+
+        Returns:
+            Logits (seq_len * bs, output_size), step by step as in `x.reshape(-1)`, and the
+            state after the last step, of h's form.
+
+        Raises:
+            ShapeError: x is not (seq_len, bs).
+        """
+        if len(x.shape) != 2:
+            raise ShapeError(f"LanguageModel: x has wrong rank: {x.shape}: need (seq_len, bs)")
+        hidden, state = self.seq_model(self.embedding(x), h)
+        seq_len, bs, size = hidden.shape
+        logits: Tensor = self.linear(hidden.reshape((seq_len * bs, size)))
+        return logits, (state if isinstance(state, Tensor) else (state[0], state[1]))

@@ -1,0 +1,431 @@
+"""The `needle` command: it trains, saves, measures, and answers every mistake with one line."""
+
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import needle as ndl
+import numpy as np
+import pytest
+from needle.apps import sources
+from needle.apps.cli import app
+from needle.data import DownloadError, SyntheticCorpus, SyntheticImages
+from rich.console import Console
+from typer.testing import CliRunner
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SHARED = Path(os.environ.get("NEEDLE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def small_and_offline(monkeypatch, tmp_path):
+    """Small synthetic sets, no network, and an empty folder to work in."""
+    sizes = {True: 192, False: 96}
+    monkeypatch.setattr(
+        sources, "SyntheticImages", lambda train: SyntheticImages(train, sizes[train])
+    )
+    monkeypatch.setattr(sources, "SyntheticCorpus", lambda: SyntheticCorpus(300))
+
+    def unreachable(*_, **__):
+        raise DownloadError("download: failed: no network in tests")
+
+    monkeypatch.setattr(sources.download, "fetch", unreachable)
+    monkeypatch.setenv("NEEDLE_DATA_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments):
+    """The result of a command; its output goes to .stdout and .stderr."""
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def succeed(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def fail(*arguments, code=2):
+    """The one line that a mistake is answered with."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    line = result.stderr.rstrip("\n")
+    assert "\n" not in line
+    assert "Traceback" not in result.output
+    return line
+
+
+IMAGES = ("train", "resnet9", "--data", "synthetic", "--batch-size", 32)
+TEXT = ("train", "lm", "--data", "synthetic", "--embedding-size", 24, "--hidden-size", 24)
+
+
+# ---- what works ----------------------------------------------------------------------------------
+
+
+def numbers(pattern, text):
+    return [float(n) for n in re.findall(pattern, text)]
+
+
+def test_resnet9_learns_the_synthetic_images():
+    result = succeed(*IMAGES, "--epochs", 5, "--seed", 1)
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("ResNet9, 431,946 parameters, on ")
+    assert lines[0].endswith("synthetic images: 192 train, 96 test images")
+    losses = numbers(r"epoch \d/5: loss (\d+\.\d+)", result.stdout)
+    assert len(losses) == 5
+    assert losses[-1] < 0.7 * losses[0]
+    assert re.fullmatch(
+        r"synthetic images: test accuracy \d+\.\d\d %, after 5 epochs in .* s", lines[-1]
+    )
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm"])
+def test_lm_learns_the_synthetic_text(model):
+    result = succeed(*TEXT, "--model", model, "--epochs", 3, "--batch-size", 10)
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"{model.upper()} language model, ")
+    perplexities = numbers(r"epoch \d/3: loss \S+, perplexity (\d+\.\d)", result.stdout)
+    assert len(perplexities) == 3
+    assert perplexities[-1] < 0.6 * perplexities[0]
+    closing = re.fullmatch(
+        r"synthetic text: valid perplexity (\S+), test perplexity (\S+), after 3 epochs in .* s",
+        lines[-1],
+    )
+    # Guessing by the frequency of words alone gives about 67; no model can fall below 7.25.
+    assert all(7 < float(perplexity) < 60 for perplexity in closing.groups())
+
+
+def test_a_seed_fixes_a_run_and_is_not_the_courses():
+    def figures(seed):
+        output = succeed(*IMAGES, "--epochs", 1, "--max-batches", 2, "--seed", seed).stdout
+        return re.findall(r"loss \S+|accuracy \S+", output)
+
+    assert figures(7) == figures(7)
+    assert figures(7) != figures(8)
+
+
+def test_a_checkpoint_is_measured_again_to_the_same_figure(tmp_path):
+    path = tmp_path / "images.safetensors"
+    trained = succeed(*IMAGES, "--epochs", 1, "--save", path).stdout.splitlines()[-1]
+    measured = succeed("eval", path, "--batch-size", 32).stdout.splitlines()[-1]
+    (accuracy,) = re.findall(r"test accuracy \S+ %", trained)
+    assert measured == f"synthetic images: {accuracy}, images.safetensors"
+
+
+def test_a_language_model_is_measured_again_to_the_same_figure(tmp_path):
+    path = tmp_path / "text.safetensors"
+    trained = succeed(*TEXT, "--epochs", 1, "--save", path).stdout.splitlines()[-1]
+    measured = succeed("eval", path).stdout.splitlines()[-1]
+    perplexities = r"valid perplexity \S+, test perplexity [\d.]+"
+    assert re.findall(perplexities, measured) == re.findall(perplexities, trained) != []
+
+
+def test_a_run_that_is_cut_short_says_so():
+    output = succeed(*IMAGES, "--epochs", 1, "--max-batches", 2).stdout
+    assert "test accuracy" in output
+    assert "(cut short at 2 batches)" in output
+
+
+def test_auto_takes_a_local_folder(tmp_path):
+    write_cifar10(tmp_path / "data" / "cifar-10-batches-py", n=8)
+    output = succeed("train", "resnet9", "--epochs", 1, "--batch-size", 4).stdout
+    assert "CIFAR-10 in data/cifar-10-batches-py: 40 train, 8 test images" in output
+    closing = output.splitlines()[-1]
+    assert closing.startswith("CIFAR-10 in data/cifar-10-batches-py: test accuracy ")
+
+
+def test_auto_downloads_what_is_not_there(tmp_path, monkeypatch):
+    arrived = write_cifar10(tmp_path / "arrived", n=8)
+    real = sources.Real("CIFAR-10", (".",), "test_batch", lambda: arrived)
+    monkeypatch.setattr(sources, "CIFAR10", real)
+    output = succeed("train", "resnet9", "--epochs", 1, "--batch-size", 4).stdout
+    assert f"CIFAR-10 in {arrived}" in output
+
+
+@pytest.mark.parametrize("command", [IMAGES[:2], TEXT[:2]], ids=["resnet9", "lm"])
+def test_auto_falls_back_loudly(command):
+    result = succeed(*command, "--epochs", 1, "--batch-size", 16, "--max-batches", 1)
+    assert "WARNING" in result.stderr
+    assert "FALLING BACK TO THE SYNTHETIC SET" in result.stderr
+    assert "no network in tests" in result.stderr
+    assert result.stdout.splitlines()[-1].startswith("synthetic ")
+
+
+def test_data_dir_may_be_the_folder_or_its_parent(tmp_path):
+    folder = write_cifar10(tmp_path / "here" / "cifar-10-batches-py", n=8)
+    for given in (folder, folder.parent):
+        options = ("--epochs", 1, "--batch-size", 4, "--max-batches", 1)
+        output = succeed("train", "resnet9", "--data-dir", given, *options).stdout
+        assert f"CIFAR-10 in {folder}" in output
+
+
+def test_text_of_ones_own(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.txt").write_text("a b c d\n" * 50)
+    options = ("--epochs", 1, "--batch-size", 4, "--hidden-size", 8)
+    output = succeed("train", "lm", "--data-dir", tmp_path, *options).stdout
+    closing = output.splitlines()[-1]
+    assert closing.startswith(f"text in the form of PTB in {tmp_path}: test perplexity")
+    assert "valid" not in closing
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not (SHARED / "ptb").is_dir(), reason="needs ../shared/data/ptb")
+def test_the_real_ptb_is_named():
+    folder = SHARED / "ptb"
+    options = ("--epochs", 1, "--max-batches", 1, "--hidden-size", 8, "--embedding-size", 8)
+    output = succeed("train", "lm", "--data-dir", folder, *options).stdout
+    assert f"Penn Treebank (PTB) in {folder}: 929,589 train, 73,760 valid, 82,430 test" in output
+
+
+def test_info_names_versions_target_threads_and_devices():
+    lines = succeed("info").stdout.splitlines()
+    names = [line[:20].strip() for line in lines]
+    packages = [f"needle-{name}" for name in ("kernels", "core", "nn", "data", "apps")]
+    assert names[:7] == [*packages, "Python", "NumPy"]
+    assert "CPU target" in names
+    assert "threads" in names
+    assert "device cpu_numpy()" in names
+    cuda = next(line for line in lines if line.startswith("device cuda()"))
+    assert cuda.endswith("ready") or re.search(r"off: .+", cuda)
+
+
+@pytest.mark.parametrize("command", [(), ("train",)])
+def test_without_a_command_there_is_help(command):
+    assert "Usage: needle" in succeed(*command).stdout
+
+
+@pytest.mark.parametrize("command", ["resnet9", "lm"])
+def test_help_names_every_option(command):
+    output = succeed("train", command, "--help").stdout
+    for option in ("epochs", "batch-size", "lr", "seed", "device", "threads", "data", "data-dir"):
+        assert f"--{option}" in output
+
+
+# ---- mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epoch", 3), "error: No such option: --epoch"),
+        (("--batch-size", 0), "'--batch-size': 0 is not in the range x>=1"),
+        (("--batch-size", "many"), "'--batch-size': 'many' is not a valid int"),
+        (("--epochs", -1), "'--epochs': -1 is not in the range x>=1"),
+        (("--lr", 0), "'--lr': 0.0 is not a positive number"),
+        (("--lr", "nan"), "'--lr': nan is not a positive number"),
+        (("--seed", -1), "'--seed': -1 is not in the range"),
+        (("--threads", 0), "'--threads': 0 is not in the range x>=1"),
+        (("--max-batches", 0), "'--max-batches': 0 is not in the range x>=1"),
+        (("--device", "gpu"), "'--device': 'gpu' is not one of"),
+        (("--data", "mnist"), "'--data': 'mnist' is not one of"),
+        (("--data-dir", "x", "--data", "synthetic"), "the synthetic set is not read from a folder"),
+        (("--save", "no/such/file"), "error: save: no such folder: no/such: create it first"),
+        (("--save", "."), "error: save: . is a folder: need a file name"),
+        (("--data-dir", "nowhere"), "nowhere"),
+        (("surplus",), "unexpected extra argument"),
+    ],
+)
+@pytest.mark.parametrize("command", ["resnet9", "lm"])
+def test_a_wrong_option_is_answered_with_one_line(command, options, message):
+    line = fail("train", command, *options)
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_commands_that_do_not_exist():
+    assert "No such command 'trian'" in fail("trian", "resnet9")
+    assert "No such command 'gpt'" in fail("train", "gpt")
+
+
+@pytest.mark.parametrize("option", ["--seq-len", "--hidden-size", "--embedding-size", "--layers"])
+def test_sizes_of_a_language_model_are_positive(option):
+    assert f"'{option}': 0 is not in the range x>=1" in fail("train", "lm", option, 0)
+
+
+def test_data_of_the_other_kind():
+    assert "wrong data set: ptb: need auto, cifar10 or synthetic" in fail(
+        "train", "resnet9", "--data", "ptb"
+    )
+    assert "wrong data set: cifar10: need auto, ptb or synthetic" in fail(
+        "train", "lm", "--data", "cifar10"
+    )
+
+
+@pytest.mark.parametrize(("command", "data"), [("resnet9", "cifar10"), ("lm", "ptb")])
+def test_a_named_data_set_does_not_fall_back(command, data, tmp_path):
+    assert "no network in tests" in fail("train", command, "--data", data)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_batch_larger_than_the_data():
+    assert fail(*IMAGES[:-1], 193) == (
+        "error: train: batch size too large: 193: synthetic images has 192 train images"
+    )
+    assert re.search(
+        r"batch size too large: 100000: the train text has \d+ words, so at most \d+",
+        fail(*TEXT, "--batch-size", 100_000),
+    )
+
+
+def test_a_wrong_data_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "not a CIFAR-10 folder" in fail("train", "resnet9", "--data-dir", tmp_path / "empty")
+    assert "files are missing" in fail("train", "lm", "--data-dir", tmp_path / "empty")
+
+
+def test_a_truncated_data_file(tmp_path):
+    folder = write_cifar10(tmp_path / "cifar-10-batches-py", n=8)
+    batch = folder / "data_batch_3"
+    batch.write_bytes(batch.read_bytes()[:-500])
+    assert "data_batch_3" in fail("train", "resnet9", "--data-dir", folder)
+
+
+def test_an_empty_text(tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("a b c\n" if name == "test" else "")
+    assert "train.txt" in fail("train", "lm", "--data-dir", tmp_path)
+
+
+@pytest.mark.skipif(ndl.cuda().enabled(), reason="cuda is available")
+def test_a_device_that_is_not_there_says_why():
+    line = fail("train", "resnet9", "--device", "cuda")
+    assert "cuda" in line
+    assert line.startswith("error: ")
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    assert "no such file: nothing" in fail("eval", "nothing")
+    assert "is not a checkpoint, or damaged" in fail("eval", tmp_path / "text")
+    assert "is a folder" in fail("eval", tmp_path)
+    assert "Missing argument 'CHECKPOINT'" in fail("eval")
+
+
+def test_a_checkpoint_and_data_that_do_not_belong_together(tmp_path):
+    images, text = tmp_path / "images.safetensors", tmp_path / "text.safetensors"
+    succeed(*IMAGES, "--epochs", 1, "--max-batches", 1, "--save", images)
+    succeed(*TEXT, "--epochs", 1, "--max-batches", 1, "--save", text)
+    assert "wrong data set: ptb" in fail("eval", images, "--data", "ptb")
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.txt").write_text("a b c d\n" * 50)
+    line = fail("eval", text, "--data", "ptb", "--data-dir", tmp_path)
+    assert re.search(r"vocabularies differ: .* knows \d+ words of synthetic, text .* has 5", line)
+
+
+def test_a_rate_that_is_too_high_ends_the_run(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with np.errstate(all="ignore"):
+        line = fail(*IMAGES, "--lr", 1e30, "--save", path, code=1)
+    assert "loss is not finite" in line
+    assert "lower the learning rate" in line
+    assert not path.exists()
+
+
+# ---- Ctrl-C, and the installed command -----------------------------------------------------------
+
+
+def start(*arguments, **environment):
+    """The command in a process of its own."""
+    code = "from needle.apps.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_ctrl_c_stops_cleanly(tmp_path):
+    path = tmp_path / "model.safetensors"
+    options = ("--epochs", 1000, "--max-batches", 1, "--save", path)
+    process = start("train", "lm", "--data", "synthetic", "--hidden-size", 8, *options)
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(
+        r"stopped in epoch \d+ of 1000; .*model.safetensors holds the last whole epoch\n", stderr
+    )
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_the_command_in_a_process_of_its_own():
+    process = start("train", "resnet9", "--batch-size", "0")
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert stdout == ""
+    assert stderr == "error: Invalid value for '--batch-size': 0 is not in the range x>=1.\n"
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def test_a_terminal_sees_a_bar_and_a_pipe_does_not(capsys):
+    from needle.apps.report import Report
+    from needle.apps.training import Score
+
+    for terminal in (True, False):
+        report = Report("images")
+        report._stderr = Console(stderr=True, force_terminal=terminal, width=150)
+        with report.watch("epoch 1/3", 10) as observe:
+            observe(Score(correct=3, total_loss=8.0, examples=4, steps=5, seconds=2.0))
+        shown = capsys.readouterr().err
+        assert ("epoch 1/3" in shown) == terminal
+        assert ("5/10" in shown) == terminal
+        assert ("loss 2.000, accuracy 75.0 %, 2 images/s" in shown) == terminal
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (59.94, "59.9 s"),
+        (60, "1 min 00 s"),
+        (245.4, "4 min 05 s"),
+        (3720, "1 h 02 min"),
+    ],
+)
+def test_durations(seconds, text):
+    from needle.apps.report import duration
+
+    assert duration(seconds) == text
+
+
+def write_cifar10(folder, n):
+    """A folder like the official one, with n random images in each file."""
+    folder.mkdir(parents=True)
+    rng = np.random.RandomState(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        pixels, labels = rng.randint(0, 256, (n, 3072)).astype(np.uint8), rng.randint(0, 10, n)
+        (folder / name).write_bytes(pickled(pixels, labels.tolist()))
+    return folder
+
+
+def pickled(pixels, labels):
+    """The opcodes of an official file: protocol 2, Python 2 strings, an old-style array."""
+
+    def string(text):
+        return b"U" + bytes([len(text)]) + text
+
+    n, raw = len(pixels), pixels.tobytes()
+    return b"".join(
+        [
+            b"\x80\x02}(",
+            string(b"labels"), b"](", *(b"K" + bytes([label]) for label in labels), b"e",
+            string(b"data"), b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n",
+            b"K\x00\x85", string(b"b"), b"\x87R(K\x01", b"K", bytes([n]), b"M\x00\x0c\x86",
+            b"cnumpy\ndtype\n", string(b"u1"), b"K\x00K\x01\x87R(K\x03", string(b"|"),
+            b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89",
+            b"T", struct.pack("<i", len(raw)), raw, b"tbu.",
+        ]
+    )  # fmt: skip
