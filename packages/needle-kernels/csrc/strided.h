@@ -52,4 +52,42 @@ inline void store_lanes(T* p, int64_t stride, Vec<T> v, int64_t n)
     for (int64_t i = 0; i < n; ++i) p[i * stride] = values[i];
 }
 
+// The first n lanes of v; the others become `rest`.
+template <class T>
+inline Vec<T> keep_first(Vec<T> v, int64_t n, T rest)
+{
+    Vec<Bits<T>> index;
+    for (int i = 0; i < lanes<T>; ++i) index[i] = i;
+    return index < static_cast<Bits<T>>(n) ? v : broadcast(rest);
+}
+
+// The sum of term(i, n) over the vectors that start at i = 0, lanes, 2 lanes, ... of `count` elements,
+// the last with n < lanes elements. Four sums, so that additions need not wait for one another.
+template <class T, class Term>
+inline T sum_along(int64_t count, const Term& term)
+{
+    constexpr int64_t width = lanes<T>;
+    Vec<T> a{}, b{}, c{}, d{};
+    int64_t i = 0;
+    for (; i + 4 * width <= count; i += 4 * width) {
+        a += term(i, width);
+        b += term(i + width, width);
+        c += term(i + 2 * width, width);
+        d += term(i + 3 * width, width);
+    }
+    for (; i + width <= count; i += width) a += term(i, width);
+    if (i < count) b += keep_first(term(i, count - i), count - i, T(0));
+    return sum_lanes<T>((a + b) + (c + d));
+}
+
+// Calls body(i, n) for the vectors of `count` elements, the last with n < lanes elements.
+template <class T, class Body>
+inline void for_vectors(int64_t count, const Body& body)
+{
+    constexpr int64_t width = lanes<T>;
+    int64_t i = 0;
+    for (; i + width <= count; i += width) body(i, width);
+    if (i < count) body(i, count - i);
+}
+
 }  // namespace needle::NEEDLE_TARGET
