@@ -1,15 +1,194 @@
-"""needle's arrays: NDArray, devices, and the kernels' front end."""
+"""needle's arrays: NDArray, the devices it lives on, and the functions that kernels compute."""
 
 # ndarray comes first: it and the families refer to each other.
 from needle.backend_ndarray.ndarray import NDArray  # isort: skip
+from needle.backend_ndarray.config import (
+    available_isas,
+    config,
+    counters,
+    empty_cache,
+    isa,
+    memory_stats,
+    num_threads,
+    reset_counters,
+    reset_peak,
+    set_isa,
+    set_memory_limit,
+    set_num_threads,
+    set_pooling,
+    set_tracing,
+    show_config,
+    trace,
+)
+from needle.backend_ndarray.conv import conv, conv_input_grad, conv_output_shape, conv_weight_grad
 from needle.backend_ndarray.creation import array, empty, from_dlpack, full, ones, zeros
-from needle.backend_ndarray.devices import all_devices, cpu, cpu_numpy, cuda, default_device
-
-from needle.backend_ndarray.elementwise import *
-from needle.backend_ndarray.extension import cpu as _cpu
+from needle.backend_ndarray.devices import (
+    Device,
+    all_devices,
+    cpu,
+    cpu_numpy,
+    cuda,
+    default_device,
+)
+from needle.backend_ndarray.elementwise import (
+    abs,
+    add,
+    divide,
+    equal,
+    exp,
+    greater,
+    greater_equal,
+    less,
+    less_equal,
+    log,
+    logical_and,
+    logical_not,
+    logical_or,
+    maximum,
+    minimum,
+    multiply,
+    negate,
+    not_equal,
+    power,
+    relu,
+    relu_grad,
+    sigmoid,
+    sigmoid_grad,
+    sqrt,
+    subtract,
+    tanh,
+    tanh_grad,
+)
+from needle.backend_ndarray.errors import AxisError, DeviceError, DTypeError, ShapeError
+from needle.backend_ndarray.extension import cpu as _extension
+from needle.backend_ndarray.index import gather, one_hot, scatter_add
 from needle.backend_ndarray.matmul import matmul
+from needle.backend_ndarray.normalize import (
+    batch_norm,
+    batch_norm_eval,
+    batch_norm_grad,
+    layer_norm,
+    layer_norm_grad,
+)
+from needle.backend_ndarray.optimize import adam, scale, sgd, sum_squares
+from needle.backend_ndarray.recurrent import lstm_cell, lstm_cell_grad
 from needle.backend_ndarray.reduce import max, min, sum
-from needle.backend_ndarray.reference import table as _table
+from needle.backend_ndarray.reference import table as _reference_table
 from needle.backend_ndarray.shape import (
-    broadcast_to, concatenate, copy_into, flip, pad, permute, reshape, stack)
-_cpu.set_reference(_table(_cpu.KERNELS))
+    broadcast_to,
+    concatenate,
+    copy_into,
+    flip,
+    pad,
+    permute,
+    reshape,
+    stack,
+)
+from needle.backend_ndarray.softmax import (
+    logsoftmax,
+    logsumexp,
+    softmax,
+    softmax_cross_entropy,
+    softmax_cross_entropy_grad,
+)
+
+__all__ = [
+    "AxisError",
+    "DTypeError",
+    "Device",
+    "DeviceError",
+    "NDArray",
+    "ShapeError",
+    "abs",
+    "adam",
+    "add",
+    "all_devices",
+    "array",
+    "available_isas",
+    "batch_norm",
+    "batch_norm_eval",
+    "batch_norm_grad",
+    "broadcast_to",
+    "concatenate",
+    "config",
+    "conv",
+    "conv_input_grad",
+    "conv_output_shape",
+    "conv_weight_grad",
+    "copy_into",
+    "counters",
+    "cpu",
+    "cpu_numpy",
+    "cuda",
+    "default_device",
+    "divide",
+    "empty",
+    "empty_cache",
+    "equal",
+    "exp",
+    "flip",
+    "from_dlpack",
+    "full",
+    "gather",
+    "greater",
+    "greater_equal",
+    "isa",
+    "layer_norm",
+    "layer_norm_grad",
+    "less",
+    "less_equal",
+    "log",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logsoftmax",
+    "logsumexp",
+    "lstm_cell",
+    "lstm_cell_grad",
+    "matmul",
+    "max",
+    "maximum",
+    "memory_stats",
+    "min",
+    "minimum",
+    "multiply",
+    "negate",
+    "not_equal",
+    "num_threads",
+    "one_hot",
+    "ones",
+    "pad",
+    "permute",
+    "power",
+    "relu",
+    "relu_grad",
+    "reset_counters",
+    "reset_peak",
+    "reshape",
+    "scale",
+    "scatter_add",
+    "set_isa",
+    "set_memory_limit",
+    "set_num_threads",
+    "set_pooling",
+    "set_tracing",
+    "sgd",
+    "show_config",
+    "sigmoid",
+    "sigmoid_grad",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_grad",
+    "sqrt",
+    "stack",
+    "subtract",
+    "sum",
+    "sum_squares",
+    "tanh",
+    "tanh_grad",
+    "trace",
+    "zeros",
+]
+
+# The NumPy device's kernels are Python; the launch point learns here what to call.
+_extension.set_reference(_reference_table(_extension.KERNELS))

@@ -1,0 +1,61 @@
+"""Checks that several families share; each raises before anything is computed."""
+
+from __future__ import annotations
+
+from needle.backend_ndarray.devices import Device
+from needle.backend_ndarray.dtypes import INT64, DType
+from needle.backend_ndarray.errors import DTypeError, ShapeError
+from needle.backend_ndarray.layout import Shape
+from needle.backend_ndarray.ndarray import NDArray, check_same_device
+
+
+def check_floats(op: str, *arrays: NDArray | None) -> tuple[Device, DType]:
+    """The device and the float dtype that all arrays share; None stands for an absent array.
+
+    Raises:
+        DeviceError: they live on different devices.
+        DTypeError: they differ in dtype, or are not float32 or float64.
+    """
+    device = check_same_device(op, *arrays)
+    present = [array for array in arrays if array is not None]
+    dtype = present[0]._dtype
+    if dtype.kind != "f" or any(array._dtype is not dtype for array in present):
+        raise DTypeError(
+            f"{op}: dtypes do not fit: got {', '.join(a._dtype.name for a in present)}: "
+            "need the same, float32 or float64"
+        )
+    return device, dtype
+
+
+def check_shape(op: str, name: str, array: NDArray | None, shape: Shape) -> None:
+    """Raises ShapeError unless `array`, where present, has `shape`."""
+    if array is not None and array._shape != shape:
+        raise ShapeError(f"{op}: {name} does not fit: got {array._shape}: need {shape}")
+
+
+def check_rank(op: str, name: str, array: NDArray, rank: int, axes: str) -> None:
+    """Raises ShapeError unless `array` has `rank` axes; `axes` names them in the message."""
+    if len(array._shape) != rank:
+        raise ShapeError(
+            f"{op}: {name} has the wrong number of axes: got {array._shape}: need {axes}"
+        )
+
+
+def as_ids(op: str, ids: NDArray, count: int) -> NDArray:
+    """The ids as int64, each checked to lie in 0 .. count - 1.
+
+    Raises:
+        DTypeError: they are not integers.
+        IndexError: one is out of range.
+    """
+    if ids._dtype.kind not in "iu":
+        raise DTypeError(
+            f"{op}: ids are not integers: got {ids._dtype.name}: need int64, int32 or uint8"
+        )
+    ids = ids.astype(INT64, copy=False)
+    if 0 not in ids._shape:
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= count:
+            wrong = lowest if lowest < 0 else highest
+            raise IndexError(f"{op}: id is out of range: got {wrong}: need 0 <= id < {count}")
+    return ids

@@ -1,0 +1,156 @@
+"""What the library runs on: threads, instruction set, counters, memory."""
+
+from __future__ import annotations
+
+import operator
+import os
+import platform
+from importlib import metadata
+from typing import SupportsIndex
+
+import numpy as np
+
+from needle.backend_ndarray.devices import all_devices, default_device
+from needle.backend_ndarray.extension import cpu as _cpu
+
+__all__ = [
+    "available_isas",
+    "config",
+    "counters",
+    "empty_cache",
+    "isa",
+    "memory_stats",
+    "num_threads",
+    "reset_counters",
+    "reset_peak",
+    "set_isa",
+    "set_memory_limit",
+    "set_num_threads",
+    "set_pooling",
+    "set_tracing",
+    "show_config",
+    "trace",
+]
+
+_DISTRIBUTIONS = ("needle-kernels", "needle-core", "needle-nn", "needle-data", "needle-apps")
+
+
+def set_num_threads(n: SupportsIndex) -> None:
+    """Lets one kernel use at most n threads.
+
+    Raises:
+        ValueError: n is less than 1.
+        TypeError: n is not an integer.
+    """
+    count = operator.index(n)
+    if count < 1:
+        raise ValueError(f"set_num_threads: got {count}: need at least 1")
+    _cpu.set_num_threads(count)
+
+
+def num_threads() -> int:
+    """How many threads one kernel may use."""
+    return _cpu.num_threads()
+
+
+def available_isas() -> tuple[str, ...]:
+    """The instruction sets of this machine that kernels are compiled for, slowest first."""
+    return _cpu.isas()
+
+
+def isa() -> str:
+    """The instruction set that `cpu()` uses."""
+    return _cpu.isa()
+
+
+def set_isa(name: str) -> None:
+    """Makes `cpu()` use another instruction set.
+
+    Raises:
+        ValueError: this machine does not have it.
+    """
+    if name not in _cpu.isas():
+        raise ValueError(f"set_isa: unknown: got {name!r}: need one of {', '.join(_cpu.isas())}")
+    _cpu.set_isa(name)
+
+
+def counters() -> dict[tuple[str, str], int]:
+    """How often each kernel ran, by (device, kernel); the NumPy device is "reference"."""
+    return _cpu.counters()
+
+
+def reset_counters() -> None:
+    """Starts counting from zero."""
+    _cpu.reset_counters()
+
+
+def set_tracing(on: bool) -> None:
+    """Whether every kernel call is recorded."""
+    _cpu.set_tracing(on)
+
+
+def trace() -> list[tuple[str, str, int, int, str]]:
+    """The recorded calls, which are then forgotten.
+
+    Each is (device, kernel, start in ns, duration in ns, operands as "float32(2,3) ...").
+    """
+    return _cpu.trace()
+
+
+def memory_stats() -> dict[str, int]:
+    """Bytes `in_use`, `held` (with cached blocks), `peak`, `limit`; blocks `allocations`, and
+    `system_allocations`, those that the system had to give.
+    """
+    return _cpu.memory_stats()
+
+
+def reset_peak() -> None:
+    """Starts the peak of memory_stats from what is in use now."""
+    _cpu.reset_peak()
+
+
+def set_memory_limit(limit: int) -> None:
+    """Lets the allocator hold at most `limit` bytes, beyond which it raises MemoryError; 0: any.
+
+    Raises:
+        ValueError: the limit is negative.
+    """
+    if limit < 0:
+        raise ValueError(f"set_memory_limit: got {limit} bytes: need 0 (none) or more")
+    _cpu.set_memory_limit(limit)
+
+
+def empty_cache() -> None:
+    """Returns the allocator's unused blocks to the system."""
+    _cpu.empty_cache()
+
+
+def set_pooling(on: bool) -> None:
+    """Whether freed blocks are kept for reuse; without, sanitizers see every misuse."""
+    _cpu.set_pooling(on)
+
+
+def config() -> dict[str, str]:
+    """What show_config prints, by name."""
+    settings = {"python": platform.python_version(), "numpy": np.__version__}
+    for name in _DISTRIBUTIONS:
+        try:
+            settings[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return settings | {
+        "cpu": platform.machine(),
+        "instruction set": f"{isa()} (available: {', '.join(available_isas())})",
+        "threads": f"{num_threads()} of {os.cpu_count()} cores",
+        "default device": repr(default_device()),
+        "devices": ", ".join(
+            f"{device!r}{'' if device.enabled() else ' (not available)'}"
+            for device in all_devices()
+        ),
+    }
+
+
+def show_config() -> None:
+    """Prints versions, CPU target, threads and devices."""
+    for name, value in config().items():
+        print(f"{name:16} {value}")  # noqa: T201  printing is what it is for

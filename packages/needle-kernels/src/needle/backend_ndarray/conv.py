@@ -1,0 +1,121 @@
+"""Convolutions over images, channels last: x (N, H, W, Ci), w (K, K, Ci, Co)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from needle.backend_ndarray.checks import check_floats, check_rank, check_shape
+from needle.backend_ndarray.errors import ShapeError
+from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.layout import Shape, as_shape
+from needle.backend_ndarray.matmul import activation_code
+from needle.backend_ndarray.ndarray import NDArray, new
+
+__all__ = ["conv", "conv_input_grad", "conv_output_shape", "conv_weight_grad"]
+
+_CONV: Final = KERNEL["conv"]
+_INPUT_GRAD: Final = KERNEL["conv_input_grad"]
+_WEIGHT_GRAD: Final = KERNEL["conv_weight_grad"]
+
+
+def conv(
+    x: NDArray,
+    w: NDArray,
+    bias: NDArray | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    activation: str | None = None,
+) -> NDArray:
+    """activation(conv(x, w) + bias): (N, OH, OW, Co), with OH = (H + 2 padding - K) // stride + 1.
+
+    y[n, h, w', co] = sum over i, j, ci of x[n, stride h + i, stride w' + j, ci] * w[i, j, ci, co],
+    x with `padding` zeros on every side. The result is stored row-major, channels last.
+
+    Args:
+        x: (N, H, W, Ci), any strides.
+        w: (K, K, Ci, Co).
+        bias: (Co,) or None.
+        stride: pixels of x from one output pixel to the next.
+        padding: zeros on every side of x.
+        activation: None, "relu", "tanh" or "sigmoid".
+
+    Raises:
+        ShapeError: shapes, stride or padding do not fit.
+        DTypeError: the dtypes differ or are not floats.
+        DeviceError: the arrays are on different devices.
+    """
+    device, dtype = check_floats("conv", x, w, bias)
+    shape = conv_output_shape("conv", x._shape, w._shape, stride, padding)
+    check_shape("conv", "bias", bias, w._shape[-1:])
+    out = new(device, shape, dtype)
+    code = activation_code("conv", activation)
+    device.launch(_CONV, (out, x, w, bias), (stride, padding, code))
+    return out
+
+
+def conv_input_grad(
+    dy: NDArray, w: NDArray, input_shape: Shape, stride: int, padding: int
+) -> NDArray:
+    """The gradient of conv for its input, of shape `input_shape`, given dy (N, OH, OW, Co).
+
+    Raises:
+        ShapeError: dy is not what conv gives for these shapes.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    op = "conv_input_grad"
+    device, dtype = check_floats(op, dy, w)
+    shape = as_shape(op, input_shape)
+    check_shape(op, "dy", dy, conv_output_shape(op, shape, w._shape, stride, padding))
+    dx = new(device, shape, dtype)
+    device.launch(_INPUT_GRAD, (dx, dy, w), (stride, padding))
+    return dx
+
+
+def conv_weight_grad(
+    x: NDArray, dy: NDArray, kernel_size: int, stride: int, padding: int
+) -> NDArray:
+    """The gradient of conv for its weight, (K, K, Ci, Co), given dy (N, OH, OW, Co).
+
+    Raises:
+        ShapeError: dy is not what conv gives for these shapes.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    op = "conv_weight_grad"
+    device, dtype = check_floats(op, x, dy)
+    check_rank(op, "x", x, 4, "(N, H, W, C_in)")
+    check_rank(op, "dy", dy, 4, "(N, OH, OW, C_out)")
+    shape = (kernel_size, kernel_size, x._shape[3], dy._shape[3])
+    check_shape(op, "dy", dy, conv_output_shape(op, x._shape, shape, stride, padding))
+    dw = new(device, shape, dtype)
+    device.launch(_WEIGHT_GRAD, (dw, x, dy), (stride, padding))
+    return dw
+
+
+def conv_output_shape(op: str, x: Shape, w: Shape, stride: int, padding: int) -> Shape:
+    """(N, OH, OW, Co) for x (N, H, W, Ci) and w (K, K, Ci, Co).
+
+    Raises:
+        ShapeError: shapes, stride or padding do not fit.
+    """
+    if len(x) != 4 or len(w) != 4:
+        raise ShapeError(
+            f"{op}: wrong number of axes: got x {x}, weight {w}: "
+            "need (N, H, W, C_in) and (K, K, C_in, C_out)"
+        )
+    if w[0] != w[1] or w[0] < 1:
+        raise ShapeError(f"{op}: the kernel is not square: got weight {w}: need (K, K, C_in, C_out)")
+    if x[3] != w[2]:
+        raise ShapeError(
+            f"{op}: channels differ: got x {x}, weight {w}: need x.shape[3] == weight.shape[2]"
+        )
+    if stride < 1 or padding < 0:
+        raise ShapeError(
+            f"{op}: got stride {stride}, padding {padding}: need stride >= 1 and padding >= 0"
+        )
+    if min(x[1], x[2]) + 2 * padding < w[0]:
+        raise ShapeError(
+            f"{op}: the image is smaller than the kernel: got x {x} with padding {padding}, "
+            f"weight {w}: need H + 2 * padding >= {w[0]}, and W likewise"
+        )
+    height, width = ((size + 2 * padding - w[0]) // stride + 1 for size in x[1:3])
+    return x[0], height, width, w[3]

@@ -1,0 +1,77 @@
+"""Rows by id: gather, scatter-add, one-hot."""
+
+from __future__ import annotations
+
+from typing import Final, SupportsIndex
+
+from numpy.typing import DTypeLike
+
+from needle.backend_ndarray.checks import as_ids, check_floats, check_rank, check_shape
+from needle.backend_ndarray.dtypes import as_dtype
+from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
+from needle.backend_ndarray.layout import as_shape
+from needle.backend_ndarray.ndarray import NDArray, check_same_device, new
+
+__all__ = ["gather", "one_hot", "scatter_add"]
+
+_GATHER: Final = KERNEL["gather"]
+_SCATTER_ADD: Final = KERNEL["scatter_add"]
+_ONE_HOT: Final = KERNEL["one_hot"]
+_FILL: Final = KERNEL["fill"]
+
+
+def gather(table: NDArray, ids: NDArray) -> NDArray:
+    """Row `ids[...]` of the table (V, D) for each id: shape ids.shape + (D,).
+
+    Raises:
+        ShapeError: the table has not two axes.
+        DTypeError: ids are not integers.
+        IndexError: an id is out of range.
+    """
+    device = check_same_device("gather", table, ids)
+    check_rank("gather", "table", table, 2, "(V, D)")
+    rows = as_ids("gather", ids, table._shape[0])
+    out = new(device, (ids.size, table._shape[1]), table._dtype)
+    device.launch(_GATHER, (out, table, rows.reshape(ids.size)), NO_SCALARS)
+    return out.reshape(ids._shape + table._shape[1:])
+
+
+def scatter_add(src: NDArray, ids: NDArray, num_rows: int) -> NDArray:
+    """The sum of the rows of `src` that have the same id: (num_rows, D), the gradient of gather.
+
+    Args:
+        src: ids.shape + (D,).
+        ids: integers in 0 .. num_rows - 1, of any shape.
+        num_rows: rows of the result.
+
+    Raises:
+        ShapeError: src and ids do not fit.
+        DTypeError: src is not floats, or ids not integers.
+        IndexError: an id is out of range.
+    """
+    check_same_device("scatter_add", src, ids)
+    device, dtype = check_floats("scatter_add", src)
+    width = src._shape[-1:] or (1,)
+    check_shape("scatter_add", "src", src, ids._shape + width)
+    rows = as_ids("scatter_add", ids, num_rows)
+    out = new(device, as_shape("scatter_add", (num_rows, *width)), dtype)
+    device.launch(_FILL, (out,), (0.0,))
+    operands = out, src.reshape(ids.size, *width), rows.reshape(ids.size)
+    device.launch(_SCATTER_ADD, operands, NO_SCALARS)
+    return out
+
+
+def one_hot(ids: NDArray, num_classes: SupportsIndex, dtype: DTypeLike = "float32") -> NDArray:
+    """1 at each id and 0 elsewhere: shape ids.shape + (num_classes,).
+
+    Raises:
+        ShapeError: num_classes is negative.
+        DTypeError: ids are not integers.
+        IndexError: an id is out of range.
+    """
+    kind = as_dtype("float32" if dtype is None else dtype, "one_hot")
+    (count,) = as_shape("one_hot", num_classes)
+    rows = as_ids("one_hot", ids, count)
+    out = new(ids._device, (ids.size, count), kind)
+    ids._device.launch(_ONE_HOT, (out, rows.reshape(ids.size)), NO_SCALARS)
+    return out.reshape(*ids._shape, count)

@@ -1,0 +1,192 @@
+"""Batch and layer normalisation, forwards and backwards, one kernel each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from needle.backend_ndarray.checks import check_floats, check_shape
+from needle.backend_ndarray.devices import Device
+from needle.backend_ndarray.dtypes import DType
+from needle.backend_ndarray.errors import ShapeError
+from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.ndarray import NDArray, empty_as, new
+
+__all__ = ["batch_norm", "batch_norm_eval", "batch_norm_grad", "layer_norm", "layer_norm_grad"]
+
+_BATCH_NORM: Final = KERNEL["batch_norm"]
+_BATCH_NORM_EVAL: Final = KERNEL["batch_norm_eval"]
+_BATCH_NORM_GRAD: Final = KERNEL["batch_norm_grad"]
+_LAYER_NORM: Final = KERNEL["layer_norm"]
+_LAYER_NORM_GRAD: Final = KERNEL["layer_norm_grad"]
+
+
+def batch_norm(
+    x: NDArray, weight: NDArray, bias: NDArray, eps: float, relu: bool = False
+) -> tuple[NDArray, NDArray, NDArray]:
+    """y = weight * (x - mean) / sqrt(var + eps) + bias over batch and pixels, and mean and var.
+
+    Args:
+        x: (N, C) or (N, C, H, W); y keeps its shape and memory order.
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
+        relu: y = max(y, 0).
+
+    Returns:
+        y, mean (C,), var (C,); the variance is biased.
+
+    Raises:
+        ShapeError: shapes do not fit, or a channel has no element to average.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    device, dtype = _check_batch("batch_norm", x, weight=weight, bias=bias)
+    _check_count("batch_norm", x)
+    channels = x._shape[1:2]
+    y, mean, var = empty_as(x), new(device, channels, dtype), new(device, channels, dtype)
+    operands = _image(y), mean, var, _image(x), weight, bias
+    device.launch(_BATCH_NORM, operands, (eps, float(relu)))
+    return y, mean, var
+
+
+def batch_norm_eval(
+    x: NDArray,
+    mean: NDArray,
+    var: NDArray,
+    weight: NDArray,
+    bias: NDArray,
+    eps: float,
+    relu: bool = False,
+) -> NDArray:
+    """batch_norm with a given mean and variance, (C,) each.
+
+    Raises:
+        ShapeError: shapes do not fit.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    op = "batch_norm_eval"
+    device, _ = _check_batch(op, x, mean=mean, var=var, weight=weight, bias=bias)
+    y = empty_as(x)
+    operands = _image(y), _image(x), mean, var, weight, bias
+    device.launch(_BATCH_NORM_EVAL, operands, (eps, float(relu)))
+    return y
+
+
+def batch_norm_grad(
+    dy: NDArray,
+    x: NDArray,
+    y: NDArray | None,
+    mean: NDArray,
+    var: NDArray,
+    weight: NDArray,
+    eps: float,
+    relu: bool = False,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """The gradients (dx, dweight, dbias) of batch_norm, mean and var being functions of x.
+
+    With `relu`, dy counts where y > 0; without, y may be None.
+
+    Raises:
+        ShapeError: shapes do not fit, or relu is asked for without y.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    op = "batch_norm_grad"
+    device, dtype = _check_batch(op, x, mean=mean, var=var, weight=weight)
+    check_floats(op, x, dy, y)
+    _check_count(op, x)
+    check_shape(op, "dy", dy, x._shape)
+    check_shape(op, "y", y, x._shape)
+    if relu and y is None:
+        raise ShapeError(f"{op}: y is missing: got relu without y: pass the forward result")
+    channels = x._shape[1:2]
+    dx, dweight, dbias = empty_as(x), new(device, channels, dtype), new(device, channels, dtype)
+    image_y = None if y is None else _image(y)
+    operands = _image(dx), dweight, dbias, _image(dy), _image(x), image_y, mean, var, weight
+    device.launch(_BATCH_NORM_GRAD, operands, (eps, float(relu)))
+    return dx, dweight, dbias
+
+
+def _image(x: NDArray) -> NDArray:
+    """(N, C) shown as (N, C, 1, 1)."""
+    return x if len(x._shape) == 4 else x._view((*x._shape, 1, 1), (*x._strides, 1, 1))
+
+
+def _check_batch(op: str, x: NDArray, **per_channel: NDArray) -> tuple[Device, DType]:
+    if len(x._shape) not in (2, 4):
+        raise ShapeError(
+            f"{op}: x has the wrong number of axes: got {x._shape}: need (N, C) or (N, C, H, W)"
+        )
+    for name, array in per_channel.items():
+        check_shape(op, name, array, x._shape[1:2])
+    return check_floats(op, x, *per_channel.values())
+
+
+def _check_count(op: str, x: NDArray) -> None:
+    if 0 in x._shape[:1] + x._shape[2:]:
+        raise ShapeError(f"{op}: nothing to average: got {x._shape}: need at least one element")
+
+
+def layer_norm(
+    x: NDArray, weight: NDArray, bias: NDArray, eps: float
+) -> tuple[NDArray, NDArray, NDArray]:
+    """y = weight * (x - mean) / sqrt(var + eps) + bias over the last axis, and mean and var.
+
+    Args:
+        x: (..., D).
+        weight: (D,).
+        bias: (D,).
+        eps: added to the variance.
+
+    Returns:
+        y (..., D), mean (...), var (...); the variance is biased.
+
+    Raises:
+        ShapeError: shapes do not fit.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    device, dtype = _check_layer("layer_norm", x, weight=weight, bias=bias)
+    lead = x._shape[:-1]
+    y, mean, var = new(device, x._shape, dtype), new(device, lead, dtype), new(device, lead, dtype)
+    operands = _rows(y), _column(mean), _column(var), _rows(x), weight, bias
+    device.launch(_LAYER_NORM, operands, (eps,))
+    return y, mean, var
+
+
+def layer_norm_grad(
+    dy: NDArray, x: NDArray, mean: NDArray, var: NDArray, weight: NDArray, eps: float
+) -> tuple[NDArray, NDArray, NDArray]:
+    """The gradients (dx, dweight, dbias) of layer_norm, mean and var being functions of x.
+
+    Raises:
+        ShapeError: shapes do not fit.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    op = "layer_norm_grad"
+    device, dtype = _check_layer(op, x, weight=weight)
+    check_floats(op, x, dy, mean, var)
+    check_shape(op, "dy", dy, x._shape)
+    check_shape(op, "mean", mean, x._shape[:-1])
+    check_shape(op, "var", var, x._shape[:-1])
+    features = x._shape[-1:]
+    dx = new(device, x._shape, dtype)
+    dweight, dbias = new(device, features, dtype), new(device, features, dtype)
+    operands = _rows(dx), dweight, dbias, _rows(dy), _rows(x), _column(mean), _column(var), weight
+    device.launch(_LAYER_NORM_GRAD, operands, (eps,))
+    return dx, dweight, dbias
+
+
+def _rows(x: NDArray) -> NDArray:
+    """(..., D) as (R, D)."""
+    rows = x.size // x._shape[-1]
+    return x if len(x._shape) == 2 else x.reshape(rows, x._shape[-1])
+
+
+def _column(x: NDArray) -> NDArray:
+    return x if len(x._shape) == 1 else x.reshape(x.size)
+
+
+def _check_layer(op: str, x: NDArray, **per_feature: NDArray) -> tuple[Device, DType]:
+    if not x._shape or x._shape[-1] == 0:
+        raise ShapeError(f"{op}: nothing to average: got {x._shape}: need (..., D) with D >= 1")
+    for name, array in per_feature.items():
+        check_shape(op, name, array, x._shape[-1:])
+    return check_floats(op, x, *per_feature.values())

@@ -1,0 +1,142 @@
+"""Optimizer steps over all parameters at once, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from needle.backend_ndarray.checks import check_floats, check_shape
+from needle.backend_ndarray.devices import Device
+from needle.backend_ndarray.dtypes import FLOAT64, DType
+from needle.backend_ndarray.errors import ShapeError
+from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.layout import is_dense
+from needle.backend_ndarray.ndarray import NDArray, check_writable, copy_into, new
+
+__all__ = ["adam", "scale", "sgd", "sum_squares"]
+
+Groups: TypeAlias = dict[tuple[Device, DType], list[NDArray]]
+
+
+def sgd(
+    params: Sequence[NDArray],
+    momenta: Sequence[NDArray],
+    grads: Sequence[NDArray],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """u = momentum u + (1 - momentum) (g + weight_decay w); w = w - lr u, for every parameter.
+
+    Writes w (params) and u (momenta).
+
+    Raises:
+        ShapeError: a parameter, its momentum and its gradient differ in shape.
+        DTypeError: they differ in dtype or are not floats.
+        DeviceError: they are on different devices.
+    """
+    _update("sgd", (params, momenta, grads), (lr, momentum, weight_decay))
+
+
+def adam(
+    params: Sequence[NDArray],
+    ms: Sequence[NDArray],
+    vs: Sequence[NDArray],
+    grads: Sequence[NDArray],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+) -> None:
+    """Step number `step` (from 1) of Adam for every parameter; see reference.optimize.adam.
+
+    Writes w (params), m (ms) and v (vs).
+
+    Raises:
+        ShapeError: a parameter, its moments and its gradient differ in shape.
+        DTypeError: they differ in dtype or are not floats.
+        DeviceError: they are on different devices.
+        ValueError: step is less than 1.
+    """
+    if step < 1:
+        raise ValueError(f"adam: step: got {step}: need >= 1")
+    scalars = (lr, beta1, beta2, eps, weight_decay, 1 - beta1**step, 1 - beta2**step)
+    _update("adam", (params, ms, vs, grads), scalars)
+
+
+def sum_squares(arrays: Sequence[NDArray]) -> float:
+    """The sum of the squares of all elements of all arrays, in float64."""
+    total = 0.0
+    for (device, _), group in _by_kind("sum_squares", arrays).items():
+        out = new(device, (), FLOAT64)
+        dense = [a if is_dense(a._shape, a._strides) else a.copy() for a in group]
+        device.launch(KERNEL["sum_squares"], (out, *dense), ())
+        total += float(out)
+    return total
+
+
+def scale(arrays: Sequence[NDArray], factor: float) -> None:
+    """Multiplies every array by `factor`, in place."""
+    for array in arrays:
+        check_writable("scale", array)
+    for (device, _), group in _by_kind("scale", arrays).items():
+        dense = [a if is_dense(a._shape, a._strides) else a.copy() for a in group]
+        device.launch(KERNEL["scale"], tuple(dense), (factor,))
+        _store(group, dense)
+
+
+def _by_kind(op: str, arrays: Sequence[NDArray]) -> Groups:
+    """The arrays by device and dtype: a kernel call has one of each."""
+    groups: Groups = {}
+    for array in arrays:
+        groups.setdefault(check_floats(op, array), []).append(array)
+    return groups
+
+
+def _update(op: str, columns: Sequence[Sequence[NDArray]], scalars: tuple[float, ...]) -> None:
+    """Runs an optimizer kernel on the rows of `columns`; the last column is only read."""
+    if len({len(column) for column in columns}) != 1:
+        raise ShapeError(
+            f"{op}: lengths differ: got {[len(c) for c in columns]} arrays: need equally many"
+        )
+    groups: Groups = {}
+    for row in zip(*columns, strict=True):
+        kind = check_floats(op, *row)
+        for array in row[1:]:
+            check_shape(op, "an array", array, row[0]._shape)
+        for array in row[:-1]:
+            check_writable(op, array)
+        groups.setdefault(kind, []).extend(row)
+    width = len(columns)
+    for (device, _), arrays in groups.items():
+        dense = _same_layout(arrays, width)
+        device.launch(KERNEL[op], tuple(dense), scalars)
+        for k in range(width - 1):
+            _store(arrays[k::width], dense[k::width])
+
+
+def _same_layout(arrays: Sequence[NDArray], width: int) -> list[NDArray]:
+    """The arrays of each row of `width` without gaps and in one memory order, copied if need be.
+
+    The kernels then run over them as flat memory.
+    """
+    result = []
+    for start in range(0, len(arrays), width):
+        row = arrays[start : start + width]
+        strides = row[0]._strides
+        if is_dense(row[0]._shape, strides) and all(a._strides == strides for a in row):
+            result.extend(row)
+        else:
+            result.extend(a.compact() for a in row)
+    return result
+
+
+def _store(arrays: Sequence[NDArray], results: Sequence[NDArray]) -> None:
+    """Copies results back where the kernel ran on a copy, and marks every array as written."""
+    for array, result in zip(arrays, results, strict=True):
+        if result is array:
+            array._handle.version += 1
+        else:
+            copy_into(array, result)
