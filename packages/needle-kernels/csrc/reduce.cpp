@@ -1,7 +1,479 @@
+// sum, max and min over any axes.
+//
+// Two strategies, by the memory order of the input: where a reduced axis is the innermost, each
+// result is folded along runs of it; where a kept axis is, whole rows of results are accumulated at
+// once. Either way the reduced elements, counted in one sequence, are folded pairwise above small
+// leaves. float is summed in double. So |error| <= (64 + log2 n) 2^-53 sum|x|, plus half a unit in
+// the last place of a float result.
+//
+// The order of operations depends on shapes and strides only, never on the number of threads.
 #include "families.h"
+#include "loops.h"
+#include "simd.h"
 
 namespace needle::NEEDLE_TARGET {
 
-void add_reduce(Table&) {}
+namespace {
+
+// ---- operations: on one value and on a vector of them alike
+
+template <class T>
+struct SumType {
+    using type = T;
+};
+template <>
+struct SumType<float> {
+    using type = double;
+};
+
+template <class T>
+constexpr T lowest;
+template <>
+constexpr float lowest<float> = -__builtin_inff();
+template <>
+constexpr double lowest<double> = -__builtin_inf();
+template <>
+constexpr int32_t lowest<int32_t> = INT32_MIN;
+template <>
+constexpr int64_t lowest<int64_t> = INT64_MIN;
+template <>
+constexpr uint8_t lowest<uint8_t> = 0;
+
+template <class T>
+constexpr T highest;
+template <>
+constexpr float highest<float> = __builtin_inff();
+template <>
+constexpr double highest<double> = __builtin_inf();
+template <>
+constexpr int32_t highest<int32_t> = INT32_MAX;
+template <>
+constexpr int64_t highest<int64_t> = INT64_MAX;
+template <>
+constexpr uint8_t highest<uint8_t> = UINT8_MAX;
+
+struct Sum {
+    template <class T>
+    using Acc = typename SumType<T>::type;
+    template <class T>
+    static constexpr T identity = 0;
+    template <class V>
+    static V apply(V a, V b)
+    {
+        return a + b;
+    }
+};
+
+struct Max {
+    template <class T>
+    using Acc = T;
+    template <class T>
+    static constexpr T identity = lowest<T>;
+    template <class V>
+    static V apply(V a, V b)
+    {
+        return ((a > b) | (a != a)) ? a : b;  // NaN if either is
+    }
+};
+
+struct Min {
+    template <class T>
+    using Acc = T;
+    template <class T>
+    static constexpr T identity = highest<T>;
+    template <class V>
+    static V apply(V a, V b)
+    {
+        return ((a < b) | (a != a)) ? a : b;
+    }
+};
+
+template <class T>
+inline Vec<T> load_as(const T* p, T)
+{
+    return load(p);
+}
+inline Vec<double> load_as(const float* p, double) { return load_widened(p); }
+
+// ---- the plan
+
+struct Axis {
+    int64_t size;
+    int64_t in;   // strides in elements
+    int64_t out;  // 0 for a reduced axis
+};
+
+// Axes in the order of the input's memory, the innermost first; neighbours merged.
+struct Axes {
+    int rank = 0;
+    int64_t count = 1;
+    Axis axis[max_rank];
+
+    // Broadcast axes (stride 0) come last: they are no run of memory.
+    static bool inside(const Axis& a, const Axis& b)
+    {
+        if ((a.in == 0) != (b.in == 0)) return b.in == 0;
+        if (magnitude(a.in) != magnitude(b.in)) return magnitude(a.in) < magnitude(b.in);
+        return magnitude(a.out) < magnitude(b.out);
+    }
+
+    void insert(const Axis& added)
+    {
+        count *= added.size;
+        if (added.size == 1) return;
+        int at = rank++;
+        for (; at > 0 && inside(added, axis[at - 1]); --at) axis[at] = axis[at - 1];
+        axis[at] = added;
+    }
+
+    void merge()
+    {
+        if (rank == 0) axis[rank++] = {1, 0, 0};
+        int merged = 0;
+        for (int i = 1; i < rank; ++i) {
+            Axis& last = axis[merged];
+            if (axis[i].in == last.in * last.size && axis[i].out == last.out * last.size)
+                last.size *= axis[i].size;
+            else
+                axis[++merged] = axis[i];
+        }
+        rank = merged + 1;
+    }
+};
+
+constexpr int64_t max_width = 512;         // results that one task computes at once
+constexpr int64_t grain = 32768;           // elements that pay for a thread
+constexpr int64_t piece_elements = 65536;  // of the input, when a reduction is split into pieces
+constexpr int64_t max_pieces = 64;
+
+struct Plan {
+    Axes kept, reduced;
+    bool by_columns;  // a kept axis is the innermost
+    int64_t width;    // results of a task, along kept axis 0
+    int64_t blocks;   // tasks along kept axis 0
+    int64_t tasks;
+    int64_t pieces = 1;  // into which the reduced elements are split, when there are few tasks
+
+    explicit Plan(const Call& call)
+    {
+        const Array &out = call.arrays[0], &a = call.arrays[1];
+        for (int i = a.rank - 1; i >= out.rank; --i) reduced.insert({a.shape[i], a.strides[i], 0});
+        for (int i = out.rank - 1; i >= 0; --i)
+            kept.insert({out.shape[i], a.strides[i], out.strides[i]});
+        kept.merge();
+        reduced.merge();
+        choose_strategy();
+        blocks = ceil_div(kept.axis[0].size, width);
+        tasks = blocks;
+        for (int i = 1; i < kept.rank; ++i) tasks *= kept.axis[i].size;
+        if (tasks < 8)
+            pieces = max64(1, min64(max_pieces, kept.count * reduced.count / piece_elements));
+    }
+
+private:
+    void choose_strategy()
+    {
+        const Axis &inner_kept = kept.axis[0], &inner_reduced = reduced.axis[0];
+        bool few = reduced.count <= 8 && inner_kept.size >= 64;
+        by_columns = few || Axes::inside(inner_kept, inner_reduced);
+        width = by_columns ? max_width : max64(1, min64(max_width, 4096 / max64(1, reduced.count)));
+    }
+};
+
+// ---- the folds
+
+template <class Op, class T>
+struct Reducer {
+    using Acc = typename Op::template Acc<T>;
+    static constexpr int64_t leaf_elements = 512;
+    static constexpr int64_t leaf_rows = 128;
+
+    const Plan& plan;
+
+    static Acc fold_lanes(Vec<Acc> v)
+    {
+        Acc x[lanes<Acc>];
+        store(x, v);
+        for (int half = lanes<Acc> / 2; half > 0; half /= 2)
+            for (int i = 0; i < half; ++i) x[i] = Op::apply(x[i], x[i + half]);
+        return x[0];
+    }
+
+    static Acc fold_contiguous(const T* p, int64_t n)
+    {
+        constexpr int64_t step = lanes<Acc>;
+        Acc result = Op::template identity<Acc>;
+        int64_t i = 0;
+        if (n >= step) {
+            Vec<Acc> a = broadcast(result), b = a, c = a, d = a;
+            for (; i + 4 * step <= n; i += 4 * step) {
+                a = Op::apply(a, load_as(p + i, Acc{}));
+                b = Op::apply(b, load_as(p + i + step, Acc{}));
+                c = Op::apply(c, load_as(p + i + 2 * step, Acc{}));
+                d = Op::apply(d, load_as(p + i + 3 * step, Acc{}));
+            }
+            for (; i + step <= n; i += step) a = Op::apply(a, load_as(p + i, Acc{}));
+            result = fold_lanes(Op::apply(Op::apply(a, b), Op::apply(c, d)));
+        }
+        for (; i < n; ++i) result = Op::apply(result, Acc(p[i]));
+        return result;
+    }
+
+    static Acc fold_run(const T* p, int64_t stride, int64_t n)
+    {
+        if (stride == 1) return fold_contiguous(p, n);
+        constexpr int chains = 8;
+        Acc acc[chains];
+        for (Acc& x : acc) x = Op::template identity<Acc>;
+        int64_t i = 0;
+        for (; i + chains <= n; i += chains)
+            for (int k = 0; k < chains; ++k) acc[k] = Op::apply(acc[k], Acc(p[(i + k) * stride]));
+        for (; i < n; ++i) acc[0] = Op::apply(acc[0], Acc(p[i * stride]));
+        for (int half = chains / 2; half > 0; half /= 2)
+            for (int k = 0; k < half; ++k) acc[k] = Op::apply(acc[k], acc[k + half]);
+        return acc[0];
+    }
+
+    // Calls body(p, stride, n) for the runs along reduced axis 0 that make up the elements [begin,
+    // end).
+    template <class Body>
+    void for_runs(const T* base, int64_t begin, int64_t end, const Body& body) const
+    {
+        const Axes& axes = plan.reduced;
+        const Axis& inner = axes.axis[0];
+        int64_t at[max_rank] = {};
+        int64_t rest = begin;
+        const T* p = base;
+        for (int i = 0; i < axes.rank && rest > 0; ++i) {
+            at[i] = rest % axes.axis[i].size;
+            rest /= axes.axis[i].size;
+            p += at[i] * axes.axis[i].in;
+        }
+        while (begin < end) {
+            int64_t n = min64(inner.size - at[0], end - begin);
+            body(p, inner.in, n);
+            begin += n;
+            p -= at[0] * inner.in;
+            at[0] = 0;
+            for (int i = 1; i < axes.rank; ++i) {
+                p += axes.axis[i].in;
+                if (++at[i] < axes.axis[i].size) break;
+                p -= at[i] * axes.axis[i].in;
+                at[i] = 0;
+            }
+        }
+    }
+
+    // Where a pairwise fold cuts [begin, end): a multiple of `leaf` from its start.
+    static int64_t middle(int64_t begin, int64_t end, int64_t leaf)
+    {
+        return begin + ceil_div((end - begin) / 2, leaf) * leaf;
+    }
+
+    // One result, of the reduced elements [begin, end).
+    Acc fold(const T* base, int64_t begin, int64_t end) const
+    {
+        if (end - begin > leaf_elements) {
+            int64_t mid = middle(begin, end, leaf_elements);
+            return Op::apply(fold(base, begin, mid), fold(base, mid, end));
+        }
+        const Axis& inner = plan.reduced.axis[0];
+        if (plan.reduced.rank == 1) return fold_run(base + begin * inner.in, inner.in, end - begin);
+        Acc result = Op::template identity<Acc>;
+        for_runs(base, begin, end, [&](const T* p, int64_t stride, int64_t n) {
+            result = Op::apply(result, fold_run(p, stride, n));
+        });
+        return result;
+    }
+
+    // acc[j] op= the n elements p[j * column + i * row].
+    static void fold_rows(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
+                          int64_t width)
+    {
+        int64_t i = 0;
+        for (; i + 4 <= n; i += 4, p += 4 * row) {
+            const T *a = p, *b = p + row, *c = p + 2 * row, *d = p + 3 * row;
+            if (column == 1) {
+                NEEDLE_VECTORIZE
+                for (int64_t j = 0; j < width; ++j)
+                    acc[j] = Op::apply(acc[j], Op::apply(Op::apply(Acc(a[j]), Acc(b[j])),
+                                                         Op::apply(Acc(c[j]), Acc(d[j]))));
+            } else {
+                for (int64_t j = 0, k = 0; j < width; ++j, k += column)
+                    acc[j] = Op::apply(acc[j], Op::apply(Op::apply(Acc(a[k]), Acc(b[k])),
+                                                         Op::apply(Acc(c[k]), Acc(d[k]))));
+            }
+        }
+        for (; i < n; ++i, p += row) {
+            NEEDLE_VECTORIZE
+            for (int64_t j = 0; j < width; ++j) acc[j] = Op::apply(acc[j], Acc(p[j * column]));
+        }
+    }
+
+    // Rows of a few columns that follow each other in memory: several make one row of about 64.
+    static void fold_narrow_rows(Acc* acc, const T* p, int64_t n, int64_t width)
+    {
+        constexpr int64_t wide = 64;
+        int64_t group = wide / width;
+        Acc grouped[wide];
+        for (Acc& x : grouped) x = Op::template identity<Acc>;
+        fold_rows(grouped, p, 1, group * width, n / group, group * width);
+        for (int64_t g = 0; g < group; ++g)
+            for (int64_t j = 0; j < width; ++j) acc[j] = Op::apply(acc[j], grouped[g * width + j]);
+        fold_rows(acc, p + n / group * group * width, 1, width, n % group, width);
+    }
+
+    // acc[j] = the results of `width` neighbours along kept axis 0, of the reduced elements [begin,
+    // end).
+    void fold_columns(Acc* acc, const T* base, int64_t width, int64_t begin, int64_t end) const
+    {
+        if (end - begin > leaf_rows) {
+            int64_t mid = middle(begin, end, leaf_rows);
+            Acc upper[max_width];
+            fold_columns(acc, base, width, begin, mid);
+            fold_columns(upper, base, width, mid, end);
+            for (int64_t j = 0; j < width; ++j) acc[j] = Op::apply(acc[j], upper[j]);
+            return;
+        }
+        for (int64_t j = 0; j < width; ++j) acc[j] = Op::template identity<Acc>;
+        int64_t column = plan.kept.axis[0].in;
+        for_runs(base, begin, end, [&](const T* p, int64_t row, int64_t n) {
+            if (column == 1 && row == width && width <= 32)
+                fold_narrow_rows(acc, p, n, width);
+            else
+                fold_rows(acc, p, column, row, n, width);
+        });
+    }
+
+    struct Task {
+        const T* in;
+        T* out;
+        int64_t width;
+    };
+
+    Task task(const Call& call, int64_t index) const
+    {
+        const Axes& axes = plan.kept;
+        int64_t first = index % plan.blocks * plan.width, rest = index / plan.blocks;
+        Task found{call.arrays[1].as<T>() + first * axes.axis[0].in,
+                   call.arrays[0].as<T>() + first * axes.axis[0].out,
+                   min64(plan.width, axes.axis[0].size - first)};
+        for (int i = 1; i < axes.rank; ++i) {
+            int64_t at = rest % axes.axis[i].size;
+            rest /= axes.axis[i].size;
+            found.in += at * axes.axis[i].in;
+            found.out += at * axes.axis[i].out;
+        }
+        return found;
+    }
+
+    void compute(const Task& task, int64_t begin, int64_t end, Acc* acc) const
+    {
+        if (plan.by_columns) {
+            fold_columns(acc, task.in, task.width, begin, end);
+            return;
+        }
+        int64_t stride = plan.kept.axis[0].in;
+        for (int64_t j = 0; j < task.width; ++j) acc[j] = fold(task.in + j * stride, begin, end);
+    }
+
+    void write(const Task& task, const Acc* acc) const
+    {
+        int64_t stride = plan.kept.axis[0].out;
+        for (int64_t j = 0; j < task.width; ++j) task.out[j * stride] = T(acc[j]);
+    }
+
+    void run_whole(const Call& call) const
+    {
+        int64_t elements = plan.width * max64(1, plan.reduced.count);
+        parallel_for(plan.tasks, ceil_div(grain, elements), [&](int64_t begin, int64_t end) {
+            Acc acc[max_width];
+            for (int64_t i = begin; i < end; ++i) {
+                Task found = task(call, i);
+                compute(found, 0, plan.reduced.count, acc);
+                write(found, acc);
+            }
+        });
+    }
+
+    // Each piece of the reduced elements gives a row of partial results, which are then folded
+    // pairwise.
+    void run_in_pieces(const Call& call) const
+    {
+        Acc* partial = static_cast<Acc*>(call.workspace);
+        int64_t row = plan.tasks * plan.width, count = plan.reduced.count;
+        parallel_for(plan.tasks * plan.pieces, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                int64_t piece = i / plan.tasks, index = i % plan.tasks;
+                int64_t first = count * piece / plan.pieces,
+                        last = count * (piece + 1) / plan.pieces;
+                compute(task(call, index), first, last, partial + piece * row + index * plan.width);
+            }
+        });
+        for (int64_t gap = 1; gap < plan.pieces; gap *= 2)
+            for (int64_t piece = 0; piece + gap < plan.pieces; piece += 2 * gap)
+                fold_partials(partial + piece * row, partial + (piece + gap) * row);
+        for (int64_t i = 0; i < plan.tasks; ++i) write(task(call, i), partial + i * plan.width);
+    }
+
+    void fold_partials(Acc* into, const Acc* from) const
+    {
+        for (int64_t i = 0; i < plan.tasks; ++i)
+            for (int64_t j = 0; j < min64(plan.width, plan.kept.axis[0].size); ++j) {
+                int64_t at = i * plan.width + j;
+                into[at] = Op::apply(into[at], from[at]);
+            }
+    }
+};
+
+template <class Op, class T>
+void reduce(const Call& call)
+{
+    Plan plan(call);
+    if (plan.kept.count == 0) return;
+    Reducer<Op, T> reducer{plan};
+    if (plan.pieces > 1)
+        reducer.run_in_pieces(call);
+    else
+        reducer.run_whole(call);
+}
+
+int64_t reduce_workspace(const Call& call)
+{
+    if (call.arrays[1].size() < 2 * piece_elements) return 0;
+    Plan plan(call);
+    constexpr int64_t widest_acc = 8;
+    return plan.pieces > 1 ? plan.pieces * plan.tasks * plan.width * widest_acc : 0;
+}
+
+void run_sum(const Call& call)
+{
+    switch (call.arrays[0].dtype) {
+        case DType::float32: reduce<Sum, float>(call); break;
+        case DType::float64: reduce<Sum, double>(call); break;
+        default: reduce<Sum, uint64_t>(call); break;  // int64, and overflow wraps around
+    }
+}
+
+template <class Op>
+void run_extreme(const Call& call)
+{
+    switch (call.arrays[0].dtype) {
+        case DType::float32: reduce<Op, float>(call); break;
+        case DType::float64: reduce<Op, double>(call); break;
+        case DType::int32: reduce<Op, int32_t>(call); break;
+        case DType::int64: reduce<Op, int64_t>(call); break;
+        default: reduce<Op, uint8_t>(call); break;
+    }
+}
+
+}  // namespace
+
+void add_reduce(Table& table)
+{
+    table[Kernel::sum] = {run_sum, reduce_workspace};
+    table[Kernel::max] = {run_extreme<Max>, reduce_workspace};
+    table[Kernel::min] = {run_extreme<Min>, reduce_workspace};
+}
 
 }  // namespace needle::NEEDLE_TARGET

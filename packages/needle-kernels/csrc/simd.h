@@ -94,6 +94,22 @@ inline void store_first(T* p, Vec<T> v, int64_t n)
     std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T));
 }
 
+// As many floats as a vector has doubles.
+typedef float HalfVec __attribute__((vector_size(NEEDLE_VECTOR_BYTES / 2)));
+
+inline Vec<double> load_widened(const float* p)
+{
+    HalfVec half;
+    std::memcpy(&half, p, sizeof(half));
+    return __builtin_convertvector(half, Vec<double>);
+}
+
+inline void store_narrowed(float* p, Vec<double> v)
+{
+    HalfVec half = __builtin_convertvector(v, HalfVec);
+    std::memcpy(p, &half, sizeof(half));
+}
+
 // The sum of all lanes, pairwise.
 template <class T>
 inline T sum_lanes(Vec<T> v)

@@ -201,7 +201,7 @@ inline Vec<T> vlog(Vec<T> x)
     Vec<T> result =
         k * C::ln2_high - ((half_square - (s * (half_square + tail) + k * C::ln2_low)) - f);
 
-    result = x == C::infinity || x != x ? x : result;
+    result = ((x == C::infinity) | (x != x)) ? x : result;
     result = x == T(0) ? broadcast(-C::infinity) : result;
     return x < T(0) ? broadcast(T(__builtin_nan(""))) : result;
 }

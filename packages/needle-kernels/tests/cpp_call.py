@@ -76,7 +76,7 @@ def written(view: npt.NDArray[Any]) -> npt.NDArray[Any]:
     values = view.copy()
     view[...] = SENTINEL
     owner = view if view.base is None else view.base
-    assert (owner == SENTINEL).all(), "memory outside the view was written"
+    assert (owner == owner.dtype.type(SENTINEL)).all(), "memory outside the view was written"
     return values
 
 

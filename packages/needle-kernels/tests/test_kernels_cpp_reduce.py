@@ -1,0 +1,193 @@
+"""The C++ reductions: every strategy and layout against NumPy, error bounds, NaN, threads."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cpp_call import FLOATS, blank, cpu, isa, launch, lay, lay_at_random, threads, written
+
+__all__ = ["isa", "threads"]
+
+Array = npt.NDArray[Any]
+
+EXTREMES = {"max": np.max, "min": np.min}
+DTYPES = (*FLOATS, "int32", "int64", "uint8", "bool")
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    if dtype == "bool":
+        return np.asarray(rng.random(shape) < 0.5)
+    if dtype.startswith("float"):
+        return np.asarray(rng.standard_normal(shape), dtype)
+    info = np.iinfo(dtype)
+    return np.asarray(rng.integers(info.min, info.max, shape, dtype, endpoint=True))
+
+
+def split_axes(a: Array, axes: tuple[int, ...]) -> Array:
+    """A view with the reduced axes last, as the kernels want it."""
+    kept = [i for i in range(a.ndim) if i not in axes]
+    return a.transpose(*kept, *axes)
+
+
+def reduced(name: str, a: Array, axes: tuple[int, ...], out: Array | None = None) -> Array:
+    view = split_axes(a, axes)
+    if out is None:
+        out = np.zeros(view.shape[: a.ndim - len(axes)], a.dtype)
+    launch(name, out, view)
+    return out
+
+
+def check_sum(got: Array, a: Array, axes: tuple[int, ...]) -> None:
+    """The bound that csrc/reduce.cpp states, with the sums of long doubles as the exact ones."""
+    wide = a.astype(np.longdouble)
+    exact = wide.sum(axis=axes)
+    n = math.prod(a.shape[i] for i in axes)
+    bound = (64 + math.log2(max(n, 2))) * 2.0**-53 * np.abs(wide).sum(axis=axes)
+    if a.dtype == np.float32:
+        bound += np.abs(exact) * 2.0**-24 + float(np.finfo("float32").smallest_subnormal)
+    assert got.shape == exact.shape
+    assert (np.abs(got.astype(np.longdouble) - exact) <= bound).all()
+
+
+CASES = [
+    ((), ()),
+    ((5,), (0,)),
+    ((1, 1), (0,)),
+    ((70_001,), (0,)),
+    ((300_001,), (0,)),
+    ((3, 100_003), (1,)),
+    ((100_003, 3), (0,)),
+    ((100_003, 3), (1,)),
+    ((50_001, 10), (0,)),
+    ((4001, 32), (0,)),
+    ((4001, 33), (0,)),
+    ((5, 1025), (0,)),
+    ((1025, 5), (1,)),
+    ((130, 1100), (0,)),
+    ((130, 1100), (1,)),
+    ((9, 33, 7, 11), (0, 2, 3)),
+    ((65, 4, 300), (0, 2)),
+    ((65, 4, 300), (1,)),
+    ((2, 3, 4, 5, 6, 7), (1, 3, 5)),
+    ((2, 3, 4, 5, 6, 7), (0, 2, 4)),
+    ((513, 513), (0, 1)),
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", ["compact", "permuted", "sliced", "reversed"])
+def test_sum(isa: str, threads: int, layout: str, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    for shape, axes in CASES:
+        a = lay(draw(rng, shape, dtype), layout)
+        out = blank(split_axes(a, axes).shape[: a.ndim - len(axes)], layout, dtype)
+        reduced("sum", a, axes, out)
+        check_sum(written(out), a, axes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extremes(isa: str, threads: int, name: str, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    for shape, axes in CASES:
+        a = draw(rng, shape, dtype)
+        np.testing.assert_array_equal(reduced(name, a, axes), EXTREMES[name](a, axis=axes))
+
+
+def test_sum_of_int64_wraps_around(isa: str, threads: int) -> None:
+    rng = np.random.default_rng(2)
+    for shape, axes in CASES:
+        a = draw(rng, shape, "int64")
+        np.testing.assert_array_equal(reduced("sum", a, axes), a.sum(axis=axes))
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "int64", "uint8"])
+def test_any_strides(isa: str, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        rank = int(rng.integers(1, 6))
+        shape = tuple(int(n) for n in rng.choice([1, 2, 3, 9, 30, 70], rank))
+        if math.prod(shape) > 200_000:
+            continue
+        a = lay_at_random(rng, draw(rng, shape, dtype))
+        cut = tuple(slice(0, 1) if rng.random() < 0.2 else slice(None) for _ in shape)
+        a = np.broadcast_to(a[cut], shape)
+        chosen = rng.permutation(rank)[: rng.integers(0, rank + 1)]
+        axes = tuple(int(i) for i in chosen)
+        kept = [n for i, n in enumerate(shape) if i not in axes]
+        for name in ("sum", "max", "min"):
+            if name == "sum" and dtype == "uint8":
+                continue
+            out = lay_at_random(rng, np.zeros(kept, dtype))
+            reduced(name, a, axes, out)
+            if name != "sum":
+                np.testing.assert_array_equal(out, EXTREMES[name](a, axis=axes))
+            elif dtype == "int64":
+                np.testing.assert_array_equal(out, a.sum(axis=axes))
+            else:
+                check_sum(out, a, axes)
+
+
+def test_nothing_to_reduce(isa: str) -> None:
+    for shape in ((0,), (0, 5), (3, 0)):
+        a = np.zeros(shape, "float32")
+        assert (reduced("sum", a, tuple(range(a.ndim))) == 0).all()
+    out = np.full(5, 7, "float32")
+    launch("sum", out, np.zeros((5, 0), "float32"))
+    assert (out == 0).all()
+    launch("max", np.zeros((0,), "float32"), np.zeros((0, 4), "float32"))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ["max", "min", "sum"])
+def test_nan_and_infinity(isa: str, threads: int, name: str, dtype: str) -> None:
+    rng = np.random.default_rng(4)
+    for shape, axes in CASES[1:]:
+        clean = draw(rng, shape, dtype)
+        place = tuple(int(rng.integers(n)) for n in shape)
+        where = tuple(p for i, p in enumerate(place) if i not in axes)
+        for value in (np.nan, np.inf, -np.inf):
+            a = clean.copy()
+            a[place] = value
+            got = reduced(name, a, axes)
+            want = getattr(np, name)(a.astype("float64"), axis=axes)
+            np.testing.assert_array_equal(got[where], want[where])
+            np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+        full = np.full(shape, -np.inf if name == "max" else np.inf, dtype)
+        np.testing.assert_array_equal(reduced(name, full, axes), getattr(np, name)(full, axis=axes))
+
+
+def test_float32_sum_does_not_lose_small_terms(isa: str, threads: int) -> None:
+    """A plain float32 loop stops growing at 2^24."""
+    a = np.ones(2**24 + 64, "float32")
+    assert reduced("sum", a, (0,)) == 2**24 + 64
+    b = np.broadcast_to(np.ones((1, 3), "float32"), (2**24 + 64, 3))
+    assert (reduced("sum", b, (0,)) == 2**24 + 64).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cancellation(isa: str, dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    half = draw(rng, (40_000,), dtype) * dtype_of(dtype)(1e6)
+    a = rng.permutation(np.concatenate([half, -half, np.ones(100, dtype)]))
+    check_sum(reduced("sum", a, (0,)), a, (0,))
+
+
+def dtype_of(name: str) -> Any:
+    return np.dtype(name).type
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sums_do_not_depend_on_threads(isa: str, dtype: str) -> None:
+    rng = np.random.default_rng(6)
+    before = cpu.num_threads()
+    for shape, axes in CASES:
+        a = draw(rng, shape, dtype)
+        results = []
+        for n in (1, 2, 3, 7):
+            cpu.set_num_threads(n)
+            results.append(reduced("sum", a, axes))
+        cpu.set_num_threads(before)
+        assert all((r == results[0]).all() for r in results)
