@@ -98,8 +98,10 @@ def trace() -> list[tuple[str, str, int, int, str]]:
 
 
 def memory_stats() -> dict[str, int]:
-    """Bytes `in_use`, `held` (with cached blocks), `peak`, `limit`; blocks `allocations`, and
-    `system_allocations`, those that the system had to give.
+    """What the allocator did.
+
+    Bytes `in_use`, `held` (in use and cached), `peak`, `limit`; numbers of blocks `allocations`
+    and `system_allocations` (those that the system had to give).
     """
     return _cpu.memory_stats()
 
@@ -153,4 +155,4 @@ def config() -> dict[str, str]:
 def show_config() -> None:
     """Prints versions, CPU target, threads and devices."""
     for name, value in config().items():
-        print(f"{name:16} {value}")  # noqa: T201  printing is what it is for
+        print(f"{name:16} {value}")

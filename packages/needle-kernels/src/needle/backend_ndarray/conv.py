@@ -103,7 +103,9 @@ def conv_output_shape(op: str, x: Shape, w: Shape, stride: int, padding: int) ->
             "need (N, H, W, C_in) and (K, K, C_in, C_out)"
         )
     if w[0] != w[1] or w[0] < 1:
-        raise ShapeError(f"{op}: the kernel is not square: got weight {w}: need (K, K, C_in, C_out)")
+        raise ShapeError(
+            f"{op}: the kernel is not square: got weight {w}: need (K, K, C_in, C_out)"
+        )
     if x[3] != w[2]:
         raise ShapeError(
             f"{op}: channels differ: got x {x}, weight {w}: need x.shape[3] == weight.shape[2]"

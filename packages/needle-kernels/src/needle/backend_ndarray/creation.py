@@ -17,13 +17,15 @@ from needle.backend_ndarray.ndarray import NDArray, check_same_device, from_nump
 __all__ = ["array", "empty", "from_dlpack", "full", "ones", "zeros"]
 
 
-def array(a: Any, dtype: DTypeLike = None, device: Device | None = None) -> NDArray:
+def array(a: Any, dtype: DTypeLike | None = None, device: Device | None = None) -> NDArray:
     """A copy of `a` (an NDArray, a NumPy array, nested lists or a number); see NDArray."""
     return NDArray(a, device=device, dtype=dtype)
 
 
 def empty(
-    shape: SupportsIndex | Sequence[int], dtype: DTypeLike = None, device: Device | None = None
+    shape: SupportsIndex | Sequence[int],
+    dtype: DTypeLike | None = None,
+    device: Device | None = None,
 ) -> NDArray:
     """An array with arbitrary contents; float32 unless said otherwise."""
     return check_device("empty", device).empty(shape, dtype)
@@ -32,7 +34,7 @@ def empty(
 def full(
     shape: SupportsIndex | Sequence[int],
     fill_value: Scalar,
-    dtype: DTypeLike = None,
+    dtype: DTypeLike | None = None,
     device: Device | None = None,
 ) -> NDArray:
     """An array with every element equal to `fill_value`; float32 unless said otherwise."""
@@ -40,14 +42,18 @@ def full(
 
 
 def zeros(
-    shape: SupportsIndex | Sequence[int], dtype: DTypeLike = None, device: Device | None = None
+    shape: SupportsIndex | Sequence[int],
+    dtype: DTypeLike | None = None,
+    device: Device | None = None,
 ) -> NDArray:
     """An array of zeros; float32 unless said otherwise."""
     return check_device("zeros", device).zeros(shape, dtype=dtype)
 
 
 def ones(
-    shape: SupportsIndex | Sequence[int], dtype: DTypeLike = None, device: Device | None = None
+    shape: SupportsIndex | Sequence[int],
+    dtype: DTypeLike | None = None,
+    device: Device | None = None,
 ) -> NDArray:
     """An array of ones; float32 unless said otherwise."""
     return check_device("ones", device).ones(shape, dtype=dtype)
@@ -64,7 +70,9 @@ def from_dlpack(x: Any, device: Device | None = None) -> NDArray:
     """
     where = check_device("from_dlpack", device)
     if isinstance(x, NDArray):
-        check_same_device("from_dlpack", x, wrap(x._handle, (), (), 0, x._dtype, device or x._device))
+        check_same_device(
+            "from_dlpack", x, wrap(x._handle, (), (), 0, x._dtype, device or x._device)
+        )
         return x._view(x._shape, x._strides)
     return borrow(np.from_dlpack(x), where)
 

@@ -21,7 +21,8 @@ from numpy.typing import DTypeLike
 from needle.backend_ndarray import ndarray  # a cycle: its names are used inside functions only
 from needle.backend_ndarray.dtypes import FLOAT32, Scalar, as_dtype
 from needle.backend_ndarray.errors import DeviceError, ShapeError
-from needle.backend_ndarray.extension import KERNEL, NO_SCALARS, cpu as _cpu
+from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import as_shape, compact_strides, unpack
 
 __all__ = ["Device", "all_devices", "cpu", "cpu_numpy", "cuda", "default_device"]
@@ -62,7 +63,7 @@ class Device:
         return {"cpu": cpu, "cuda": cuda, "cpu_numpy": cpu_numpy}[self.name], ()
 
     def empty(
-        self, shape: SupportsIndex | Sequence[int], dtype: DTypeLike = None
+        self, shape: SupportsIndex | Sequence[int], dtype: DTypeLike | None = None
     ) -> ndarray.NDArray:
         """An array with arbitrary contents; float32 unless said otherwise.
 
@@ -76,22 +77,25 @@ class Device:
         return ndarray.wrap(storage, sizes, compact_strides(sizes), 0, kind, self)
 
     def full(
-        self, shape: SupportsIndex | Sequence[int], fill_value: Scalar, dtype: DTypeLike = None
+        self,
+        shape: SupportsIndex | Sequence[int],
+        fill_value: Scalar,
+        dtype: DTypeLike | None = None,
     ) -> ndarray.NDArray:
         """An array with every element equal to `fill_value`; float32 unless said otherwise."""
         array = self.empty(shape, dtype)
         array.fill(fill_value)
         return array
 
-    def zeros(self, *shape: Any, dtype: DTypeLike = None) -> ndarray.NDArray:
+    def zeros(self, *shape: Any, dtype: DTypeLike | None = None) -> ndarray.NDArray:
         """An array of zeros: `zeros(2, 3)` or `zeros((2, 3))`; float32 unless said otherwise."""
         return self._filled(unpack(shape), 0.0, dtype)
 
-    def ones(self, *shape: Any, dtype: DTypeLike = None) -> ndarray.NDArray:
+    def ones(self, *shape: Any, dtype: DTypeLike | None = None) -> ndarray.NDArray:
         """An array of ones: `ones(2, 3)` or `ones((2, 3))`; float32 unless said otherwise."""
         return self._filled(unpack(shape), 1.0, dtype)
 
-    def _filled(self, shape: Any, value: float, dtype: DTypeLike) -> ndarray.NDArray:
+    def _filled(self, shape: Any, value: float, dtype: DTypeLike | None) -> ndarray.NDArray:
         array = self.empty(shape, dtype)
         self.launch(KERNEL["fill"], (array,), (value,))
         return array
@@ -153,13 +157,15 @@ class CpuDevice(Device):
                 f"matmul_tiled: sizes are not whole tiles: got m={m}, n={n}, p={p}: "
                 f"need multiples of {t}"
             )
+        from needle.backend_ndarray.matmul import matmul
+
         a_tiles = self._tiles(a, m // t, n // t)
         b_tiles = self._tiles(b, n // t, p // t)
         out_tiles = self._tiles(out, m // t, p // t)
         out_tiles.fill(0.0)
         grid = (m // t, p // t, t, t)
         for k in range(n // t):
-            ndarray.matmul.matmul(
+            matmul(
                 a_tiles[:, k : k + 1].broadcast_to(grid),
                 b_tiles[k : k + 1].broadcast_to(grid),
                 out=out_tiles,
@@ -260,7 +266,5 @@ def check_device(op: str, device: object) -> Device:
     if device is None:
         return _DEFAULT
     if not isinstance(device, Device):
-        raise DeviceError(
-            f"{op}: not a device: got {device!r}: need cpu(), cuda() or cpu_numpy()"
-        )
+        raise DeviceError(f"{op}: not a device: got {device!r}: need cpu(), cuda() or cpu_numpy()")
     return device

@@ -6,8 +6,6 @@ dtype unless its kind is higher. A result keeps the memory order of its first fu
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -21,14 +19,17 @@ from needle.backend_ndarray.dtypes import (
     DType,
     Number,
     Scalar,
-    as_dtype,
     fits,
     promote,
     promote_scalar,
 )
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
-from needle.backend_ndarray.layout import Shape, broadcast_shapes, broadcast_strides, compact_strides
+from needle.backend_ndarray.layout import (
+    Shape,
+    broadcast_shapes,
+    broadcast_strides,
+)
 from needle.backend_ndarray.ndarray import (
     NDArray,
     apart,
@@ -38,7 +39,6 @@ from needle.backend_ndarray.ndarray import (
     empty_as,
     from_numpy,
     new,
-    wrap,
 )
 
 __all__ = [
@@ -237,9 +237,7 @@ def _compare_out_of_range(op: str, a: Operand, b: Operand) -> NDArray | None:
     return out
 
 
-Prepared: TypeAlias = tuple[
-    "NDArray | Number", "NDArray | Number", DType, Shape, Device
-]
+Prepared: TypeAlias = tuple["NDArray | Number", "NDArray | Number", DType, Shape, Device]
 
 
 def _prepare(op: str, a: Operand, b: Operand) -> Prepared:
@@ -252,10 +250,10 @@ def _prepare(op: str, a: Operand, b: Operand) -> Prepared:
         device = check_same_device(op, a, b)
         return a, b, promote(a._dtype, b._dtype), broadcast_shapes(op, a._shape, b._shape), device
     if isinstance(a, NDArray):
-        assert not isinstance(b, NDArray)  # noqa: S101  narrows the type: one operand is an array
+        assert not isinstance(b, NDArray)
         dtype = promote_scalar(op, a._dtype, b)
         return a, _number(b), dtype, a._shape, a._device
-    assert isinstance(b, NDArray)  # noqa: S101
+    assert isinstance(b, NDArray)
     dtype = promote_scalar(op, b._dtype, a)
     return _number(a), b, dtype, b._shape, b._device
 
@@ -274,9 +272,10 @@ def _adopt(op: str, operand: Operand, other: Operand) -> Any:
     )
 
 
-def _number(value: Any) -> Number:
+def _number(value: Scalar) -> Number:
     """A Python number of the value: kernels take no others."""
-    return value.item() if isinstance(value, np.generic) else value
+    number: Number = value.item() if isinstance(value, np.generic) else value
+    return number
 
 
 def _empty_result(
@@ -307,7 +306,7 @@ def write_result(op: str, target: NDArray, other: Operand) -> NDArray:
         DTypeError: the result's dtype cannot be stored in the target's (floats in ints).
     """
     check_writable(op, target)
-    a, b, dtype, shape, device = _prepare(op, target, other)
+    _, b, dtype, shape, device = _prepare(op, target, other)
     if shape != target._shape:
         raise ShapeError(
             f"{op}: an in-place result would grow: got {shape} for {target._shape}: "
@@ -340,7 +339,7 @@ def negate(a: NDArray) -> NDArray:
     return _unary("negate", a)
 
 
-def abs(a: NDArray) -> NDArray:  # noqa: A001  NumPy's name
+def abs(a: NDArray) -> NDArray:
     """The absolute value."""
     return a.copy() if a._dtype is BOOL else _unary("abs", a)
 

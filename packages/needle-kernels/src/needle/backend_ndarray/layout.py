@@ -81,7 +81,7 @@ def dense_strides(shape: Shape, strides: Shape) -> Shape:
             weights[axis] = weights[axis + 1] if axis + 1 < len(shape) else 1
     result = [0] * len(shape)
     step = 1
-    for axis in sorted(reversed(range(len(shape))), key=weights.__getitem__):
+    for axis in sorted(range(len(shape)), key=lambda k: (weights[k], -k)):
         result[axis] = step
         step *= max(shape[axis], 1)
     return tuple(result)
@@ -115,7 +115,11 @@ def check_extent(op: str, shape: Shape, strides: Shape, offset: int, size: int) 
             "need one stride per axis"
         )
     low, high = extent(shape, strides)
-    if offset < 0 or offset > size or (high >= low and not 0 <= offset + low <= offset + high < size):
+    if (
+        offset < 0
+        or offset > size
+        or (high >= low and not 0 <= offset + low <= offset + high < size)
+    ):
         raise ShapeError(
             f"{op}: the view leaves its storage: got shape {shape}, strides {strides}, offset "
             f"{offset}, elements {offset + low} to {offset + high}: the storage has {size}"
@@ -235,7 +239,9 @@ def reshape_strides(shape: Shape, strides: Shape, target: Shape) -> Shape | None
             else:
                 new_count *= target[j_end]
                 j_end += 1
-        for (_, step), (size, next_step) in zip(old[i : i_end - 1], old[i + 1 : i_end], strict=True):
+        for (_, step), (size, next_step) in zip(
+            old[i : i_end - 1], old[i + 1 : i_end], strict=True
+        ):
             if step != size * next_step:
                 return None
         innermost = old[i_end - 1][1]
@@ -264,9 +270,7 @@ def drop_none(index: Any, rank: int, shape: Shape) -> tuple[Any, ...]:
     return entries[:place] + rest + entries[place + 1 :]
 
 
-def index_view(
-    shape: Shape, strides: Shape, offset: int, index: Any
-) -> tuple[Shape, Shape, int]:
+def index_view(shape: Shape, strides: Shape, offset: int, index: Any) -> tuple[Shape, Shape, int]:
     """Shape, strides and offset of `array[index]`: ints, slices, Ellipsis and None.
 
     An int drops its axis, a slice keeps it, None adds one of size 1.
@@ -297,7 +301,7 @@ def index_view(
 
 def check_index(entry: Any, axis: int, size: int) -> int:
     """An integer index counted from the left; IndexError where it is none or out of range."""
-    if isinstance(entry, bool) or not hasattr(entry, "__index__") or getattr(entry, "ndim", 0):
+    if isinstance(entry, bool) or not hasattr(entry, "__index__") or getattr(entry, "ndim", 0) != 0:
         raise IndexError(
             f"index: unsupported entry: got {type(entry).__name__} for axis {axis}: "
             "need ints, slices, Ellipsis or None (see gather for arrays of ids)"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from needle.backend_ndarray.dtypes import BOOL, FLOAT32, INT64, DType, promote
+from needle.backend_ndarray.dtypes import BOOL, INT64, DType, promote
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import KERNEL
 from needle.backend_ndarray.layout import Shape, broadcast_shapes, broadcast_strides
@@ -27,8 +27,8 @@ _MATMUL: Final = KERNEL["matmul"]
 
 
 def matmul(
-    a: NDArray,
-    b: NDArray,
+    a: NDArray | np.ndarray[Any, Any],
+    b: NDArray | np.ndarray[Any, Any],
     bias: NDArray | None = None,
     activation: str | None = None,
     out: NDArray | None = None,
@@ -76,7 +76,9 @@ def matmul(
     target = _target(out, shape, dtype, accumulate, (left, right, bias))
     result = new(device, shape, dtype) if target is None else target
     device.launch(
-        _MATMUL, (result, left, right, bias), (activation_code("matmul", activation), float(accumulate))
+        _MATMUL,
+        (result, left, right, bias),
+        (activation_code("matmul", activation), float(accumulate)),
     )
     if out is not None:
         if result is not out:

@@ -24,7 +24,8 @@ from needle.backend_ndarray.dtypes import (
     foreign_dtype,
 )
 from needle.backend_ndarray.errors import DeviceError, DTypeError, ShapeError
-from needle.backend_ndarray.extension import KERNEL, NO_SCALARS, cpu as _cpu
+from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import (
     Axes,
     Shape,
@@ -61,7 +62,9 @@ class NDArray:
     # NumPy scalars and arrays on the left leave the operation to NDArray.
     __array_ufunc__: Final = None
 
-    def __init__(self, other: Any, device: Device | None = None, dtype: DTypeLike = None) -> None:
+    def __init__(
+        self, other: Any, device: Device | None = None, dtype: DTypeLike | None = None
+    ) -> None:
         """A copy of an NDArray, a NumPy array, nested lists or a number.
 
         An NDArray keeps its dtype and device unless told otherwise. Other data becomes float32
@@ -92,7 +95,7 @@ class NDArray:
         device: Device | None = None,
         handle: _cpu.Storage | None = None,
         offset: int = 0,
-        dtype: DTypeLike = None,
+        dtype: DTypeLike | None = None,
     ) -> NDArray:
         """A view of `handle`, or of new memory with arbitrary contents.
 
@@ -156,7 +159,7 @@ class NDArray:
         return Flat(self) if strides is None else self._view((self.size,), strides)
 
     @property
-    def T(self) -> NDArray:  # noqa: N802
+    def T(self) -> NDArray:
         """A view with the axes reversed."""
         return self._view(self._shape[::-1], self._strides[::-1])
 
@@ -371,7 +374,9 @@ class NDArray:
 
     # Exchange with other libraries
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray[Any, Any]:
         """A NumPy array that shares the memory; a copy where `copy` or another dtype asks for it.
 
         Writes through it do not raise the storage's version.
@@ -451,10 +456,10 @@ class NDArray:
         return elementwise.write_result("power", self, other)
 
     def __matmul__(self, other: Any) -> NDArray:
-        return matmul.matmul(self, other) if isinstance(other, OPERANDS) else NotImplemented
+        return matmul.matmul(self, other) if isinstance(other, ARRAYS) else NotImplemented
 
     def __rmatmul__(self, other: Any) -> NDArray:
-        return matmul.matmul(other, self) if isinstance(other, OPERANDS) else NotImplemented
+        return matmul.matmul(other, self) if isinstance(other, ARRAYS) else NotImplemented
 
     def __neg__(self) -> NDArray:
         return elementwise.negate(self)
@@ -481,7 +486,9 @@ class NDArray:
         return elementwise.less(self, other) if isinstance(other, OPERANDS) else NotImplemented
 
     def __le__(self, other: Any) -> NDArray:
-        return elementwise.less_equal(self, other) if isinstance(other, OPERANDS) else NotImplemented
+        return (
+            elementwise.less_equal(self, other) if isinstance(other, OPERANDS) else NotImplemented
+        )
 
     def __gt__(self, other: Any) -> NDArray:
         return elementwise.greater(self, other) if isinstance(other, OPERANDS) else NotImplemented
@@ -612,7 +619,12 @@ def from_numpy(
     shape = as_shape("array", source.shape)
     steps = tuple(step // source.itemsize for step in source.strides)
     array = wrap(
-        device.storage(source.size, dtype.name), shape, dense_strides(shape, steps), 0, dtype, device
+        device.storage(source.size, dtype.name),
+        shape,
+        dense_strides(shape, steps),
+        0,
+        dtype,
+        device,
     )
     with np.errstate(all="ignore"):
         host_view(array)[...] = source
@@ -764,13 +776,16 @@ class Flat:
         """The elements as a NumPy array with one axis."""
         return self.copy().numpy()
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray[Any, Any]:
         return self.copy().__array__(dtype, copy)
 
     def __repr__(self) -> str:
         return f"Flat({self.copy()})"
 
 
+ARRAYS: Final = (NDArray, np.ndarray)
 OPERANDS: Final = (NDArray, float, int, np.generic, np.ndarray)
 
 # The families compute on NDArrays, and its operators are the families: hence last.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from needle.backend_ndarray.checks import check_floats, check_shape
 from needle.backend_ndarray.devices import Device
@@ -122,7 +122,7 @@ def _same_layout(arrays: Sequence[NDArray], width: int) -> list[NDArray]:
 
     The kernels then run over them as flat memory.
     """
-    result = []
+    result: list[NDArray] = []
     for start in range(0, len(arrays), width):
         row = arrays[start : start + width]
         strides = row[0]._strides

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from needle.backend_ndarray.dtypes import INT64, DType
 from needle.backend_ndarray.errors import ShapeError
@@ -15,7 +15,7 @@ from needle.backend_ndarray.ndarray import NDArray, wrap
 __all__ = ["max", "min", "reduction", "sum"]
 
 
-def sum(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:  # noqa: A001
+def sum(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     """The sum over `axis`: None for all, an int, or a tuple. Integers and bools sum to int64.
 
     (NumPy sums uint8 to uint64, which is not a dtype here.)
@@ -28,7 +28,7 @@ def sum(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:  # no
     return reduction("sum", a, axis, keepdims)
 
 
-def max(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:  # noqa: A001
+def max(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     """The largest element over `axis`; NaN where one is.
 
     Raises:
@@ -39,7 +39,7 @@ def max(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:  # no
     return reduction("max", a, axis, keepdims)
 
 
-def min(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:  # noqa: A001
+def min(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     """The smallest element over `axis`; NaN where one is.
 
     Raises:
@@ -91,10 +91,12 @@ def plan(op: str, shape: Shape, strides: Shape, axes: Shape | None) -> Plan:
     )
 
 
-def reduction(op: str, a: NDArray, axis: Axes, keepdims: bool, dtype: DType | None = None) -> NDArray:
+def reduction(
+    op: str, a: NDArray, axis: Axes, keepdims: bool, dtype: DType | None = None
+) -> NDArray:
     """Runs a kernel that takes (kept..., reduced...) to (kept...)."""
     axes = tuple(axis) if isinstance(axis, list) else (axis,) if isinstance(axis, int) else axis
-    layout = plan(op, a._shape, a._strides, axes)  # type: ignore[arg-type]
+    layout = plan(op, a._shape, a._strides, axes)
     kind = dtype or a._dtype
     out = wrap(
         a._device.storage(math.prod(layout.shape), kind.name),

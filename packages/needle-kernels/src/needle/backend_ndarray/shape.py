@@ -68,9 +68,7 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
         ShapeError: not one pair per axis, or a negative width.
     """
     widths = _pad_widths(a._shape, pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs)
-    shape = tuple(
-        left + size + right for size, (left, right) in zip(a._shape, widths, strict=True)
-    )
+    shape = tuple(left + size + right for size, (left, right) in zip(a._shape, widths, strict=True))
     out = _empty_like_order(a, shape)
     inner = tuple(
         slice(left, left + size) for size, (left, _) in zip(a._shape, widths, strict=True)
@@ -116,7 +114,7 @@ def concatenate(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
             )
     total = sum(a._shape[k] for a in arrays)
     parts = [a._shape[k] for a in arrays]
-    out = _empty_for(arrays, first._shape[:k] + (total,) + first._shape[k + 1 :])
+    out = _empty_for(arrays, (*first._shape[:k], total, *first._shape[k + 1 :]))
     start = 0
     for a, length in zip(arrays, parts, strict=True):
         place = out[(slice(None),) * k + (slice(start, start + length),)]
@@ -138,7 +136,7 @@ def stack(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
             raise ShapeError(
                 f"stack: shapes differ: got {first._shape} and {a._shape}: need equal shapes"
             )
-    out = _empty_for(arrays, first._shape[:k] + (len(arrays),) + first._shape[k:])
+    out = _empty_for(arrays, (*first._shape[:k], len(arrays), *first._shape[k:]))
     for i, a in enumerate(arrays):
         out._device.launch(_COPY, (out[(slice(None),) * k + (i,)], a), NO_SCALARS)
     return out

@@ -52,7 +52,7 @@ def table(kernels: Sequence[str]) -> dict[str, Callable[..., None]]:
 
 def _defines(family: Any, name: str) -> bool:
     function = getattr(family, name, None)
-    return getattr(function, "__module__", None) == family.__name__
+    return bool(getattr(function, "__module__", None) == family.__name__)
 
 
 def _silent(twin: Callable[..., None]) -> Callable[..., None]:

@@ -23,7 +23,7 @@ def log(out: Array, a: Array) -> None:
 
 
 def tanh(out: Array, a: Array) -> None:
-    """out = tanh(a)."""
+    """out = the hyperbolic tangent of a."""
     np.tanh(a, out=out)
 
 
@@ -43,7 +43,7 @@ def sqrt(out: Array, a: Array) -> None:
     np.sqrt(a, out=out)
 
 
-def abs(out: Array, a: Array) -> None:  # noqa: A001  the kernel's name
+def abs(out: Array, a: Array) -> None:
     """out = |a|."""
     np.absolute(a, out=out)
 

@@ -1,4 +1,6 @@
-"""NumPy twins of the LSTM step. The four gates lie side by side in the order i, f, g, o:
+"""NumPy twins of the LSTM step.
+
+The four gates lie side by side in the order i, f, g, o:
 
     i, f, o = sigmoid(pre)    g = tanh(pre)    c = f * c_prev + i * g    h = o * tanh(c)
 

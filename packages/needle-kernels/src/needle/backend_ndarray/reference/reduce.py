@@ -12,16 +12,16 @@ def trailing(out: Array, a: Array) -> tuple[int, ...]:
     return tuple(range(out.ndim, a.ndim))
 
 
-def sum(out: Array, a: Array) -> None:  # noqa: A001  the kernel's name
+def sum(out: Array, a: Array) -> None:
     """out = the sum over a's trailing axes."""
     np.sum(a, axis=trailing(out, a), out=out)
 
 
-def max(out: Array, a: Array) -> None:  # noqa: A001
+def max(out: Array, a: Array) -> None:
     """out = the maximum over a's trailing axes, NaN where one is."""
     np.max(a, axis=trailing(out, a), out=out)
 
 
-def min(out: Array, a: Array) -> None:  # noqa: A001
+def min(out: Array, a: Array) -> None:
     """out = the minimum over a's trailing axes, NaN where one is."""
     np.min(a, axis=trailing(out, a), out=out)

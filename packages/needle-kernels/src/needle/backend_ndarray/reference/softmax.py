@@ -1,6 +1,6 @@
 """NumPy twins of softmax and its relatives. The maximum is taken out first, so exp cannot overflow.
 
-    logsumexp(a) = m + log(sum(exp(a - m)))        m = max(a)
+logsumexp(a) = m + log(sum(exp(a - m)))        m = max(a)
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ def log_sum_exp(a: Array, axes: tuple[int, ...], keepdims: bool = False) -> Arra
     # Taking out an infinite maximum would make inf - inf.
     shift = np.where(np.isfinite(highest), highest, 0).astype(a.dtype)
     total = np.log(np.exp(a - shift).sum(axis=axes, keepdims=True)) + shift
-    return total if keepdims else total.reshape([n for k, n in enumerate(total.shape) if k not in axes])
+    result: Array = total if keepdims else np.squeeze(total, axis=axes)
+    return result
 
 
 def logsumexp(out: Array, a: Array) -> None:

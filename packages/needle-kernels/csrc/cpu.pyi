@@ -1,0 +1,84 @@
+"""needle's C++ kernels, their memory and their launch point."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+KERNELS: tuple[str, ...]
+"""The names of the kernels; a kernel's number is its place."""
+
+class Storage:
+    """Aligned memory for elements of one dtype."""
+
+    def __init__(self, size: int, dtype: str) -> None: ...
+    @staticmethod
+    def borrow(ptr: int, size: int, dtype: str, owner: object) -> Storage:
+        """Memory of `size` elements at `ptr` that `owner` keeps alive."""
+
+    def ptr(self) -> int:
+        """The address of the first element."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def itemsize(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    version: int
+    """Raised by every in-place write."""
+
+def launch(device: int, kernel: int, operands: tuple[Any, ...], scalars: tuple[float, ...]) -> None:
+    """Runs a kernel on NDArrays (outputs first), Python numbers and None."""
+
+def set_reference(functions: dict[str, Callable[..., None]]) -> None:
+    """Registers the NumPy twins that device 1 runs."""
+
+def view(
+    storage: Storage, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """A NumPy array on the storage's memory; strides and offset count elements."""
+
+def isas() -> tuple[str, ...]:
+    """The instruction sets that this machine can run."""
+
+def isa() -> str:
+    """The instruction set in use."""
+
+def set_isa(name: str) -> None:
+    """Uses another instruction set."""
+
+def num_threads() -> int:
+    """How many threads one kernel may use."""
+
+def set_num_threads(n: int) -> None:
+    """Lets one kernel use at most n threads."""
+
+def counters() -> dict[tuple[str, str], int]:
+    """How often each kernel ran, by (device, kernel)."""
+
+def reset_counters() -> None:
+    """Starts counting from zero."""
+
+def set_tracing(on: bool) -> None:
+    """Whether every call is recorded."""
+
+def trace() -> list[tuple[str, str, int, int, str]]:
+    """The recorded calls (device, kernel, start ns, duration ns, operands), then forgotten."""
+
+def memory_stats() -> dict[str, int]:
+    """Bytes in_use, held, peak, limit; blocks allocations, system_allocations."""
+
+def reset_peak() -> None:
+    """Starts the peak from what is in use now."""
+
+def set_memory_limit(limit: int) -> None:
+    """Bytes that the allocator may hold; 0: no limit."""
+
+def empty_cache() -> None:
+    """Returns unused blocks to the system."""
+
+def set_pooling(on: bool) -> None:
+    """Whether freed blocks are kept for reuse."""
