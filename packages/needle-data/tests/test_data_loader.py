@@ -2,11 +2,18 @@ import itertools
 
 import numpy as np
 import pytest
+
 from needle import cpu
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, ShapeError
-from needle.data import DataLoader, Dataset, ImageDataset, NDArrayDataset, RandomCrop
-from needle.data import RandomFlipHorizontal
+from needle.data import (
+    DataLoader,
+    Dataset,
+    ImageDataset,
+    NDArrayDataset,
+    RandomCrop,
+    RandomFlipHorizontal,
+)
 
 
 def numbers(n=10):
@@ -207,7 +214,7 @@ def test_the_base_class():
 
 @pytest.mark.parametrize("transforms", [RandomCrop(), [3]])
 def test_transforms_that_are_no_list_of_callables(transforms):
-    with pytest.raises(TypeError, match="Dataset: transforms: got .*: need a list of callables"):
+    with pytest.raises(TypeError, match=r"Dataset: transforms: got .*: need a list of callables"):
         Dataset(transforms)
 
 

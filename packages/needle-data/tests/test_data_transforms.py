@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from needle.backend_ndarray import ShapeError
 from needle.data import RandomCrop, RandomFlipHorizontal, RandomTransform
 from needle.data.transforms import all_have_halves, apply_to_batch

@@ -101,14 +101,12 @@ def _read_batch(path: Path) -> tuple[Array[np.uint8], Array[np.int64]]:
 
 
 def _check_pixels(path: Path, pixels: Any) -> Array[np.uint8]:
-    got = (
-        f"{pixels.dtype} {pixels.shape}"
-        if isinstance(pixels, np.ndarray)
-        else f"a {type(pixels).__name__}"
-    )
-    if got != f"uint8 ({len(pixels)}, {PIXELS})" or len(pixels) == 0:
-        raise DataFileError(f"{path}: wrong pixels: got {got}: need uint8 (n, {PIXELS}), n >= 1")
-    return pixels  # type: ignore[no-any-return]
+    rule = f"need uint8 (n, {PIXELS}), n >= 1"
+    if not isinstance(pixels, np.ndarray):
+        raise DataFileError(f"{path}: wrong pixels: got a {type(pixels).__name__}: {rule}")
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,) or len(pixels) == 0:
+        raise DataFileError(f"{path}: wrong pixels: got {pixels.dtype} {pixels.shape}: {rule}")
+    return pixels
 
 
 def _check_labels(path: Path, labels: Any, n: int) -> Array[np.int64]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
+from numpy.typing import NDArray as Array
+
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, NDArray, ShapeError
-from numpy.typing import NDArray as Array
 
 from ._checks import is_integer
 from .transforms import Transform, all_have_halves, apply_to_batch

@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from needle.autograd import Tensor
 from numpy.typing import NDArray as Array
+
+from needle.autograd import Tensor
 
 from ._checks import check_integer
 from .dataset import Dataset, Items, collate

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from needle.autograd import Tensor
-from needle.backend_ndarray import DTypeError, ShapeError
 from numpy.typing import ArrayLike
 from numpy.typing import NDArray as Array
+
+from needle.autograd import Tensor
+from needle.backend_ndarray import DTypeError, ShapeError
 
 from ._checks import check_integer, is_integer
 from .errors import DataFileError

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
-from needle.backend_ndarray import ShapeError
 from numpy.typing import NDArray as Array
+
+from needle.backend_ndarray import ShapeError
 
 from ._checks import check_integer
 
