@@ -4,7 +4,7 @@
 from needle.backend_ndarray.ndarray import NDArray  # isort: skip
 from needle.backend_ndarray.config import (
     available_isas,
-    config,
+    config_dict,
     counters,
     empty_cache,
     isa,
@@ -110,7 +110,7 @@ __all__ = [
     "batch_norm_grad",
     "broadcast_to",
     "concatenate",
-    "config",
+    "config_dict",
     "conv",
     "conv_input_grad",
     "conv_output_shape",

@@ -15,7 +15,7 @@ from needle.backend_ndarray.extension import cpu as _cpu
 
 __all__ = [
     "available_isas",
-    "config",
+    "config_dict",
     "counters",
     "empty_cache",
     "isa",
@@ -132,7 +132,7 @@ def set_pooling(on: bool) -> None:
     _cpu.set_pooling(on)
 
 
-def config() -> dict[str, str]:
+def config_dict() -> dict[str, str]:
     """What show_config prints, by name."""
     settings = {"python": platform.python_version(), "numpy": np.__version__}
     for name in _DISTRIBUTIONS:
@@ -154,5 +154,5 @@ def config() -> dict[str, str]:
 
 def show_config() -> None:
     """Prints versions, CPU target, threads and devices."""
-    for name, value in config().items():
+    for name, value in config_dict().items():
         print(f"{name:16} {value}")

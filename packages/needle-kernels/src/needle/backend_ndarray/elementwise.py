@@ -272,7 +272,7 @@ def _adopt(op: str, operand: Operand, other: Operand) -> Any:
     )
 
 
-def _number(value: Scalar) -> Number:
+def _number(value: Any) -> Number:
     """A Python number of the value: kernels take no others."""
     number: Number = value.item() if isinstance(value, np.generic) else value
     return number
