@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import pooch  # type: ignore[import-untyped]
 import requests
+from requests import exceptions
 
 from .cifar10 import FOLDER, TEST_FILES, TRAIN_FILES
 from .errors import ChecksumError, DataFileError, DownloadError
@@ -28,9 +29,10 @@ from .errors import ChecksumError, DataFileError, DownloadError
 # Called after every piece: the file's name, bytes so far, bytes in all.
 Progress = Callable[[str, int, int], None]
 
-CHUNK = 2**18
+CHUNK = 2**16  # bytes; less than this is lost when a connection breaks
 ATTEMPTS = 4
 TIMEOUT = (10, 60)  # seconds: to connect, between two pieces
+_BROKEN_OFF = (exceptions.ChunkedEncodingError, exceptions.ConnectionError, exceptions.Timeout)
 # CIFAR-10 unpacks to 186 MB in 8 files.
 MAX_UNPACKED_BYTES = 2**29
 MAX_UNPACKED_FILES = 100
@@ -136,29 +138,35 @@ def fetch(source: Source, path: Path, progress: Progress | None = None) -> Path:
     part = path.with_name(path.name + ".part")
     download = _ResumingDownload(source, part, progress or _draw_bar)
     try:
-        while True:
-            try:
-                pooch.retrieve(
-                    source.url,
-                    source.checksum,
-                    fname=path.name,
-                    path=path.parent,
-                    downloader=download,
-                )
-                return path
-            except ValueError as error:  # pooch's word for a wrong checksum
-                # What an earlier call left behind may belong to an older file: once from scratch.
-                if not download.resumed:
-                    raise ChecksumError(
-                        f"download: wrong checksum: {source.url}: "
-                        f"need {source.checksum}; the file was removed"
-                    ) from error
+        try:
+            _retrieve(source, path, download)
+        except ChecksumError:
+            # What an earlier call left behind may belong to another file: once from scratch.
+            if not download.resumed:
+                raise
+            _retrieve(source, path, download)
     except DownloadError:
         raise
-    except OSError as error:  # requests' errors too
+    except exceptions.InvalidSchema as error:
+        raise DownloadError(f"download: not secure: {source.url}: {error}: need https") from error
+    except OSError as error:  # those of requests too
         raise DownloadError(
             f"download: failed: {source.url}: {error}: check the connection and the disk, "
             f"or put the file at {path}"
+        ) from error
+    return path
+
+
+def _retrieve(source: Source, path: Path, download: "_ResumingDownload") -> None:
+    try:
+        pooch.retrieve(
+            source.url, source.checksum, fname=path.name, path=path.parent, downloader=download
+        )
+    except exceptions.RequestException:
+        raise  # some of them are ValueErrors too
+    except ValueError as error:  # pooch's word for a wrong checksum
+        raise ChecksumError(
+            f"download: wrong checksum: {source.url}: need {source.checksum}; the file was removed"
         ) from error
 
 
@@ -197,29 +205,31 @@ class _ResumingDownload:
     def _transfer(self) -> None:
         """One request for what is missing; ConnectionError if less than that arrives."""
         have, size = self._have(), self.source.size
+        if have > size:
+            raise self._wrong_length(f"{have} bytes")
         if have == size:
             return
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
         try:
-            with requests.get(
-                self.source.url, headers=headers, stream=True, timeout=TIMEOUT
-            ) as response:
-                for hop in (*response.history, response):
-                    _check_secure(hop.url)
-                if response.status_code == 416:  # `part` is longer than the file
-                    self.part.unlink(missing_ok=True)
-                    raise ConnectionError("the part that was there is of no use")
+            with (
+                _secure_session() as session,
+                session.get(
+                    self.source.url, headers=headers, stream=True, timeout=TIMEOUT
+                ) as response,
+            ):
+                if response.status_code == 416:  # the file ends before `have`
+                    raise self._wrong_length(f"at most {have} bytes")
                 response.raise_for_status()
                 # 200 instead of 206: the server sends everything, from the beginning.
                 start = have if response.status_code == 206 else 0
                 self._check_length(start, response.headers)
                 self._append(start, response.iter_content(CHUNK))
         except (
-            requests.exceptions.ChunkedEncodingError,
-            requests.exceptions.ConnectionError,
-            requests.exceptions.Timeout,
-        ) as error:
-            raise ConnectionError(str(error)) from error
+            exceptions.ChunkedEncodingError,
+            exceptions.ConnectionError,
+            exceptions.Timeout,
+        ) as e:
+            raise ConnectionError(str(e)) from e
         if self._have() < size:
             raise ConnectionError("the server closed the connection")
 
@@ -246,10 +256,13 @@ class _ResumingDownload:
         )
 
 
-def _check_secure(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and parts.hostname not in {"127.0.0.1", "localhost"}:
-        raise DownloadError(f"download: not secure: {url}: need https")
+def _secure_session() -> requests.Session:
+    """A session that speaks plain http with this machine only, redirects included."""
+    session = requests.Session()
+    adapter = session.adapters.pop("http://")
+    for host in ("127.0.0.1", "localhost"):
+        session.mount(f"http://{host}:", adapter)
+    return session
 
 
 def _draw_bar(name: str, done: int, total: int) -> None:
@@ -277,6 +290,8 @@ def unpack(archive: Path, target: Path, files: tuple[str, ...]) -> None:
             # "r|" reads the archive once, front to back: nothing is read but through the limit.
             with tarfile.open(fileobj=limited, mode="r|") as tar:
                 tar.extractall(workspace, members=_plain_members(tar), filter="data")
+            while limited.read(CHUNK):  # to gzip's checksum, which comes last
+                pass
         unpacked = workspace / target.name
         if not _has_files(unpacked, files):
             raise DataFileError(f"it has no {target.name} folder with {', '.join(files)}")
