@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from needle.backend_ndarray import ndarray  # a cycle: its names are used inside functions only
-from needle.backend_ndarray.dtypes import FLOAT32, Scalar, as_dtype
+from needle.backend_ndarray.dtypes import FLOAT32, NAME, Scalar, as_dtype
 from needle.backend_ndarray.errors import DeviceError, ShapeError
-from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import as_shape, compact_strides, unpack
 
@@ -73,7 +73,7 @@ class Device:
         """
         sizes = as_shape("empty", shape)
         kind = FLOAT32 if dtype is None else as_dtype(dtype, "empty")
-        storage = self.storage(math.prod(sizes), kind.name)
+        storage = self.storage(math.prod(sizes), NAME[kind])
         return ndarray.wrap(storage, sizes, compact_strides(sizes), 0, kind, self)
 
     def full(
@@ -89,15 +89,15 @@ class Device:
 
     def zeros(self, *shape: Any, dtype: DTypeLike | None = None) -> ndarray.NDArray:
         """An array of zeros: `zeros(2, 3)` or `zeros((2, 3))`; float32 unless said otherwise."""
-        return self._filled(unpack(shape), 0.0, dtype)
+        return self._filled(unpack(shape), 0, dtype)
 
     def ones(self, *shape: Any, dtype: DTypeLike | None = None) -> ndarray.NDArray:
         """An array of ones: `ones(2, 3)` or `ones((2, 3))`; float32 unless said otherwise."""
-        return self._filled(unpack(shape), 1.0, dtype)
+        return self._filled(unpack(shape), 1, dtype)
 
-    def _filled(self, shape: Any, value: float, dtype: DTypeLike | None) -> ndarray.NDArray:
+    def _filled(self, shape: Any, value: int, dtype: DTypeLike | None) -> ndarray.NDArray:
         array = self.empty(shape, dtype)
-        self.launch(KERNEL["fill"], (array,), (value,))
+        self.launch(KERNEL["fill"], (array, value), NO_SCALARS)
         return array
 
     def rand(

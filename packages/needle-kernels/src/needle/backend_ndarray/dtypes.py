@@ -20,7 +20,9 @@ INT64: Final[DType] = np.dtype(np.int64)
 UINT8: Final[DType] = np.dtype(np.uint8)
 BOOL: Final[DType] = np.dtype(np.bool_)
 SUPPORTED: Final[tuple[DType, ...]] = (FLOAT32, FLOAT64, INT32, INT64, UINT8, BOOL)
-SUPPORTED_NAMES: Final[str] = ", ".join(dtype.name for dtype in SUPPORTED)
+# numpy.dtype.name is computed at every access, which takes longer than a small kernel.
+NAME: Final[dict[DType, str]] = {dtype: dtype.name for dtype in SUPPORTED}
+SUPPORTED_NAMES: Final[str] = ", ".join(NAME.values())
 
 # One instance of each dtype is used everywhere, so that dtypes can be compared with `is`.
 _KNOWN: Final[dict[Any, DType]] = {

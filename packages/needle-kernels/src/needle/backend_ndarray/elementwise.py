@@ -168,7 +168,7 @@ def _arithmetic(op: str, a: Operand, b: Operand) -> NDArray:
     """One binary kernel on promoted, broadcast operands."""
     # The two cases that training is made of need no promotion and no broadcasting.
     if type(a) is NDArray and ((dtype := a._dtype) is FLOAT32 or dtype is FLOAT64):
-        if type(b) is float:
+        if type(b) is float or type(b) is int:
             out = empty_as(a)
             a._device.launch(KERNEL[op], (out, a, b), NO_SCALARS)
             return out

@@ -55,7 +55,7 @@ def scatter_add(src: NDArray, ids: NDArray, num_rows: int) -> NDArray:
     check_shape("scatter_add", "src", src, ids._shape + width)
     rows = as_ids("scatter_add", ids, num_rows)
     out = new(device, as_shape("scatter_add", (num_rows, *width)), dtype)
-    device.launch(_FILL, (out,), (0.0,))
+    device.launch(_FILL, (out, 0), NO_SCALARS)
     operands = out, src.reshape(ids.size, *width), rows.reshape(ids.size)
     device.launch(_SCATTER_ADD, operands, NO_SCALARS)
     return out

@@ -17,7 +17,9 @@ from numpy.typing import DTypeLike
 from needle.backend_ndarray.devices import REFERENCE_MODE, Device, check_device
 from needle.backend_ndarray.dtypes import (
     BOOL,
+    NAME,
     DType,
+    Number,
     Scalar,
     as_dtype,
     check_fits,
@@ -110,7 +112,7 @@ class NDArray:
         steps = compact_strides(sizes) if strides is None else as_ints("make", strides)
         if handle is None:
             kind = as_dtype("float32" if dtype is None else dtype, "make")
-            handle = where.storage(offset + extent(sizes, steps)[1] + 1, kind.name)
+            handle = where.storage(offset + extent(sizes, steps)[1] + 1, NAME[kind])
         kind = as_dtype(handle.dtype if dtype is None else dtype, "make")
         if handle.dtype != kind.name:
             raise DTypeError(
@@ -287,12 +289,12 @@ class NDArray:
             OverflowError: a Python int does not fit the dtype.
         """
         check_writable("fill", self)
-        if self._dtype.kind != "f":
-            # NumPy decides what a float or a large int is as an integer: doubles hold 53 bits.
-            number = _as_integer("fill", self._dtype, value)
-            self._device.launch(_COPY, (self, number), NO_SCALARS)
+        number: Number
+        if self._dtype.kind == "f":
+            number = float(value)
         else:
-            self._device.launch(_FILL, (self,), (float(value),))
+            number = _as_integer("fill", self._dtype, value)
+        self._device.launch(_FILL, (self, number), NO_SCALARS)
         self._handle.version += 1
 
     # Copies
@@ -300,7 +302,7 @@ class NDArray:
     def _copy_as(self, strides: Shape, dtype: DType | None = None) -> NDArray:
         kind = dtype or self._dtype
         out = wrap(
-            self._device.storage(self.size, kind.name), self._shape, strides, 0, kind, self._device
+            self._device.storage(self.size, NAME[kind]), self._shape, strides, 0, kind, self._device
         )
         self._device.launch(_COPY, (out, self), NO_SCALARS)
         return out
@@ -567,7 +569,7 @@ def empty_as(model: NDArray, dtype: DType | None = None) -> NDArray:
     kind = dtype or model._dtype
     shape = model._shape
     return wrap(
-        model._device.storage(math.prod(shape), kind.name),
+        model._device.storage(math.prod(shape), NAME[kind]),
         shape,
         dense_strides(shape, model._strides),
         0,
@@ -578,7 +580,7 @@ def empty_as(model: NDArray, dtype: DType | None = None) -> NDArray:
 
 def new(device: Device, shape: Shape, dtype: DType) -> NDArray:
     """A new row-major array, contents arbitrary."""
-    storage = device.storage(math.prod(shape), dtype.name)
+    storage = device.storage(math.prod(shape), NAME[dtype])
     return wrap(storage, shape, compact_strides(shape), 0, dtype, device)
 
 
@@ -619,7 +621,7 @@ def from_numpy(
     shape = as_shape("array", source.shape)
     steps = tuple(step // source.itemsize for step in source.strides)
     array = wrap(
-        device.storage(source.size, dtype.name),
+        device.storage(source.size, NAME[dtype]),
         shape,
         dense_strides(shape, steps),
         0,

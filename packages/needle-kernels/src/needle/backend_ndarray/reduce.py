@@ -6,7 +6,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from needle.backend_ndarray.dtypes import INT64, DType
+from needle.backend_ndarray.dtypes import INT64, NAME, DType
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.layout import Axes, Shape, dense_strides, normalize_axes
@@ -99,7 +99,7 @@ def reduction(
     layout = plan(op, a._shape, a._strides, axes)
     kind = dtype or a._dtype
     out = wrap(
-        a._device.storage(math.prod(layout.shape), kind.name),
+        a._device.storage(math.prod(layout.shape), NAME[kind]),
         layout.shape,
         layout.strides,
         0,

@@ -73,7 +73,7 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
     inner = tuple(
         slice(left, left + size) for size, (left, _) in zip(a._shape, widths, strict=True)
     )
-    a._device.launch(_FILL, (out,), (0.0,))
+    a._device.launch(_FILL, (out, 0), NO_SCALARS)
     a._device.launch(_COPY, (out[inner], a), NO_SCALARS)
     return out
 

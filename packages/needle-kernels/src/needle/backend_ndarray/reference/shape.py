@@ -10,6 +10,6 @@ def copy(out: Array, a: Array) -> None:
     out[...] = a
 
 
-def fill(out: Array, value: float) -> None:
-    """out = value everywhere."""
+def fill(out: Array, value: Array) -> None:
+    """out = the value, which comes as an array with strides 0."""
     out[...] = value
