@@ -40,8 +40,8 @@ py::object numpy_dtype(DType dtype)
 
 // The objects this module creates once and never frees: they must survive the interpreter's end.
 struct Names {
-    py::object handle = py::str("_handle"), shape = py::str("_shape"), strides = py::str("_strides"),
-               offset = py::str("_offset");
+    py::object handle = py::str("_handle"), shape = py::str("_shape"),
+               strides = py::str("_strides"), offset = py::str("_offset");
 };
 const Names& names()
 {
@@ -83,8 +83,7 @@ private:
 int read_sizes(const py::object& tuple, int64_t* out)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(tuple.ptr());
-    for (Py_ssize_t i = 0; i < n; ++i)
-        out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), i));
+    for (Py_ssize_t i = 0; i < n; ++i) out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), i));
     return static_cast<int>(n);
 }
 
@@ -101,8 +100,8 @@ void read_array(py::handle operand, Array& array)
     const Storage& storage = py::cast<const Storage&>(handle);
     py::object shape = attribute(operand, names().shape);
     if (PyTuple_GET_SIZE(shape.ptr()) > max_rank)
-        throw py::value_error("launch: rank: got " +
-                              std::to_string(PyTuple_GET_SIZE(shape.ptr())) + ": at most 16");
+        throw py::value_error("launch: rank: got " + std::to_string(PyTuple_GET_SIZE(shape.ptr())) +
+                              ": at most 16");
     array.rank = read_sizes(shape, array.shape);
     read_sizes(attribute(operand, names().strides), array.strides);
     int64_t offset = PyLong_AsLongLong(attribute(operand, names().offset).ptr());
@@ -114,11 +113,17 @@ void read_array(py::handle operand, Array& array)
 void read_immediate(py::handle value, DType dtype, const Array& like, void* slot, Array& array)
 {
     switch (dtype) {
-        case DType::float32: *static_cast<float*>(slot) = static_cast<float>(PyFloat_AsDouble(value.ptr())); break;
+        case DType::float32:
+            *static_cast<float*>(slot) = static_cast<float>(PyFloat_AsDouble(value.ptr()));
+            break;
         case DType::float64: *static_cast<double*>(slot) = PyFloat_AsDouble(value.ptr()); break;
-        case DType::int32: *static_cast<int32_t*>(slot) = static_cast<int32_t>(PyLong_AsLongLong(value.ptr())); break;
+        case DType::int32:
+            *static_cast<int32_t*>(slot) = static_cast<int32_t>(PyLong_AsLongLong(value.ptr()));
+            break;
         case DType::int64: *static_cast<int64_t*>(slot) = PyLong_AsLongLong(value.ptr()); break;
-        case DType::uint8: *static_cast<uint8_t*>(slot) = static_cast<uint8_t>(PyLong_AsLongLong(value.ptr())); break;
+        case DType::uint8:
+            *static_cast<uint8_t*>(slot) = static_cast<uint8_t>(PyLong_AsLongLong(value.ptr()));
+            break;
         case DType::boolean: *static_cast<bool*>(slot) = PyObject_IsTrue(value.ptr()) != 0; break;
     }
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
@@ -162,7 +167,8 @@ void read_operands(const py::tuple& operands, Operands& out)
     if (!immediates) return;
     DType dtype = immediate_dtype(operands, arrays);
     for (size_t i = 1; i < operands.size(); ++i)
-        if (is_number(operands[i])) read_immediate(operands[i], dtype, arrays[0], out.immediate(i), arrays[i]);
+        if (is_number(operands[i]))
+            read_immediate(operands[i], dtype, arrays[0], out.immediate(i), arrays[i]);
 }
 
 py::array numpy_view(const Array& array, py::handle base)
@@ -184,8 +190,9 @@ void run_reference(const Call& call)
     py::object function = reference_functions()[kernel_names[call.kernel]];
     py::tuple arguments(call.count + call.scalar_count);
     for (int i = 0; i < call.count; ++i)
-        arguments[i] = call.arrays[i].data == nullptr ? py::object(py::none())
-                                                      : py::object(numpy_view(call.arrays[i], py::none()));
+        arguments[i] = call.arrays[i].data == nullptr
+                           ? py::object(py::none())
+                           : py::object(numpy_view(call.arrays[i], py::none()));
     for (int i = 0; i < call.scalar_count; ++i)
         arguments[call.count + i] = py::float_(call.scalars[i]);
     function(*arguments);
@@ -214,8 +221,10 @@ void launch_from_python(int device, int kernel, const py::tuple& operands, const
         values[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(scalars.ptr(), static_cast<Py_ssize_t>(i)));
         if (PyErr_Occurred() != nullptr) throw py::error_already_set();
     }
-    Call call{read.arrays(), static_cast<int>(operands.size()), values, static_cast<int>(scalars.size()),
-              nullptr, nullptr, kernel};
+    Call call{read.arrays(), static_cast<int>(operands.size()),
+              values,        static_cast<int>(scalars.size()),
+              nullptr,       nullptr,
+              kernel};
     if (static_cast<Device>(device) == Device::reference) {
         launch(Device::reference, kernel, call);
     } else {
@@ -224,7 +233,8 @@ void launch_from_python(int device, int kernel, const py::tuple& operands, const
     }
 }
 
-py::array view(const py::object& storage, const py::tuple& shape, const py::tuple& strides, int64_t offset)
+py::array view(const py::object& storage, const py::tuple& shape, const py::tuple& strides,
+               int64_t offset)
 {
     const Storage& memory = py::cast<const Storage&>(storage);
     Array array;
@@ -236,13 +246,15 @@ py::array view(const py::object& storage, const py::tuple& shape, const py::tupl
     return numpy_view(array, storage);
 }
 
-std::unique_ptr<Storage> borrow(uintptr_t address, int64_t size, const std::string& dtype, py::object owner)
+std::unique_ptr<Storage> borrow(uintptr_t address, int64_t size, const std::string& dtype,
+                                py::object owner)
 {
     auto keep = std::shared_ptr<void>(new py::object(std::move(owner)), [](void* object) {
         py::gil_scoped_acquire locked;
         delete static_cast<py::object*>(object);
     });
-    return std::make_unique<Storage>(reinterpret_cast<void*>(address), size, dtype_from_name(dtype), keep);
+    return std::make_unique<Storage>(reinterpret_cast<void*>(address), size, dtype_from_name(dtype),
+                                     keep);
 }
 
 int current_target = -1;
@@ -259,7 +271,8 @@ void set_isa(const std::string& name)
     if (index < 0 || !targets()[index].supported()) {
         std::string known;
         for (int i = 0; i < target_count(); ++i)
-            if (targets()[i].supported()) known.append(known.empty() ? "" : ", ").append(targets()[i].name);
+            if (targets()[i].supported())
+                known.append(known.empty() ? "" : ", ").append(targets()[i].name);
         throw py::value_error("set_isa: name: got " + name + ": this machine has " + known);
     }
     use_target(index);
@@ -287,17 +300,19 @@ py::list trace()
 {
     py::list found;
     for (const TraceEvent& event : take_trace())
-        found.append(py::make_tuple(device_names[static_cast<int>(event.device)], kernel_names[event.kernel],
-                                    event.start, event.duration, event.operands));
+        found.append(py::make_tuple(device_names[static_cast<int>(event.device)],
+                                    kernel_names[event.kernel], event.start, event.duration,
+                                    event.operands));
     return found;
 }
 
 py::dict stats()
 {
     MemoryStats s = memory_stats();
-    return py::dict(py::arg("in_use") = s.in_use, py::arg("held") = s.held, py::arg("peak") = s.peak,
-                    py::arg("allocations") = s.allocations,
-                    py::arg("system_allocations") = s.system_allocations, py::arg("limit") = s.limit);
+    return py::dict(py::arg("in_use") = s.in_use, py::arg("held") = s.held,
+                    py::arg("peak") = s.peak, py::arg("allocations") = s.allocations,
+                    py::arg("system_allocations") = s.system_allocations,
+                    py::arg("limit") = s.limit);
 }
 
 }  // namespace
@@ -311,7 +326,8 @@ PYBIND11_MODULE(cpu, m)
                  return std::make_unique<Storage>(size, dtype_from_name(dtype));
              }),
              py::arg("size"), py::arg("dtype"))
-        .def_static("borrow", &borrow, py::arg("ptr"), py::arg("size"), py::arg("dtype"), py::arg("owner"))
+        .def_static("borrow", &borrow, py::arg("ptr"), py::arg("size"), py::arg("dtype"),
+                    py::arg("owner"))
         .def("ptr", [](const Storage& s) { return reinterpret_cast<uintptr_t>(s.data()); })
         .def_property_readonly("size", &Storage::size)
         .def_property_readonly("dtype", [](const Storage& s) { return dtype_name(s.dtype()); })
@@ -326,7 +342,8 @@ PYBIND11_MODULE(cpu, m)
     m.def("launch", &launch_from_python, py::arg("device"), py::arg("kernel"), py::arg("operands"),
           py::arg("scalars"));
     m.def("set_reference", &set_reference, py::arg("functions"));
-    m.def("view", &view, py::arg("storage"), py::arg("shape"), py::arg("strides"), py::arg("offset"));
+    m.def("view", &view, py::arg("storage"), py::arg("shape"), py::arg("strides"),
+          py::arg("offset"));
 
     m.def("isas", &isas);
     m.def("isa", [] { return targets()[current_target].name; });
@@ -348,7 +365,8 @@ PYBIND11_MODULE(cpu, m)
     const char* cap = std::getenv("NEEDLE_ISA");
     int best = best_target(cap);
     if (best < 0)
-        throw std::runtime_error("NEEDLE_ISA: got " + std::string(cap) + ": need scalar, avx2 or avx512");
+        throw std::runtime_error("NEEDLE_ISA: got " + std::string(cap) +
+                                 ": need scalar, avx2 or avx512");
     use_target(best);
 }
 

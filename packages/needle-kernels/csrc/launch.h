@@ -14,7 +14,8 @@ enum class Device : int { cpu, reference, count };
 constexpr int device_count = static_cast<int>(Device::count);
 inline constexpr const char* device_names[] = {"cpu", "reference"};
 
-// The table that launch() uses for a device. Set before the first launch, and when the target changes.
+// The table that launch() uses for a device. Set before the first launch, and when the target
+// changes.
 Table& device_table(Device device);
 
 // Throws std::bad_alloc when there is no memory for the kernel's workspace, std::invalid_argument
@@ -29,8 +30,8 @@ void reset_call_counts();
 struct TraceEvent {
     Device device;
     int kernel;
-    int64_t start;     // ns on the steady clock
-    int64_t duration;  // ns
+    int64_t start;         // ns on the steady clock
+    int64_t duration;      // ns
     std::string operands;  // "float32(2,3) float32(3,4) ..."
 };
 void set_tracing(bool on);

@@ -22,8 +22,9 @@ inline int threads_for(int64_t n, int64_t grain)
     return static_cast<int>(max64(1, min64(wanted, num_threads())));
 }
 
-// Calls body(begin, end) on disjoint ranges that cover [0, n), one range a thread. Ranges are the same
-// for the same n and thread count, and start at multiples of `align`, so results are reproducible.
+// Calls body(begin, end) on disjoint ranges that cover [0, n), one range a thread. Ranges are the
+// same for the same n and thread count, and start at multiples of `align`, so results are
+// reproducible.
 template <class Body>
 void parallel_for(int64_t n, int64_t grain, int64_t align, const Body& body)
 {

@@ -29,7 +29,8 @@ constexpr int64_t cache_line = 64;
 constexpr int64_t huge_page = int64_t{2} << 20;
 
 // The block size that serves a request: a multiple of 64 bytes up to 1 KB, then eight classes per
-// doubling, so at most an eighth is wasted and a freed block fits the next request of about its size.
+// doubling, so at most an eighth is wasted and a freed block fits the next request of about its
+// size.
 int64_t size_class(int64_t bytes)
 {
     if (bytes < cache_line) return cache_line;

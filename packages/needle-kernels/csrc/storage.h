@@ -11,8 +11,8 @@ namespace needle {
 
 int64_t item_size(DType dtype);
 
-// Every block is aligned to 64 bytes (2 MB from 2 MB on). Freed blocks are kept by size class and handed out
-// again, so a training loop stops asking the system for memory after its first step.
+// Every block is aligned to 64 bytes (2 MB from 2 MB on). Freed blocks are kept by size class and
+// handed out again, so a training loop stops asking the system for memory after its first step.
 struct MemoryStats {
     int64_t in_use;              // bytes handed out now
     int64_t held;                // bytes taken from the system now: in use and cached
@@ -27,7 +27,8 @@ void* allocate(int64_t bytes);
 void release(void* data, int64_t bytes);
 void empty_cache();
 void set_memory_limit(int64_t bytes);
-void set_pooling(bool on);  // off: every block comes from and returns to the system (for sanitizers)
+void set_pooling(
+    bool on);  // off: every block comes from and returns to the system (for sanitizers)
 MemoryStats memory_stats();
 void reset_peak();
 

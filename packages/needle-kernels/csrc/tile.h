@@ -1,0 +1,188 @@
+// The register tile that matrix products and convolutions are made of.
+//
+// A tile is MR rows by NV vectors of columns of C, held in registers while k runs:
+//
+//     for segment in segments:
+//         for k in segment.k:
+//             C[i, :] += A[i, k] * B[k, :]          i < MR, one broadcast and NV multiply-adds each
+//
+// A product has one segment; a convolution has one for each run of taps that lie in the image, so
+// padding costs nothing and no patch matrix is built. B's columns are contiguous. A is read in
+// place, either with its k contiguous (row stride `a_stride`) or with its rows contiguous (k stride
+// `a_stride`): the second is a transposed operand, and also a packed panel.
+#pragma once
+
+#include "parallel.h"
+#include "simd.h"
+#include "vmath.h"
+
+namespace needle::NEEDLE_TARGET {
+
+template <class T>
+struct Segment {
+    const T* a;
+    const T* b;
+    int64_t k;
+};
+
+enum Activation { no_activation, relu_activation, tanh_activation, sigmoid_activation };
+
+enum class RowOrder { k_contiguous, rows_contiguous };
+
+template <class T>
+struct Tile {
+    const Segment<T>* segments;
+    int64_t segment_count;
+    int64_t a_stride;
+    int64_t b_stride;  // from one k to the next
+    T* c;
+    int64_t c_stride;  // from one row to the next
+    int64_t columns;   // how many of the tile's columns exist in C
+    const T* bias;     // of the tile's columns, or nullptr
+    Activation activation;
+    bool accumulate;  // C += rather than C =
+    bool finish;      // the last part of the sum: add the bias and apply the activation
+};
+
+// Enough accumulators to hide the latency of the multiply-adds, and two registers for B.
+#if defined(__AVX512F__)
+constexpr int tile_rows = 12;
+#elif defined(__AVX2__)
+constexpr int tile_rows = 6;
+#else
+constexpr int tile_rows = 4;
+#endif
+constexpr int tile_vectors = 2;
+template <class T>
+constexpr int tile_columns = tile_vectors * lanes<T>;
+
+template <class T>
+inline Vec<T> activate(Vec<T> x, Activation activation)
+{
+    switch (activation) {
+        case relu_activation: return x > Vec<T>{} ? x : Vec<T>{};
+        case tanh_activation: return vtanh<T>(x);
+        case sigmoid_activation: return vsigmoid<T>(x);
+        default: return x;
+    }
+}
+
+template <class T, int MR, int NV>
+inline void store_tile(const Tile<T>& tile, const Vec<T> (&sum)[MR][NV])
+{
+    constexpr int width = lanes<T>;
+    for (int v = 0; v < NV; ++v) {
+        int64_t n = min64(width, tile.columns - v * width);
+        Vec<T> bias{};
+        if (tile.finish && tile.bias != nullptr)
+            bias = n == width ? load(tile.bias + v * width) : load_first(tile.bias + v * width, n);
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; ++i) {
+            T* c = tile.c + i * tile.c_stride + v * width;
+            Vec<T> x = sum[i][v];
+            if (tile.accumulate) x += n == width ? load(c) : load_first(c, n);
+            if (tile.finish) {
+                x += bias;
+                if (tile.activation != no_activation) x = activate<T>(x, tile.activation);
+            }
+            if (n == width)
+                store(c, x);
+            else
+                store_first(c, x, n);
+        }
+    }
+}
+
+template <class T, int MR, int NV, RowOrder order>
+void run_tile(const Tile<T>& tile)
+{
+    constexpr int width = lanes<T>;
+    Vec<T> sum[MR][NV];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[i][v] = Vec<T>{};
+
+    const int64_t a_stride = tile.a_stride, b_stride = tile.b_stride;
+    for (int64_t s = 0; s < tile.segment_count; ++s) {
+        const Segment<T>& segment = tile.segments[s];
+        const T* b = segment.b;
+        const T* a = segment.a;
+        // Three rows share a base pointer, at 0, 1 and 2 strides: x86 addresses each in one
+        // operand.
+        constexpr int groups = (MR + 2) / 3;
+        const T* base[groups];
+        for (int g = 0; g < groups; ++g) base[g] = a + 3 * g * a_stride;
+        for (int64_t k = 0; k < segment.k; ++k) {
+            Vec<T> row[NV];
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) row[v] = load(b + v * width);
+#pragma GCC unroll 16
+            for (int i = 0; i < MR; ++i) {
+                T x;
+                if constexpr (order == RowOrder::rows_contiguous)
+                    x = a[i];
+                else
+                    x = base[i / 3][(i % 3) * a_stride];
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) sum[i][v] += broadcast(x) * row[v];
+            }
+            b += b_stride;
+            if constexpr (order == RowOrder::rows_contiguous)
+                a += a_stride;
+            else
+#pragma GCC unroll 8
+                for (int g = 0; g < groups; ++g) ++base[g];
+        }
+    }
+    store_tile<T, MR, NV>(tile, sum);
+}
+
+// Rows of one call to run_tile: the largest size that fits in what is left.
+inline int tile_rows_for(int64_t rows)
+{
+    if (rows >= tile_rows) return tile_rows;
+    if (rows >= 8 && tile_rows > 8) return 8;
+    if (rows >= 6 && tile_rows > 6) return 6;
+    if (rows >= 4) return 4;
+    return rows >= 2 ? 2 : 1;
+}
+
+template <class T, int NV, RowOrder order>
+inline void run_tile_rows(int rows, const Tile<T>& tile)
+{
+    switch (rows) {
+        case 1: return run_tile<T, 1, NV, order>(tile);
+        case 2: return run_tile<T, 2, NV, order>(tile);
+        case 4: return run_tile<T, 4, NV, order>(tile);
+#if defined(__AVX2__)
+        case 6: return run_tile<T, 6, NV, order>(tile);
+#endif
+#if defined(__AVX512F__)
+        case 8: return run_tile<T, 8, NV, order>(tile);
+        case 12: return run_tile<T, 12, NV, order>(tile);
+#endif
+        default: return;
+    }
+}
+
+// `rows` is a value of tile_rows_for; tile.columns is at most tile_columns. Columns beyond
+// tile.columns are computed from B's memory, which must be readable there, and not stored.
+template <class T>
+inline void run_tile(int rows, RowOrder order, const Tile<T>& tile)
+{
+    bool narrow = tile.columns <= lanes<T>;
+    if (order == RowOrder::rows_contiguous) {
+        if (narrow)
+            run_tile_rows<T, 1, RowOrder::rows_contiguous>(rows, tile);
+        else
+            run_tile_rows<T, 2, RowOrder::rows_contiguous>(rows, tile);
+    } else {
+        if (narrow)
+            run_tile_rows<T, 1, RowOrder::k_contiguous>(rows, tile);
+        else
+            run_tile_rows<T, 2, RowOrder::k_contiguous>(rows, tile);
+    }
+}
+
+}  // namespace needle::NEEDLE_TARGET
