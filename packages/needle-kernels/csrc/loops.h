@@ -126,9 +126,12 @@ inline Nest<N> make_nest(const Array* arrays)
     return nest;
 }
 
-// Calls body(data, rows, columns) for every block; axis 0 is cut into `columns`, axis 1 into
-// `rows`, and data[k] points at the block's first element of operand k.
-template <int N, class Body>
+struct NoScratch {};
+
+// Calls body(data, rows, columns, scratch) for every block; axis 0 is cut into `columns`, axis 1
+// into `rows`, and data[k] points at the block's first element of operand k. Each thread has a
+// Scratch of its own.
+template <int N, class Scratch = NoScratch, class Body>
 void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grain, const Body& body)
 {
     int64_t step[max_rank], count[max_rank], total = 1;
@@ -140,6 +143,7 @@ void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grai
     int64_t block_size =
         min64(columns, nest.shape[0]) * (nest.rank > 1 ? min64(rows, nest.shape[1]) : 1);
     parallel_for(total, ceil_div(grain, block_size), [&](int64_t begin, int64_t end) {
+        Scratch scratch;
         int64_t at[max_rank];
         char* data[N];
         for (int k = 0; k < N; ++k) data[k] = nest.data[k];
@@ -152,7 +156,7 @@ void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grai
         for (int64_t block = begin; block < end; ++block) {
             int64_t block_columns = min64(columns, nest.shape[0] - at[0] * columns);
             int64_t block_rows = nest.rank > 1 ? min64(rows, nest.shape[1] - at[1] * rows) : 1;
-            body(data, block_rows, block_columns);
+            body(data, block_rows, block_columns, scratch);
             for (int axis = 0; axis < nest.rank; ++axis) {
                 int64_t move =
                     ++at[axis] < count[axis] ? step[axis] : -(count[axis] - 1) * step[axis];
@@ -186,6 +190,7 @@ struct BlockPlan {
     bool flat = false;  // the rows of a block are short: one call of the row function does them all
     bool buffered[N] = {};
     bool repeated[N] = {};
+    bool constant[N] = {};  // buffered, and the same for every block
     bool any_buffered = false;
 
     explicit BlockPlan(Nest<N>& nest)
@@ -196,6 +201,8 @@ struct BlockPlan {
             rows = min64(nest.shape[1], buffer_items / columns);
         }
         for (int k = 0; k < N; ++k) choose_access(nest, k);
+        for (int k = 1; k < N; ++k)
+            constant[k] = flat && buffered[k] && varies_along_columns_only(nest, k);
         if (any_buffered && !flat) cut_for_buffers(nest);
     }
 
@@ -207,6 +214,13 @@ private:
         bool contiguous = along == nest.item[k] && (!flat || across == columns * nest.item[k]);
         buffered[k] = !repeated[k] && !contiguous;
         any_buffered |= buffered[k];
+    }
+
+    static bool varies_along_columns_only(const Nest<N>& nest, int k)
+    {
+        for (int axis = 1; axis < nest.rank; ++axis)
+            if (nest.strides[k][axis] != 0) return false;
+        return true;
     }
 
     // A transposed operand is read in tiles, so that each cache line it touches is used whole.
@@ -231,10 +245,15 @@ private:
 };
 
 template <int N>
+struct Buffers {
+    alignas(64) char data[N][BlockPlan<N>::buffer_items * 8];
+    int64_t rows[N] = {};  // that a constant operand's buffer already holds
+};
+
+template <int N>
 inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction row,
-                      char* const* data, int64_t rows, int64_t columns)
+                      char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers)
 {
-    alignas(64) char buffers[N][BlockPlan<N>::buffer_items * 8];
     char* from[N];
     int64_t row_stride[N];
     for (int k = 0; k < N; ++k) {
@@ -242,11 +261,11 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
         row_stride[k] = nest.rank > 1 ? nest.strides[k][1] : 0;
         if (!plan.buffered[k]) continue;
         BlockLayout strided{data[k], nest.strides[k][0], row_stride[k]};
-        from[k] = buffers[k];
+        from[k] = buffers.data[k];
         row_stride[k] = columns * nest.item[k];
-        if (k > 0)
-            copy_block(nest.item[k], {buffers[k], nest.item[k], row_stride[k]}, strided, rows,
-                       columns);
+        if (k == 0 || (plan.constant[k] && buffers.rows[k] >= rows)) continue;
+        copy_block(nest.item[k], {from[k], nest.item[k], row_stride[k]}, strided, rows, columns);
+        buffers.rows[k] = rows;
     }
     if (plan.flat) {
         row(from, plan.repeated, rows * columns);
@@ -258,8 +277,8 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
     }
     if (plan.buffered[0]) {
         BlockLayout strided{data[0], nest.strides[0][0], nest.rank > 1 ? nest.strides[0][1] : 0};
-        copy_block(nest.item[0], strided, {buffers[0], nest.item[0], columns * nest.item[0]}, rows,
-                   columns);
+        copy_block(nest.item[0], strided, {buffers.data[0], nest.item[0], columns * nest.item[0]},
+                   rows, columns);
     }
 }
 
@@ -271,15 +290,15 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     if (nest.empty) return;
     BlockPlan<N> plan(nest);
     if (plan.any_buffered) {
-        for_blocks<N>(nest, plan.rows, plan.columns, grain,
-                      [&](char* const* data, int64_t rows, int64_t columns) {
-                          run_block<N>(nest, plan, row, data, rows, columns);
-                      });
+        auto body = [&](char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers) {
+            run_block<N>(nest, plan, row, data, rows, columns, buffers);
+        };
+        for_blocks<N, Buffers<N>>(nest, plan.rows, plan.columns, grain, body);
     } else {
-        for_blocks<N>(nest, plan.rows, plan.columns, grain,
-                      [&](char* const* data, int64_t rows, int64_t columns) {
-                          row(data, plan.repeated, rows * columns);
-                      });
+        auto body = [&](char* const* data, int64_t rows, int64_t columns, NoScratch) {
+            row(data, plan.repeated, rows * columns);
+        };
+        for_blocks<N>(nest, plan.rows, plan.columns, grain, body);
     }
 }
 

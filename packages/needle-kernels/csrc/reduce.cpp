@@ -3,7 +3,7 @@
 // Two strategies, by the memory order of the input: where a reduced axis is the innermost, each
 // result is folded along runs of it; where a kept axis is, whole rows of results are accumulated at
 // once. Either way the reduced elements, counted in one sequence, are folded pairwise above small
-// leaves. float is summed in double. So |error| <= (64 + log2 n) 2^-53 sum|x|, plus half a unit in
+// leaves. float is summed in double. So |error| <= (256 + log2 n) 2^-53 sum|x|, plus half a unit in
 // the last place of a float result.
 //
 // The order of operations depends on shapes and strides only, never on the number of threads.
@@ -187,6 +187,7 @@ struct Reducer {
     using Acc = typename Op::template Acc<T>;
     static constexpr int64_t leaf_elements = 512;
     static constexpr int64_t leaf_rows = 128;
+    static constexpr int64_t leaf_vectors = 128;
 
     const Plan& plan;
 
@@ -199,23 +200,32 @@ struct Reducer {
         return x[0];
     }
 
-    static Acc fold_contiguous(const T* p, int64_t n)
+    // Pairwise above leaves of a few vectors; lanes stay apart.
+    static Vec<Acc> fold_vectors(const T* p, int64_t count)
     {
         constexpr int64_t step = lanes<Acc>;
-        Acc result = Op::template identity<Acc>;
-        int64_t i = 0;
-        if (n >= step) {
-            Vec<Acc> a = broadcast(result), b = a, c = a, d = a;
-            for (; i + 4 * step <= n; i += 4 * step) {
-                a = Op::apply(a, load_as(p + i, Acc{}));
-                b = Op::apply(b, load_as(p + i + step, Acc{}));
-                c = Op::apply(c, load_as(p + i + 2 * step, Acc{}));
-                d = Op::apply(d, load_as(p + i + 3 * step, Acc{}));
-            }
-            for (; i + step <= n; i += step) a = Op::apply(a, load_as(p + i, Acc{}));
-            result = fold_lanes(Op::apply(Op::apply(a, b), Op::apply(c, d)));
+        if (count > leaf_vectors) {
+            int64_t half = ceil_div(count / 2, leaf_vectors) * leaf_vectors;
+            return Op::apply(fold_vectors(p, half), fold_vectors(p + half * step, count - half));
         }
-        for (; i < n; ++i) result = Op::apply(result, Acc(p[i]));
+        Vec<Acc> a = broadcast(Op::template identity<Acc>), b = a, c = a, d = a;
+        int64_t i = 0;
+        for (; i + 4 <= count; i += 4, p += 4 * step) {
+            a = Op::apply(a, load_as(p, Acc{}));
+            b = Op::apply(b, load_as(p + step, Acc{}));
+            c = Op::apply(c, load_as(p + 2 * step, Acc{}));
+            d = Op::apply(d, load_as(p + 3 * step, Acc{}));
+        }
+        for (; i < count; ++i, p += step) a = Op::apply(a, load_as(p, Acc{}));
+        return Op::apply(Op::apply(a, b), Op::apply(c, d));
+    }
+
+    static Acc fold_contiguous(const T* p, int64_t n)
+    {
+        int64_t vectors = n / lanes<Acc>;
+        Acc result =
+            vectors > 0 ? fold_lanes(fold_vectors(p, vectors)) : Op::template identity<Acc>;
+        for (int64_t i = vectors * lanes<Acc>; i < n; ++i) result = Op::apply(result, Acc(p[i]));
         return result;
     }
 
@@ -273,11 +283,14 @@ struct Reducer {
     // One result, of the reduced elements [begin, end).
     Acc fold(const T* base, int64_t begin, int64_t end) const
     {
-        if (end - begin > leaf_elements) {
-            int64_t mid = middle(begin, end, leaf_elements);
+        const Axis& inner = plan.reduced.axis[0];
+        if (plan.reduced.rank == 1 && inner.in == 1)
+            return fold_contiguous(base + begin, end - begin);
+        int64_t leaf = inner.in == 1 ? max64(leaf_elements, 4 * inner.size) : leaf_elements;
+        if (end - begin > leaf) {
+            int64_t mid = middle(begin, end, leaf);
             return Op::apply(fold(base, begin, mid), fold(base, mid, end));
         }
-        const Axis& inner = plan.reduced.axis[0];
         if (plan.reduced.rank == 1) return fold_run(base + begin * inner.in, inner.in, end - begin);
         Acc result = Op::template identity<Acc>;
         for_runs(base, begin, end, [&](const T* p, int64_t stride, int64_t n) {

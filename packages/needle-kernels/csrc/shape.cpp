@@ -1,6 +1,7 @@
 // copy and fill: moving elements between any two layouts, with a cast where the dtypes differ.
 #include "families.h"
 #include "loops.h"
+#include "simd.h"
 
 namespace needle::NEEDLE_TARGET {
 
@@ -94,6 +95,18 @@ void transpose_block(Item* out, int64_t out_row, const Item* in, int64_t in_colu
         for (int64_t c = 0; c < columns; ++c) out[r * out_row + c] = in[r + c * in_column];
 }
 
+// Each row of the dense `out` is one value of `in`. Rows shorter than a vector are written as a
+// whole vector, whose excess the next rows overwrite; only the last rows need care.
+template <class Item>
+void spread_column(Item* out, const Item* in, int64_t in_row, int64_t rows, int64_t columns)
+{
+    int64_t r = 0;
+    if constexpr (sizeof(Item) > 1)
+        for (; r * columns + lanes<Item> <= rows * columns; ++r)
+            store(out + r * columns, broadcast(in[r * in_row]));
+    for (; r < rows; ++r) fill_row(out + r * columns, in[r * in_row], columns);
+}
+
 template <class Item>
 void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns)
 {
@@ -111,6 +124,10 @@ void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns)
     int64_t from_column = in.column_stride / item, from_row = in.row_stride / item;
     if (to_column == 1 && from_row == 1 && from_column != 1 && rows > 1) {
         transpose_block(to, to_row, from, from_column, rows, columns);
+        return;
+    }
+    if (to_column == 1 && from_column == 0 && to_row == columns && columns <= lanes<Item>) {
+        spread_column(to, from, from_row, rows, columns);
         return;
     }
     for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
@@ -149,11 +166,11 @@ void move_items(Nest<2>& nest)
     int64_t item = nest.item[0];
     int64_t out_row = nest.rank > 1 ? nest.strides[0][1] : 0,
             in_row = nest.rank > 1 ? nest.strides[1][1] : 0;
-    for_blocks<2>(nest, rows, columns, grain_bytes / item,
-                  [&](char* const* data, int64_t block_rows, int64_t block_columns) {
-                      copy_block(item, {data[0], nest.strides[0][0], out_row},
-                                 {data[1], nest.strides[1][0], in_row}, block_rows, block_columns);
-                  });
+    auto body = [&](char* const* data, int64_t block_rows, int64_t block_columns, NoScratch) {
+        copy_block(item, {data[0], nest.strides[0][0], out_row},
+                   {data[1], nest.strides[1][0], in_row}, block_rows, block_columns);
+    };
+    for_blocks<2>(nest, rows, columns, grain_bytes / item, body);
 }
 
 // ---- casts

@@ -94,20 +94,28 @@ inline void store_first(T* p, Vec<T> v, int64_t n)
     std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T));
 }
 
-// As many floats as a vector has doubles.
-typedef float HalfVec __attribute__((vector_size(NEEDLE_VECTOR_BYTES / 2)));
-
+// As many floats as a vector has doubles, as doubles. (gcc converts 512-bit vectors in halves unless told.)
 inline Vec<double> load_widened(const float* p)
 {
-    HalfVec half;
+#if defined(__AVX512F__)
+    return (Vec<double>)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));
+#else
+    typedef float Half __attribute__((vector_size(NEEDLE_VECTOR_BYTES / 2)));
+    Half half;
     std::memcpy(&half, p, sizeof(half));
     return __builtin_convertvector(half, Vec<double>);
+#endif
 }
 
 inline void store_narrowed(float* p, Vec<double> v)
 {
-    HalfVec half = __builtin_convertvector(v, HalfVec);
+#if defined(__AVX512F__)
+    _mm256_storeu_ps(p, _mm512_maskz_cvtpd_ps(0xff, (__m512d)v));
+#else
+    typedef float Half __attribute__((vector_size(NEEDLE_VECTOR_BYTES / 2)));
+    Half half = __builtin_convertvector(v, Half);
     std::memcpy(p, &half, sizeof(half));
+#endif
 }
 
 // The sum of all lanes, pairwise.

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 INTS = ("uint8", "int32", "int64")
 # Around the lanes of every target and around the blocks that threads share.
-SIZES = (0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1023, 1025, 4097, 140_001)
+SIZES = (0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1023, 1025, 4097, 40_001)
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:

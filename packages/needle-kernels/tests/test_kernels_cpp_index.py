@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 DTYPES = (*FLOATS, "int32", "int64", "uint8", "bool")
 LAYOUTS = ("compact", "permuted", "sliced", "reversed")
-# rows of the table, columns, ids: narrow, wide, none, a single column, enough for threads
+# Rows of the table, columns, ids: narrow, wide, none, a single column, enough for threads.
 SIZES = (
     (7, 3, 20),
     (50, 200, 700),
