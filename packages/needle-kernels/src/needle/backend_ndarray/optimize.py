@@ -20,7 +20,7 @@ Groups: TypeAlias = dict[tuple[Device, DType], list[NDArray]]
 
 def sgd(
     params: Sequence[NDArray],
-    momenta: Sequence[NDArray],
+    momenta: Sequence[NDArray] | None,
     grads: Sequence[NDArray],
     lr: float,
     momentum: float,
@@ -28,7 +28,7 @@ def sgd(
 ) -> None:
     """u = momentum u + (1 - momentum) (g + weight_decay w); w = w - lr u, for every parameter.
 
-    Writes w (params) and u (momenta).
+    Writes w (params) and u (momenta). Without momentum, momenta may be None: u is not kept.
 
     Raises:
         ShapeError: a parameter, its momentum and its gradient differ in shape.
@@ -95,24 +95,34 @@ def _by_kind(op: str, arrays: Sequence[NDArray]) -> Groups:
     return groups
 
 
-def _update(op: str, columns: Sequence[Sequence[NDArray]], scalars: tuple[float, ...]) -> None:
-    """Runs an optimizer kernel on the rows of `columns`; the last column is only read."""
-    if len({len(column) for column in columns}) != 1:
+def _update(
+    op: str, columns: Sequence[Sequence[NDArray] | None], scalars: tuple[float, ...]
+) -> None:
+    """Runs an optimizer kernel on the rows of `columns`; the last column is only read.
+
+    A column that is None is absent from every row.
+    """
+    there = [column for column in columns if column is not None]
+    if len({len(column) for column in there}) != 1:
         raise ShapeError(
-            f"{op}: lengths differ: got {[len(c) for c in columns]} arrays: need equally many"
+            f"{op}: lengths differ: got {[len(c) for c in there]} arrays: need equally many"
         )
     groups: Groups = {}
-    for row in zip(*columns, strict=True):
+    for row in zip(*there, strict=True):
         kind = check_floats(op, *row)
         for array in row[1:]:
             check_shape(op, "an array", array, row[0]._shape)
         for array in row[:-1]:
             check_writable(op, array)
         groups.setdefault(kind, []).extend(row)
-    width = len(columns)
+    width = len(there)
     for (device, _), arrays in groups.items():
         dense = _same_layout(arrays, width)
-        device.launch(KERNEL[op], tuple(dense), scalars)
+        operands: list[NDArray | None] = []
+        for k in range(0, len(dense), width):
+            present = iter(dense[k : k + width])
+            operands.extend(None if column is None else next(present) for column in columns)
+        device.launch(KERNEL[op], tuple(operands), scalars)
         for k in range(width - 1):
             _store(arrays[k::width], dense[k::width])
 

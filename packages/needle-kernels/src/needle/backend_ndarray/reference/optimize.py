@@ -10,14 +10,16 @@ from needle.backend_ndarray.reference.types import Array
 
 
 def sgd(*operands: Any) -> None:
-    """[w, u, g] of each parameter; lr, momentum, weight_decay.
+    """[w, u, g] of each parameter; lr, momentum, weight_decay. Without momentum u may be None.
 
     u = momentum * u + (1 - momentum) * (g + weight_decay * w)        w = w - lr * u
     """
     arrays, (lr, momentum, weight_decay) = operands[:-3], operands[-3:]
     for w, u, g in zip(arrays[0::3], arrays[1::3], arrays[2::3], strict=True):
-        u[...] = momentum * u + (1 - momentum) * (g + weight_decay * w)
-        w -= lr * u
+        decayed = g + weight_decay * w
+        if u is not None:
+            u[...] = momentum * u + (1 - momentum) * decayed
+        w -= lr * (decayed if u is None else u)
 
 
 def adam(*operands: Any) -> None:
