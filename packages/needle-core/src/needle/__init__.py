@@ -1,0 +1,191 @@
+"""needle: a deep-learning framework small enough to read, fast enough to use.
+
+`import needle as ndl` gives Tensor and its operations, devices and initialisers. `ndl.nn`,
+`ndl.optim`, `ndl.data` and `ndl.apps` come from distributions of their own and load on first use.
+"""
+
+__path__ = __import__("pkgutil").extend_path(__path__, __name__)
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from . import autograd, backend_ndarray, init, ops
+from .autograd import Tensor, TensorTuple, no_grad
+from .backend_ndarray import (
+    AxisError,
+    Device,
+    DeviceError,
+    DTypeError,
+    NDArray,
+    ShapeError,
+    all_devices,
+    cpu,
+    cpu_numpy,
+    cuda,
+    default_device,
+    num_threads,
+    set_num_threads,
+    show_config,
+)
+from .init import ones, ones_like, zeros, zeros_like
+from .ops import (
+    add,
+    add_scalar,
+    astype,
+    batch_norm,
+    batch_norm_eval,
+    broadcast_to,
+    concatenate,
+    conv,
+    dilate,
+    divide,
+    divide_scalar,
+    embedding,
+    exp,
+    flip,
+    fused_add_scalars,
+    getitem,
+    layer_norm,
+    linear,
+    log,
+    logsoftmax,
+    logsumexp,
+    lstm,
+    make_tuple,
+    matmul,
+    max,
+    maximum,
+    mean,
+    mul_scalar,
+    multiply,
+    negate,
+    permute,
+    power,
+    power_scalar,
+    relu,
+    reshape,
+    rnn,
+    sigmoid,
+    softmax,
+    softmax_cross_entropy,
+    split,
+    sqrt,
+    stack,
+    subtract,
+    summation,
+    tanh,
+    transpose,
+    tuple_get_item,
+    undilate,
+)
+
+if _TYPE_CHECKING:
+    from . import apps, data, nn, optim
+
+__version__ = "0.1.0"
+
+_SHIPPED_BY = {
+    "nn": "needle-nn",
+    "optim": "needle-nn",
+    "data": "needle-data",
+    "apps": "needle-apps",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    """Loads a package of another distribution when it is first used."""
+    distribution = _SHIPPED_BY.get(name)
+    if distribution is None:
+        raise AttributeError(f"module 'needle' has no attribute {name!r}")
+    try:
+        return _import_module(f"needle.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"needle.{name}":
+            raise
+        raise ImportError(
+            f"needle.{name} is not installed: it is part of {distribution}: "
+            f"pip install {distribution}"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    """The public names, the packages of other distributions too."""
+    return sorted({*globals(), *_SHIPPED_BY})
+
+
+__all__ = [
+    "AxisError",
+    "DTypeError",
+    "Device",
+    "DeviceError",
+    "NDArray",
+    "ShapeError",
+    "Tensor",
+    "TensorTuple",
+    "add",
+    "add_scalar",
+    "all_devices",
+    "astype",
+    "autograd",
+    "backend_ndarray",
+    "batch_norm",
+    "batch_norm_eval",
+    "broadcast_to",
+    "concatenate",
+    "conv",
+    "cpu",
+    "cpu_numpy",
+    "cuda",
+    "default_device",
+    "dilate",
+    "divide",
+    "divide_scalar",
+    "embedding",
+    "exp",
+    "flip",
+    "fused_add_scalars",
+    "getitem",
+    "init",
+    "layer_norm",
+    "linear",
+    "log",
+    "logsoftmax",
+    "logsumexp",
+    "lstm",
+    "make_tuple",
+    "matmul",
+    "max",
+    "maximum",
+    "mean",
+    "mul_scalar",
+    "multiply",
+    "negate",
+    "no_grad",
+    "num_threads",
+    "ones",
+    "ones_like",
+    "ops",
+    "permute",
+    "power",
+    "power_scalar",
+    "relu",
+    "reshape",
+    "rnn",
+    "set_num_threads",
+    "show_config",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy",
+    "split",
+    "sqrt",
+    "stack",
+    "subtract",
+    "summation",
+    "tanh",
+    "transpose",
+    "tuple_get_item",
+    "undilate",
+    "zeros",
+    "zeros_like",
+]

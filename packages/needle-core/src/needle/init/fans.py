@@ -1,0 +1,118 @@
+"""Initial weights whose scale depends on how many inputs and outputs a layer has.
+
+Each function returns a (fan_in, fan_out) Tensor, or one of `shape`. With `shape` the fans given
+are ignored: they are prod(shape[:-2]) times shape[-2] and shape[-1], so for a convolution's weight
+(K, K, C_in, C_out) fan_in is K * K * C_in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..autograd import Tensor
+from ..backend_ndarray import ShapeError
+from ..backend_ndarray.layout import as_shape
+from .basic import rand, randn
+
+GAIN = {"relu": math.sqrt(2.0)}
+
+
+def _fans(
+    op: str, fan_in: int, fan_out: int, shape: Sequence[int] | None
+) -> tuple[int, int, tuple[int, ...]]:
+    """The fans that count, and the shape of the weight.
+
+    Raises:
+        ShapeError: a fan is below 1, or the shape has fewer than two axes.
+    """
+    if shape is None:
+        sizes = as_shape(op, (fan_in, fan_out))
+    else:
+        sizes = as_shape(op, shape)
+        if len(sizes) < 2:
+            raise ShapeError(f"{op}: too few axes: got shape {sizes}: need at least two")
+        field = math.prod(sizes[:-2])
+        fan_in, fan_out = field * sizes[-2], field * sizes[-1]
+    if fan_in < 1 or fan_out < 1:
+        raise ShapeError(f"{op}: got fan_in {fan_in}, fan_out {fan_out}: need both >= 1")
+    return fan_in, fan_out, sizes
+
+
+def _gain(op: str, nonlinearity: str) -> float:
+    if nonlinearity not in GAIN:
+        raise ValueError(f"{op}: unknown nonlinearity: got {nonlinearity!r}: need 'relu'")
+    return GAIN[nonlinearity]
+
+
+def xavier_uniform(
+    fan_in: int,
+    fan_out: int,
+    gain: float = 1.0,
+    shape: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Uniform in +-gain * sqrt(6 / (fan_in + fan_out)).
+
+    Takes `device`, `dtype` and `requires_grad` too.
+
+    Source: Glorot and Bengio, 2010, equation 16.
+    """
+    fan_in, fan_out, sizes = _fans("xavier_uniform", fan_in, fan_out, shape)
+    bound = gain * math.sqrt(6.0 / (fan_in + fan_out))
+    return rand(*sizes, low=-bound, high=bound, **kwargs)
+
+
+def xavier_normal(
+    fan_in: int,
+    fan_out: int,
+    gain: float = 1.0,
+    shape: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Normal with standard deviation gain * sqrt(2 / (fan_in + fan_out)).
+
+    Takes `device`, `dtype` and `requires_grad` too.
+
+    Source: Glorot and Bengio, 2010, equation 12.
+    """
+    fan_in, fan_out, sizes = _fans("xavier_normal", fan_in, fan_out, shape)
+    return randn(*sizes, std=gain * math.sqrt(2.0 / (fan_in + fan_out)), **kwargs)
+
+
+def kaiming_uniform(
+    fan_in: int,
+    fan_out: int,
+    shape: Sequence[int] | None = None,
+    nonlinearity: str = "relu",
+    **kwargs: Any,
+) -> Tensor:
+    """Uniform in +-sqrt(2) * sqrt(3 / fan_in).
+
+    Takes `device`, `dtype` and `requires_grad` too.
+
+    Source: He et al., 2015, equation 10.
+    """
+    gain = _gain("kaiming_uniform", nonlinearity)
+    fan_in, _, sizes = _fans("kaiming_uniform", fan_in, fan_out, shape)
+    bound = gain * math.sqrt(3.0 / fan_in)
+    return rand(*sizes, low=-bound, high=bound, **kwargs)
+
+
+def kaiming_normal(
+    fan_in: int,
+    fan_out: int,
+    shape: Sequence[int] | None = None,
+    nonlinearity: str = "relu",
+    **kwargs: Any,
+) -> Tensor:
+    """Normal with standard deviation sqrt(2) / sqrt(fan_in).
+
+    Takes `device`, `dtype` and `requires_grad` too.
+
+    Source: He et al., 2015, equation 10.
+    """
+    gain = _gain("kaiming_normal", nonlinearity)
+    fan_in, _, sizes = _fans("kaiming_normal", fan_in, fan_out, shape)
+    return randn(*sizes, std=gain / math.sqrt(fan_in), **kwargs)

@@ -1,0 +1,133 @@
+"""Convolution over images, channels last."""
+
+from __future__ import annotations
+
+from .. import backend_ndarray as nd
+from ..autograd import Spec, Tensor, TensorOp
+from ..backend_ndarray import NDArray
+from ..backend_ndarray.conv import conv_output_shape
+from ..backend_ndarray.layout import Shape, as_ints
+from .common import check_floats, check_shape, present
+from .matmul import matmul
+from .reduce import summation
+from .shape import PutItem, concatenate, getitem, reshape
+
+
+class Conv(TensorOp):
+    """y[n, i, j, o] = bias[o] + sum over u, v, c of x[n, s i + u, s j + v, c] * w[u, v, c, o].
+
+    x (N, H, W, C_in) has `padding` zeros on every side, w (K, K, C_in, C_out), s is the stride;
+    the result is (N, OH, OW, C_out) with OH = (H + 2 padding - K) // stride + 1.
+    """
+
+    name = "conv"
+    saves = (0, 1)
+
+    def __init__(self, stride: int = 1, padding: int = 0) -> None:
+        (self.stride,) = as_ints("conv", stride)
+        (self.padding,) = as_ints("conv", padding)
+
+    def infer(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Spec:
+        shape = conv_output_shape("conv", a.shape, b.shape, self.stride, self.padding)
+        check_shape("conv", "bias", bias, b.shape[3:])
+        return Spec(shape, check_floats("conv", a, b, bias))
+
+    def compute(self, a: NDArray, b: NDArray, bias: NDArray | None = None) -> NDArray:
+        return nd.conv(a, b, bias, self.stride, self.padding)
+
+    def plain(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> tuple[Tensor]:
+        """The definition in plain operations: pad, gather every kernel place, one matmul."""
+        n, height, width, channels = a.shape
+        _, rows, columns, filters = conv_output_shape(
+            "conv", a.shape, b.shape, self.stride, self.padding
+        )
+        p, s, k = self.padding, self.stride, b.shape[0]
+        inner = (slice(None), slice(p, p + height), slice(p, p + width))
+        padded = PutItem(inner, (n, height + 2 * p, width + 2 * p, channels))(a)
+        places = [
+            getitem(padded, (slice(None), slice(u, u + s * rows, s), slice(v, v + s * columns, s)))
+            for u in range(k)
+            for v in range(k)
+        ]
+        patches = reshape(concatenate(places, 3), (n * rows * columns, k * k * channels))
+        y = reshape(
+            matmul(patches, reshape(b, (k * k * channels, filters))), (n, rows, columns, filters)
+        )
+        return (y if bias is None else y + bias,)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = node.inputs[:2]
+        settings = self.stride, self.padding
+        return (
+            ConvInputGrad(x.shape, *settings)(out_grad, w) if x.requires_grad else None,
+            ConvWeightGrad(w.shape[0], *settings)(x, out_grad) if w.requires_grad else None,
+            *[summation(out_grad, (0, 1, 2)) for _ in node.inputs[2:]],
+        )
+
+
+class ConvInputGrad(TensorOp):
+    """The gradient of conv for its input; linear in dy and in w, so its gradients are convs."""
+
+    saves = (0, 1)
+
+    def __init__(self, input_shape: Shape, stride: int, padding: int) -> None:
+        self.input_shape = input_shape
+        self.settings = stride, padding
+
+    def infer(self, dy: Tensor, w: Tensor) -> Spec:
+        return Spec(self.input_shape, dy.dtype)
+
+    def compute(self, dy: NDArray, w: NDArray) -> NDArray:
+        return nd.conv_input_grad(dy, w, self.input_shape, *self.settings)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        dy, w = node.inputs
+        return (
+            Conv(*self.settings)(out_grad, w),
+            ConvWeightGrad(w.shape[0], *self.settings)(out_grad, dy),
+        )
+
+
+class ConvWeightGrad(TensorOp):
+    """The gradient of conv for its weight; linear in x and in dy, so its gradients are convs."""
+
+    saves = (0, 1)
+
+    def __init__(self, kernel_size: int, stride: int, padding: int) -> None:
+        self.kernel_size = kernel_size
+        self.settings = stride, padding
+
+    def infer(self, x: Tensor, dy: Tensor) -> Spec:
+        return Spec((self.kernel_size, self.kernel_size, x.shape[3], dy.shape[3]), x.dtype)
+
+    def compute(self, x: NDArray, dy: NDArray) -> NDArray:
+        return nd.conv_weight_grad(x, dy, self.kernel_size, *self.settings)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        x, dy = node.inputs
+        return (
+            ConvInputGrad(x.shape, *self.settings)(dy, out_grad),
+            Conv(*self.settings)(x, out_grad),
+        )
+
+
+def conv(
+    a: Tensor, b: Tensor, stride: int = 1, padding: int = 0, bias: Tensor | None = None
+) -> Tensor:
+    """Slides weight b over the images a and adds the bias; zeros lie around the images.
+
+    Args:
+        a: (N, H, W, C_in).
+        b: (K, K, C_in, C_out).
+        stride: pixels of `a` from one output pixel to the next.
+        padding: zeros on every side of `a`.
+        bias: (C_out,) or None.
+
+    Returns:
+        (N, OH, OW, C_out), OH = (H + 2 * padding - K) // stride + 1.
+
+    Raises:
+        ShapeError: shapes, stride or padding do not fit.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    return Conv(stride, padding)(*present(a, b, bias))

@@ -1,0 +1,128 @@
+"""Rows by id: embedding, and ids as Tensors."""
+
+from __future__ import annotations
+
+from .. import backend_ndarray as nd
+from ..autograd import Spec, Tensor, TensorOp
+from ..backend_ndarray import DTypeError, NDArray
+from ..backend_ndarray.checks import as_ids
+from ..backend_ndarray.dtypes import INT64
+from .common import check_floats, check_rank
+
+
+class Whole(TensorOp):
+    """Whole numbers as int64: what ids and labels are; without gradient."""
+
+    differentiable = False
+
+    def __init__(self, op: str) -> None:
+        """`op` is the user's function."""
+        self.op = op
+
+    def infer(self, ids: Tensor) -> Spec:
+        if ids.dtype.kind not in "iuf":
+            raise DTypeError(f"{self.op}: ids are not numbers: got {ids.dtype}: need integers")
+        return Spec(ids.shape, INT64)
+
+    def compute(self, ids: NDArray) -> NDArray:
+        whole = ids.astype(INT64)
+        if ids.dtype.kind == "f" and ids.size:
+            same = nd.equal(whole.astype(ids.dtype), ids)
+            if not same.min().item():
+                values = ids.numpy()
+                wrong = values[~same.numpy()].flat[0]
+                raise DTypeError(f"{self.op}: ids are not integers: got {wrong}: need whole numbers")
+        return whole
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> None:
+        return None
+
+
+def as_whole(op: str, ids: Tensor) -> Tensor:
+    """Ids of an integer or float dtype as int64.
+
+    Raises:
+        DTypeError: one is not a whole number.
+        TypeError: they are no Tensor.
+    """
+    if isinstance(ids, Tensor) and ids.dtype is INT64:
+        return ids
+    return Whole(op)(ids)
+
+
+class Embedding(TensorOp):
+    """Row ids[...] of weight (V, D) for each id: shape ids.shape + (D,)."""
+
+    name = "embedding"
+    saves = (0,)
+
+    def infer(self, ids: Tensor, weight: Tensor) -> Spec:
+        check_rank("embedding", "weight", weight, 2, "(num_embeddings, embedding_dim)")
+        dtype = check_floats("embedding", weight)
+        return Spec(ids.shape + weight.shape[1:], dtype)
+
+    def compute(self, ids: NDArray, weight: NDArray) -> NDArray:
+        return nd.gather(weight, as_ids("embedding", ids, weight.shape[0]))
+
+    def plain(self, ids: Tensor, weight: Tensor) -> tuple[Tensor]:
+        """The definition in plain operations."""
+        from .matmul import matmul
+
+        return (matmul(OneHot(weight.shape[0], weight)(ids), weight),)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[None, Tensor]:
+        ids, weight = node.inputs
+        return None, EmbeddingGrad(weight.shape[0])(ids, out_grad)
+
+
+class EmbeddingGrad(TensorOp):
+    """The sum of the rows of dy that have the same id: (num_rows, D)."""
+
+    saves = (0,)
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+
+    def infer(self, ids: Tensor, dy: Tensor) -> Spec:
+        return Spec((self.num_rows, dy.shape[-1]), dy.dtype)
+
+    def compute(self, ids: NDArray, dy: NDArray) -> NDArray:
+        return nd.scatter_add(dy, ids, self.num_rows)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[None, Tensor]:
+        return None, Embedding()(node.inputs[0], out_grad)
+
+
+class OneHot(TensorOp):
+    """1 at each id and 0 elsewhere, in the dtype of `like`: ids.shape + (count,)."""
+
+    differentiable = False
+
+    def __init__(self, count: int, like: Tensor) -> None:
+        self.count = count
+        self.dtype = like.dtype
+
+    def infer(self, ids: Tensor) -> Spec:
+        return Spec((*ids.shape, self.count), self.dtype)
+
+    def compute(self, ids: NDArray) -> NDArray:
+        return nd.one_hot(ids, self.count, self.dtype)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> None:
+        return None
+
+
+def one_hot_like(ids: Tensor, like: Tensor) -> Tensor:
+    """Rows of zeros as wide as `like` with a 1 at each id."""
+    return OneHot(like.shape[-1], like)(ids)
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """Row ids[...] of weight (num_embeddings, embedding_dim): ids.shape + (embedding_dim,).
+
+    Raises:
+        ShapeError: weight has not two axes.
+        DTypeError: weight is not floats, or ids not whole numbers.
+        IndexError: an id is outside 0 .. num_embeddings - 1.
+    """
+    return Embedding()(as_whole("embedding", ids), weight)

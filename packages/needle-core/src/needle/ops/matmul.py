@@ -1,0 +1,149 @@
+"""Matrix products and the linear layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+from .. import backend_ndarray as nd
+from ..autograd import Spec, Tensor, TensorOp
+from ..backend_ndarray import NDArray, ShapeError
+from ..backend_ndarray.dtypes import promote
+from ..backend_ndarray.layout import broadcast_shapes
+from .common import check_floats, present, unbroadcast
+from .elementwise import add
+from .reduce import summation
+from .shape import reshape, transpose
+
+
+class MatMul(TensorOp):
+    """a @ b: (..., M, K) times (..., K, N); the leading axes broadcast."""
+
+    name = "matmul"
+    saves = (0, 1)
+
+    def infer(self, a: Tensor, b: Tensor) -> Spec:
+        left, right = a.shape, b.shape
+        if len(left) < 2 or len(right) < 2:
+            raise ShapeError(
+                f"matmul: an operand is no matrix: got a {left}, b {right}: need two axes or more"
+            )
+        if left[-1] != right[-2]:
+            raise ShapeError(
+                f"matmul: inner sizes differ: a is {left}, b is {right}: "
+                "need a.shape[-1] == b.shape[-2]"
+            )
+        lead = broadcast_shapes("matmul", left[:-2], right[:-2])
+        return Spec((*lead, left[-2], right[-1]), promote(a.dtype, b.dtype))
+
+    def compute(self, a: NDArray, b: NDArray) -> NDArray:
+        return nd.matmul(a, b)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = node.inputs
+        return (
+            unbroadcast(self(out_grad, transpose(b)), a) if a.requires_grad else None,
+            unbroadcast(self(transpose(a), out_grad), b) if b.requires_grad else None,
+        )
+
+
+class Linear(TensorOp):
+    """x @ weight + bias in one kernel: x (..., K), weight (K, N), bias (N,) or (1, N) or none."""
+
+    name = "linear"
+    saves = (0, 1)
+
+    def infer(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Spec:
+        dtype = check_floats("linear", x, weight, bias)
+        if len(weight.shape) != 2 or not x.shape or x.shape[-1] != weight.shape[0]:
+            raise ShapeError(
+                f"linear: inner sizes differ: x is {x.shape}, weight is {weight.shape}: "
+                "need x (..., K) and weight (K, N)"
+            )
+        columns = weight.shape[1]
+        if bias is not None and bias.shape not in ((columns,), (1, columns)):
+            raise ShapeError(
+                f"linear: bias does not fit: got {bias.shape} for weight {weight.shape}: "
+                f"need ({columns},) or (1, {columns})"
+            )
+        return Spec((*x.shape[:-1], columns), dtype)
+
+    def compute(self, x: NDArray, weight: NDArray, bias: NDArray | None = None) -> NDArray:
+        rows = x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        if bias is not None and bias.ndim == 2:
+            bias = bias[0]
+        y = nd.matmul(rows, weight, bias)
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[1])
+
+    @staticmethod
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The definition in plain operations."""
+        y = matmul(x, weight)
+        return y if bias is None else add(y, bias)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = node.inputs[:2]
+        rows = math.prod(out_grad.shape[:-1])
+        flat = reshape(out_grad, (rows, weight.shape[1]))
+        dx = dw = None
+        if x.requires_grad:
+            dx = reshape(matmul(flat, transpose(weight)), x.shape)
+        if weight.requires_grad:
+            dw = matmul(transpose(reshape(x, (rows, weight.shape[0]))), flat)
+        db = [reshape(summation(flat, 0), bias.shape) for bias in node.inputs[2:]]
+        return (dx, dw, *db)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b; the leading axes broadcast. An operand with one axis is a row on the left, a column
+    on the right, and that axis is dropped from the result, as in NumPy.
+
+    Raises:
+        ShapeError: the shapes do not fit.
+    """
+    left, right = len(a.shape), len(b.shape)
+    if left > 1 and right > 1:
+        return MatMul()(a, b)
+    if not left or not right:
+        raise ShapeError(
+            f"matmul: an operand has no axes: got a {a.shape}, b {b.shape}: "
+            "need at least one axis (use * for scalars)"
+        )
+    _check_vectors(a, b)
+    rows = reshape(a, (1, *a.shape)) if left == 1 else a
+    columns = reshape(b, (*b.shape, 1)) if right == 1 else b
+    product = MatMul()(rows, columns)
+    shape = product.shape[: -2 if left == 1 else -1] + (() if right == 1 else product.shape[-1:])
+    return reshape(product, shape)
+
+
+def _check_vectors(a: Tensor, b: Tensor) -> None:
+    """The inner sizes, in the shapes that the user gave."""
+    inner = -1 if len(b.shape) == 1 else -2
+    if a.shape[-1] != b.shape[inner]:
+        raise ShapeError(
+            f"matmul: inner sizes differ: a is {a.shape}, b is {b.shape}: "
+            f"need a.shape[-1] == b.shape[{inner}]"
+        )
+
+
+def no_scalar_matmul(a: Tensor, scalar: Any) -> NoReturn:
+    """Refuses a @ scalar.
+
+    Raises:
+        ShapeError: always.
+    """
+    raise ShapeError(
+        f"matmul: an operand has no axes: got {a.shape} and the number {scalar}: "
+        "need at least one axis (use * for scalars)"
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight + bias: x (..., K), weight (K, N), bias (N,) or (1, N).
+
+    Raises:
+        ShapeError: the shapes do not fit.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    return Linear()(*present(x, weight, bias))

@@ -1,0 +1,224 @@
+"""Batch and layer normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import backend_ndarray as nd
+from .. import engine
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
+from ..backend_ndarray import NDArray, ShapeError
+from . import elementwise
+from .common import check_floats, check_shape
+from .elementwise import sqrt
+from .fused import FusedBackward, item
+from .reduce import mean
+from .shape import reshape
+
+
+def _check_batch(op: str, x: Tensor, **per_channel: Tensor) -> None:
+    if len(x.shape) not in (2, 4):
+        raise ShapeError(
+            f"{op}: x has the wrong number of axes: got {x.shape}: need (N, C) or (N, C, H, W)"
+        )
+    for name, value in per_channel.items():
+        check_shape(op, name, value, x.shape[1:2])
+    check_floats(op, x, *per_channel.values())
+
+
+def _per_channel(value: Tensor, rank: int) -> Tensor:
+    """(C,) as (1, C) or (1, C, 1, 1)."""
+    return reshape(value, (1, -1, *(1,) * (rank - 2)))
+
+
+def _scale(x: Tensor, centre: Tensor, var: Tensor, eps: float) -> Tensor:
+    return (x - centre) / sqrt(var + eps)
+
+
+class BatchNorm(TensorTupleOp):
+    """y = weight * (x - mean) / sqrt(var + eps) + bias, and mean and (biased) var of the batch.
+
+    x (N, C) or (N, C, H, W); the mean is over everything but C. With `relu`, y = max(y, 0).
+
+    Source: Ioffe and Szegedy, Batch Normalization, ICML 2015.
+    """
+
+    name = "batch_norm"
+
+    def __init__(self, eps: float = 1e-5, relu: bool = False) -> None:
+        self.eps = eps
+        self.relu = relu
+
+    def infer(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Spec, Spec, Spec]:
+        _check_batch("batch_norm", x, weight=weight, bias=bias)
+        if 0 in x.shape[:1] + x.shape[2:]:
+            raise ShapeError(
+                f"batch_norm: nothing to average: got {x.shape}: need at least one value per channel"
+            )
+        channels = Spec(x.shape[1:2], x.dtype)
+        return Spec(x.shape, x.dtype), channels, channels
+
+    def compute(
+        self, x: NDArray, weight: NDArray, bias: NDArray
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        return nd.batch_norm(x, weight, bias, self.eps, self.relu)
+
+    @staticmethod
+    def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of each channel, in plain operations."""
+        axes = (0, *range(2, len(x.shape)))
+        centre = mean(x, axes)
+        apart = x - _per_channel(centre, len(x.shape))
+        return centre, mean(apart * apart, axes)
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The definition in plain operations."""
+        rank = len(x.shape)
+        centre, var = self.statistics(x)
+        y = _scale(x, _per_channel(centre, rank), _per_channel(var, rank), self.eps)
+        y = y * _per_channel(weight, rank) + _per_channel(bias, rank)
+        return (elementwise.relu(y) if self.relu else y), centre, var
+
+    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
+        inputs: Any = node.inputs
+        dy, *of_statistics = out_grad
+        grads: list[Tensor | None] = [None, None, None]
+        if dy is not None:
+            kept = [item(node, i) for i in range(3)]
+            grads = list(BatchNormBackward.apply(self, inputs, (dy, None, None), kept))
+        if any(part is not None for part in of_statistics):
+            (more,) = engine.plain_vjp(self.statistics, inputs[:1], of_statistics)
+            grads[0] = more if grads[0] is None else grads[0] + more
+        return tuple(grads)
+
+
+class BatchNormBackward(FusedBackward):
+    """The gradients of batch_norm for x, weight and bias, given that of y."""
+
+    def compute(self, *args: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        x, weight, _, dy, y, centre, var = args
+        return nd.batch_norm_grad(dy, x, y, centre, var, weight, self.op.eps, self.op.relu)
+
+
+class BatchNormEval(TensorOp):
+    """batch_norm with a given mean and variance."""
+
+    name = "batch_norm_eval"
+
+    def __init__(self, eps: float = 1e-5, relu: bool = False) -> None:
+        self.eps = eps
+        self.relu = relu
+
+    def infer(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Spec:
+        _check_batch("batch_norm_eval", x, mean=mean, var=var, weight=weight, bias=bias)
+        return Spec(x.shape, x.dtype)
+
+    def compute(
+        self, x: NDArray, mean: NDArray, var: NDArray, weight: NDArray, bias: NDArray
+    ) -> NDArray:
+        return nd.batch_norm_eval(x, mean, var, weight, bias, self.eps, self.relu)
+
+    def plain(self, x: Tensor, *per_channel: Tensor) -> tuple[Tensor]:
+        """The definition in plain operations."""
+        centre, var, weight, bias = (_per_channel(value, len(x.shape)) for value in per_channel)
+        y = _scale(x, centre, var, self.eps) * weight + bias
+        return (elementwise.relu(y) if self.relu else y,)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        inputs: Any = node.inputs
+        return engine.plain_vjp(self.plain, inputs, (out_grad,))
+
+
+class LayerNorm(TensorTupleOp):
+    """y = weight * (x - mean) / sqrt(var + eps) + bias along the last axis; hidden: mean, var.
+
+    Source: Ba, Kiros and Hinton, Layer Normalization, arXiv:1607.06450.
+    """
+
+    name = "layer_norm"
+    hidden = 2
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        self.eps = eps
+
+    def infer(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Spec, Spec, Spec]:
+        if not x.shape or x.shape[-1] == 0:
+            raise ShapeError(
+                f"layer_norm: nothing to average: got {x.shape}: need (..., D) with D >= 1"
+            )
+        check_shape("layer_norm", "weight", weight, x.shape[-1:])
+        check_shape("layer_norm", "bias", bias, x.shape[-1:])
+        dtype = check_floats("layer_norm", x, weight, bias)
+        rows = Spec(x.shape[:-1], dtype)
+        return Spec(x.shape, dtype), rows, rows
+
+    def compute(
+        self, x: NDArray, weight: NDArray, bias: NDArray
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        return nd.layer_norm(x, weight, bias, self.eps)
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+        """The definition in plain operations."""
+        centre = mean(x, -1, keepdims=True)
+        var = mean((x - centre) * (x - centre), -1, keepdims=True)
+        return (_scale(x, centre, var, self.eps) * weight + bias,)
+
+    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, ...]:
+        kept = [item(node, 1), item(node, 2)]
+        return LayerNormBackward.apply(self, node.inputs, out_grad[:1], kept).tuple()
+
+
+class LayerNormBackward(FusedBackward):
+    """The gradients of layer_norm for x, weight and bias."""
+
+    def compute(self, *args: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        x, weight, _, dy, centre, var = args
+        return nd.layer_norm_grad(dy, x, centre, var, weight, self.op.eps)
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, relu: bool = False
+) -> TensorTuple:
+    """Normalises each channel over the batch: the TensorTuple (y, mean, var).
+
+    Args:
+        x: (N, C) or (N, C, H, W); y has its shape.
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
+        relu: y = max(y, 0).
+
+    Raises:
+        ShapeError: shapes do not fit, or a channel has no value.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    return BatchNorm(eps, relu)(x, weight, bias)
+
+
+def batch_norm_eval(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    relu: bool = False,
+) -> Tensor:
+    """Normalises each channel with a given mean and variance, (C,) each.
+
+    Raises:
+        ShapeError: shapes do not fit.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    return BatchNormEval(eps, relu)(x, mean, var, weight, bias)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalises each row: x (..., D), weight and bias (D,).
+
+    Raises:
+        ShapeError: shapes do not fit.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    y: Tensor = LayerNorm(eps)(x, weight, bias)[0]
+    return y

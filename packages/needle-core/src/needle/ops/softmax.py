@@ -1,0 +1,154 @@
+"""Softmax, its logarithm, log-sum-exp, and the cross entropy of logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import backend_ndarray as nd
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
+from ..backend_ndarray import NDArray, ShapeError
+from ..backend_ndarray.checks import as_ids
+from ..backend_ndarray.dtypes import DType
+from .common import Axes, as_float, check_floats, check_rank, check_shape, unbroadcast
+from .elementwise import exp
+from .fused import FusedBackward, item
+from .index import as_whole, one_hot_like
+from .reduce import Reduction, mean, summation
+
+
+class LogSumExp(Reduction):
+    """log(sum(exp(a))) over axes, without overflow."""
+
+    name = "logsumexp"
+    saves = (0, -1)
+
+    def result_dtype(self, dtype: DType) -> DType:
+        return as_float(dtype)
+
+    def compute(self, a: NDArray) -> NDArray:
+        return nd.logsumexp(a, self.axes, self.keepdims)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        (a,) = node.inputs
+        weights = exp(a - self.spread(node, a))
+        return unbroadcast(self.spread(out_grad, a) * weights, a)
+
+
+class RowFunction(TensorOp):
+    """A function of each row along the last axis; of integers, float64."""
+
+    saves = (-1,)
+
+    def infer(self, a: Tensor) -> Spec:
+        if not a.shape:
+            raise ShapeError(
+                f"{self.name}: the Tensor has no axes: got shape (): need at least one axis"
+            )
+        return Spec(a.shape, as_float(a.dtype))
+
+
+class Softmax(RowFunction):
+    """exp(a) / sum(exp(a)) along the last axis."""
+
+    name = "softmax"
+
+    def compute(self, a: NDArray) -> NDArray:
+        return nd.softmax(a)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        weighted = out_grad * node
+        return unbroadcast(weighted - node * summation(weighted, -1, True), node.inputs[0])
+
+
+class LogSoftmax(RowFunction):
+    """a - logsumexp(a) along the last axis."""
+
+    name = "logsoftmax"
+
+    def compute(self, a: NDArray) -> NDArray:
+        return nd.logsoftmax(a)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        total = summation(out_grad, -1, True)
+        return unbroadcast(out_grad - exp(node) * total, node.inputs[0])
+
+
+class SoftmaxCrossEntropy(TensorTupleOp):
+    """The mean over rows of logsumexp(logits) - logits[label]; hidden: each row's logsumexp."""
+
+    name = "softmax_cross_entropy"
+    hidden = 1
+
+    def infer(self, logits: Tensor, labels: Tensor) -> tuple[Spec, Spec]:
+        dtype = check_floats(self.name, logits)
+        check_rank(self.name, "logits", logits, 2, "(N, classes)")
+        check_shape(self.name, "y", labels, logits.shape[:1])
+        if logits.shape[0] == 0:
+            raise ShapeError(
+                f"{self.name}: nothing to average: got logits {logits.shape}: need N >= 1"
+            )
+        return Spec((), dtype), Spec(logits.shape[:1], dtype)
+
+    def compute(self, logits: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
+        return nd.softmax_cross_entropy(logits, as_ids(self.name, labels, logits.shape[1]))
+
+    def plain(self, logits: Tensor, labels: Tensor) -> tuple[Tensor]:
+        """The definition in plain operations."""
+        chosen = summation(logits * one_hot_like(labels, logits), 1)
+        return (mean(LogSumExp(1)(logits) - chosen),)
+
+    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, None]:
+        grads = SoftmaxCrossEntropyBackward.apply(
+            self, node.inputs, out_grad[:1], [item(node, 1)]
+        )
+        return grads[0], None
+
+
+class SoftmaxCrossEntropyBackward(FusedBackward):
+    """(softmax(logits) - one_hot(labels)) * dloss / N."""
+
+    wrt = (0,)
+
+    def compute(
+        self, logits: NDArray, labels: NDArray, dloss: NDArray, lse: NDArray
+    ) -> tuple[NDArray]:
+        return (nd.softmax_cross_entropy_grad(dloss, logits, lse, labels),)
+
+
+def logsumexp(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(a))) over `axes`: None for all, an int, or a tuple.
+
+    Raises:
+        AxisError: there is no such axis.
+    """
+    return LogSumExp(axes, keepdims)(a)
+
+
+def softmax(a: Tensor) -> Tensor:
+    """exp(a) / sum(exp(a)) along the last axis.
+
+    Raises:
+        ShapeError: `a` has no axes.
+    """
+    return Softmax()(a)
+
+
+def logsoftmax(a: Tensor) -> Tensor:
+    """log(softmax(a)) along the last axis.
+
+    Raises:
+        ShapeError: `a` has no axes.
+    """
+    return LogSoftmax()(a)
+
+
+def softmax_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """The mean cross entropy in nats: logits (N, classes), y (N,) class ids; result ().
+
+    Raises:
+        ShapeError: the shapes do not fit, or N is 0.
+        DTypeError: logits are not floats, or y not whole numbers.
+        IndexError: an id is outside 0 .. classes - 1.
+    """
+    loss: Tensor = SoftmaxCrossEntropy()(logits, as_whole("softmax_cross_entropy", y))[0]
+    return loss
