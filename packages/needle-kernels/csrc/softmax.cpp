@@ -1,7 +1,324 @@
+// Softmax and its relatives. The maximum m of a row is taken out first, so exp cannot overflow:
+//     logsumexp(x) = m + log(s)    s = sum(exp(x - m))
 #include "families.h"
+#include "parallel.h"
+#include "strided.h"
+#include "vmath.h"
 
 namespace needle::NEEDLE_TARGET {
 
-void add_softmax(Table&) {}
+namespace {
+
+constexpr int64_t grain = 1 << 12;  // exponentials for which a second thread pays
+constexpr double infinity = __builtin_inf();
+
+double logarithm(double x) { return __builtin_log(x); }
+
+template <class T>
+Vec<T> larger(Vec<T> a, Vec<T> b)
+{
+    return b > a ? b : a;  // a where b is NaN; the exponentials carry the NaN on
+}
+
+template <class T>
+T largest_lane(Vec<T> v)
+{
+    T x[lanes<T>];
+    store(x, v);
+    for (int width = lanes<T> / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) x[i] = x[i + width] > x[i] ? x[i + width] : x[i];
+    return x[0];
+}
+
+// -inf for an empty row.
+template <class T>
+T largest(const Line<T>& x, int64_t size)
+{
+    constexpr T lowest = static_cast<T>(-infinity);
+    constexpr int64_t width = lanes<T>;
+    Vec<T> a = broadcast(lowest), b = a, c = a, d = a;
+    int64_t i = 0;
+    for (; i + 4 * width <= size; i += 4 * width) {
+        a = larger<T>(a, x.load(i, width));
+        b = larger<T>(b, x.load(i + width, width));
+        c = larger<T>(c, x.load(i + 2 * width, width));
+        d = larger<T>(d, x.load(i + 3 * width, width));
+    }
+    for (; i + width <= size; i += width) a = larger<T>(a, x.load(i, width));
+    if (i < size) b = larger<T>(b, keep_first(x.load(i, size - i), size - i, lowest));
+    return largest_lane<T>(larger<T>(larger<T>(a, b), larger<T>(c, d)));
+}
+
+template <class T>
+double sum_of_exp(const Line<T>& x, int64_t size, T shift)
+{
+    return sum_along<T>(size, [&](int64_t i, int64_t n) { return vexp<T>(x.load(i, n) - shift); });
+}
+
+// What to take out for a maximum: an infinite one would make inf - inf.
+template <class T>
+Vec<T> finite_or_zero(Vec<T> highest)
+{
+    return highest - highest == T(0) ? highest : Vec<T>{};
+}
+
+template <class T>
+T finite_or_zero(T highest)
+{
+    return highest - highest == T(0) ? highest : T(0);
+}
+
+// Calls body(T{}, row, row size) for every row of a matrix, shared by the threads.
+template <class Body>
+void for_each_row(const Array& a, const Body& body)
+{
+    parallel_for(a.shape[0], ceil_div(grain, max64(a.shape[1], 1)),
+                 [&](int64_t begin, int64_t end) {
+                     with_float(a.dtype, [&](auto zero) {
+                         for (int64_t r = begin; r < end; ++r) body(zero, r, a.shape[1]);
+                     });
+                 });
+}
+
+void softmax(const Call& call)
+{
+    for_each_row(call.arrays[1], [&](auto zero, int64_t r, int64_t size) {
+        using T = decltype(zero);
+        Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
+        T highest = largest(x, size);
+        double sum = sum_along<T>(size, [&](int64_t i, int64_t n) {
+            Vec<T> e = vexp<T>(x.load(i, n) - highest);
+            out.store(i, n, e);
+            return e;
+        });
+        T inverse = static_cast<T>(1 / sum);
+        for_vectors<T>(size,
+                       [&](int64_t i, int64_t n) { out.store(i, n, out.load(i, n) * inverse); });
+    });
+}
+
+void logsoftmax(const Call& call)
+{
+    for_each_row(call.arrays[1], [&](auto zero, int64_t r, int64_t size) {
+        using T = decltype(zero);
+        Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
+        T highest = finite_or_zero(largest(x, size));
+        T log_sum = static_cast<T>(logarithm(sum_of_exp(x, size, highest)));
+        for_vectors<T>(size, [&](int64_t i, int64_t n) {
+            out.store(i, n, (x.load(i, n) - highest) - log_sum);
+        });
+    });
+}
+
+// ---- logsumexp over any axes
+// -----------------------------------------------------------------------
+
+// Some axes of an array; neighbours that one stride serves are one axis.
+struct Axes {
+    int rank = 0;
+    int64_t size[max_rank];
+    int64_t stride[max_rank];
+
+    Axes(const Array& array, int first, int last)
+    {
+        for (int i = first; i < last; ++i) add(array.shape[i], array.strides[i]);
+        if (rank == 0) add(1, 1);
+    }
+    void add(int64_t n, int64_t step)
+    {
+        bool joins = rank > 0 && (size[rank - 1] == 1 || stride[rank - 1] == step * n);
+        if (joins && n != 1) {
+            size[rank - 1] *= n;
+            stride[rank - 1] = step;
+        } else if (n != 1 || rank == 0) {
+            size[rank] = n;
+            stride[rank++] = step;
+        }
+    }
+    int64_t inner_size() const { return size[rank - 1]; }
+    int64_t inner_stride() const { return stride[rank - 1]; }
+    int64_t count() const
+    {
+        int64_t n = 1;
+        for (int i = 0; i < rank; ++i) n *= size[i];
+        return n;
+    }
+    int64_t runs() const
+    {
+        int64_t n = 1;
+        for (int i = 0; i < rank - 1; ++i) n *= size[i];
+        return n;
+    }
+    // Of the run with this number: an innermost axis.
+    int64_t run_offset(int64_t run) const
+    {
+        int64_t offset = 0;
+        for (int i = rank - 2; i >= 0; --i) {
+            offset += run % size[i] * stride[i];
+            run /= size[i];
+        }
+        return offset;
+    }
+};
+
+int64_t element_offset(const Array& array, int rank, int64_t index)
+{
+    int64_t offset = 0;
+    for (int i = rank - 1; i >= 0; --i) {
+        offset += index % array.shape[i] * array.strides[i];
+        index /= array.shape[i];
+    }
+    return offset;
+}
+
+// Of all elements that `reduced` reaches from p.
+template <class T>
+T logsumexp_along(T* p, const Axes& reduced)
+{
+    int64_t runs = reduced.runs(), size = reduced.inner_size();
+    auto run = [&](int64_t r) {
+        return Line<T>{p + reduced.run_offset(r), reduced.inner_stride()};
+    };
+    T highest = static_cast<T>(-infinity);
+    for (int64_t r = 0; r < runs; ++r) {
+        T candidate = largest(run(r), size);
+        highest = candidate > highest ? candidate : highest;
+    }
+    highest = finite_or_zero(highest);
+    double sum = 0;
+    for (int64_t r = 0; r < runs; ++r) sum += sum_of_exp(run(r), size, highest);
+    return static_cast<T>(static_cast<double>(highest) + logarithm(sum));
+}
+
+// The same for n <= lanes neighbouring outputs at a time.
+template <class T>
+Vec<T> logsumexp_across(const T* p, int64_t lane_stride, int64_t n, const Axes& reduced)
+{
+    int64_t runs = reduced.runs(), size = reduced.inner_size(), stride = reduced.inner_stride();
+    constexpr int64_t block = 64;  // short sums of sums: a long one would lose digits in float
+    Vec<T> highest = broadcast(static_cast<T>(-infinity)), sum{};
+    for (int64_t r = 0; r < runs; ++r) {
+        const T* start = p + reduced.run_offset(r);
+        for (int64_t i = 0; i < size; ++i)
+            highest = larger<T>(highest, load_lanes(start + i * stride, lane_stride, n));
+    }
+    highest = finite_or_zero<T>(highest);
+    for (int64_t r = 0; r < runs; ++r) {
+        const T* start = p + reduced.run_offset(r);
+        for (int64_t first = 0; first < size; first += block) {
+            Vec<T> block_sum{};
+            for (int64_t i = first; i < min64(first + block, size); ++i)
+                block_sum += vexp<T>(load_lanes(start + i * stride, lane_stride, n) - highest);
+            sum += block_sum;
+        }
+    }
+    return highest + vlog<T>(sum);
+}
+
+template <class T>
+void logsumexp_of(const Call& call)
+{
+    const Array &out = call.arrays[0], &a = call.arrays[1];
+    Axes reduced(a, out.rank, a.rank);
+    int64_t outputs = element_count(out), size = reduced.count();
+    int64_t last = out.rank > 0 ? out.shape[out.rank - 1] : 1;
+    int64_t lane_stride = out.rank > 0 ? a.strides[out.rank - 1] : 0;
+    if (outputs == 0) return;
+    if (reduced.inner_stride() == 1 || lane_stride != 1) {
+        parallel_for(outputs, ceil_div(grain, max64(size, 1)), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i)
+                out.as<T>()[element_offset(out, out.rank, i)] =
+                    logsumexp_along(a.as<T>() + element_offset(a, out.rank, i), reduced);
+        });
+        return;
+    }
+    int64_t vectors = ceil_div(last, lanes<T>), out_stride = out.strides[out.rank - 1];
+    parallel_for(outputs / last * vectors, ceil_div(grain, max64(size, 1) * lanes<T>),
+                 [&](int64_t begin, int64_t end) {
+                     for (int64_t v = begin; v < end; ++v) {
+                         int64_t column = v % vectors * lanes<T>, i = v / vectors * last + column;
+                         int64_t n = min64(lanes<T>, last - column);
+                         const T* p = a.as<T>() + element_offset(a, out.rank, i);
+                         store_lanes(out.as<T>() + element_offset(out, out.rank, i), out_stride,
+                                     logsumexp_across(p, lane_stride, n, reduced), n);
+                     }
+                 });
+}
+
+void logsumexp(const Call& call)
+{
+    with_float(call.arrays[0].dtype, [&](auto zero) { logsumexp_of<decltype(zero)>(call); });
+}
+
+// ---- cross entropy
+// ---------------------------------------------------------------------------------
+
+int64_t label_of(const Array& labels, int64_t r)
+{
+    return labels.as<int64_t>()[r * labels.strides[0]];
+}
+
+int64_t softmax_cross_entropy_workspace(const Call& call)
+{
+    return call.arrays[2].shape[0] * static_cast<int64_t>(sizeof(double));
+}
+
+// The loss of a row is (m - logits[label]) + log(s), which stays exact where the logits are large,
+// and the mean is taken in float64.
+void softmax_cross_entropy(const Call& call)
+{
+    const Array &loss = call.arrays[0], &lse = call.arrays[1], &labels = call.arrays[3];
+    double* losses = static_cast<double*>(call.workspace);
+    for_each_row(call.arrays[2], [&](auto zero, int64_t r, int64_t size) {
+        using T = decltype(zero);
+        Line<T> x = row_of<T>(call.arrays[2], r);
+        T highest = finite_or_zero(largest(x, size));
+        double log_sum = logarithm(sum_of_exp(x, size, highest));
+        lse.as<T>()[r * lse.strides[0]] = static_cast<T>(static_cast<double>(highest) + log_sum);
+        losses[r] =
+            (static_cast<double>(highest) - static_cast<double>(x[label_of(labels, r)])) + log_sum;
+    });
+    int64_t rows = call.arrays[2].shape[0];
+    double sum = 0;
+    for (int64_t r = 0; r < rows; ++r) sum += losses[r];
+    with_float(loss.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        *loss.as<T>() = static_cast<T>(sum / static_cast<double>(rows));
+    });
+}
+
+// dlogits = (exp(logits - lse) - one_hot(label)) * dloss / R. A large lse has too few digits after
+// the point for that: then the row's own maximum and sum are found again.
+void softmax_cross_entropy_grad(const Call& call)
+{
+    const Array &dloss = call.arrays[1], &lse = call.arrays[3], &labels = call.arrays[4];
+    double rows = static_cast<double>(call.arrays[2].shape[0]);
+    for_each_row(call.arrays[2], [&](auto zero, int64_t r, int64_t size) {
+        using T = decltype(zero);
+        constexpr T largest_exact = 64;
+        Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[2], r);
+        T scale = static_cast<T>(static_cast<double>(*dloss.as<T>()) / rows), factor = scale;
+        T shift = lse.as<T>()[r * lse.strides[0]];
+        if (!(shift < largest_exact && shift > -largest_exact)) {
+            shift = largest(x, size);
+            factor = static_cast<T>(static_cast<double>(scale) / sum_of_exp(x, size, shift));
+        }
+        for_vectors<T>(size, [&](int64_t i, int64_t n) {
+            out.store(i, n, vexp<T>(x.load(i, n) - shift) * factor);
+        });
+        out[label_of(labels, r)] -= scale;
+    });
+}
+
+}  // namespace
+
+void add_softmax(Table& table)
+{
+    table[Kernel::softmax].run = softmax;
+    table[Kernel::logsoftmax].run = logsoftmax;
+    table[Kernel::logsumexp].run = logsumexp;
+    table[Kernel::softmax_cross_entropy] = {softmax_cross_entropy, softmax_cross_entropy_workspace};
+    table[Kernel::softmax_cross_entropy_grad].run = softmax_cross_entropy_grad;
+}
 
 }  // namespace needle::NEEDLE_TARGET

@@ -52,6 +52,33 @@ inline void store_lanes(T* p, int64_t stride, Vec<T> v, int64_t n)
     for (int64_t i = 0; i < n; ++i) p[i * stride] = values[i];
 }
 
+// Elements that lie a stride apart, read and written as vectors.
+template <class T>
+struct Line {
+    T* data;
+    int64_t stride;
+
+    Vec<T> load(int64_t i, int64_t n) const { return load_lanes(data + i * stride, stride, n); }
+    void store(int64_t i, int64_t n, Vec<T> v) const
+    {
+        store_lanes(data + i * stride, stride, v, n);
+    }
+    T& operator[](int64_t i) const { return data[i * stride]; }
+};
+
+// Row r of a matrix, from the element `first` on.
+template <class T>
+inline Line<T> row_of(const Array& matrix, int64_t r, int64_t first = 0)
+{
+    return {matrix.as<T>() + r * matrix.strides[0] + first * matrix.strides[1], matrix.strides[1]};
+}
+
+template <class T>
+inline Line<T> vector_of(const Array& array)
+{
+    return {array.as<T>(), array.strides[0]};
+}
+
 // The first n lanes of v; the others become `rest`.
 template <class T>
 inline Vec<T> keep_first(Vec<T> v, int64_t n, T rest)
@@ -61,23 +88,35 @@ inline Vec<T> keep_first(Vec<T> v, int64_t n, T rest)
     return index < static_cast<Bits<T>>(n) ? v : broadcast(rest);
 }
 
-// The sum of term(i, n) over the vectors that start at i = 0, lanes, 2 lanes, ... of `count` elements,
-// the last with n < lanes elements. Four sums, so that additions need not wait for one another.
+// The sum of term(i, n) over the vectors of [begin, end), the last with n < lanes elements. Four
+// sums, so that additions need not wait for one another.
 template <class T, class Term>
-inline T sum_along(int64_t count, const Term& term)
+inline T sum_between(int64_t begin, int64_t end, const Term& term)
 {
     constexpr int64_t width = lanes<T>;
     Vec<T> a{}, b{}, c{}, d{};
-    int64_t i = 0;
-    for (; i + 4 * width <= count; i += 4 * width) {
+    int64_t i = begin;
+    for (; i + 4 * width <= end; i += 4 * width) {
         a += term(i, width);
         b += term(i + width, width);
         c += term(i + 2 * width, width);
         d += term(i + 3 * width, width);
     }
-    for (; i + width <= count; i += width) a += term(i, width);
-    if (i < count) b += keep_first(term(i, count - i), count - i, T(0));
+    for (; i + width <= end; i += width) a += term(i, width);
+    if (i < end) b += keep_first(term(i, end - i), end - i, T(0));
     return sum_lanes<T>((a + b) + (c + d));
+}
+
+// The same over `count` elements: sums of 4096, short enough to be accurate in float, added in
+// float64.
+template <class T, class Term>
+inline double sum_along(int64_t count, const Term& term)
+{
+    constexpr int64_t block = 4096;
+    double sum = 0;
+    for (int64_t i = 0; i < count; i += block)
+        sum += static_cast<double>(sum_between<T>(i, count - i < block ? count : i + block, term));
+    return sum;
 }
 
 // Calls body(i, n) for the vectors of `count` elements, the last with n < lanes elements.
