@@ -1,11 +1,11 @@
 // Batch norm and layer norm with their gradients.
 //
-// Statistics are accurate also where |mean| >> std. Values are shifted by the first one of their channel
-// (row), so the float sums hold deviations, not the mean. Batch norm takes the mean and then the squared
-// deviations from it per block of a few KB, so x comes from memory once, and joins the blocks in
-// float64 by sum (m2_b + n_b (mean_b - mean)^2). Source: Chan, Golub, LeVeque, "Updating Formulae and a
-// Pairwise Algorithm for Computing Sample Variances", 1979. Blocks depend on the shape alone, so
-// results are the same for every number of threads.
+// Statistics are accurate also where |mean| >> std. Values are shifted by the first one of their
+// channel (row), so the float sums hold deviations, not the mean. Batch norm takes the mean and
+// then the squared deviations from it per block of a few KB, so x comes from memory once, and joins
+// the blocks in float64 by sum (m2_b + n_b (mean_b - mean)^2). Source: Chan, Golub, LeVeque,
+// "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979. Blocks depend
+// on the shape alone, so results are the same for every number of threads.
 #include "families.h"
 #include "parallel.h"
 #include "strided.h"
@@ -21,12 +21,13 @@ constexpr int64_t block_bytes = 1 << 14;  // of one operand: x and y of a block 
 
 double root(double x) { return __builtin_sqrt(x); }
 
-// ---- batch norm: the walk over (N, C, H, W) operands -----------------------------------------------
+// ---- batch norm: the walk over (N, C, H, W) operands
+// -----------------------------------------------
 //
 // Every operand has strides of its own. Where neighbouring channels are neighbours in memory (NHWC
-// order, and N x C matrices) the lanes of a vector are channels; else they run along a plane. Either way
-// a *strip* is the channels of one vector (or one channel), a *piece* is one vector of a strip,
-// and a *block* is a range of pieces, the same in every strip.
+// order, and N x C matrices) the lanes of a vector are channels; else they run along a plane.
+// Either way a *strip* is the channels of one vector (or one channel), a *piece* is one vector of a
+// strip, and a *block* is a range of pieces, the same in every strip.
 
 struct Walk {
     int operands = 0;
@@ -69,8 +70,8 @@ void read_axes(Walk& walk, const Array* const* arrays)
     for (int o = 0; o < walk.operands; ++o) walk.channel_stride[o] = arrays[o]->strides[1];
 }
 
-// Joins axis d with the axis outside it where one stride serves both in every operand. Size and strides
-// then stand at axis d.
+// Joins axis d with the axis outside it where one stride serves both in every operand. Size and
+// strides then stand at axis d.
 void join_with_outer(Walk& walk, int d)
 {
     int64_t inner = walk.size[d], outer = walk.size[d - 1];
@@ -155,11 +156,13 @@ void find_pieces(const Walk& walk, int64_t index, Block& block)
         int64_t n = min64(block.count - done, walk.size[2] - k);
         for (int o = 0; o < walk.operands; ++o) {
             const int64_t* stride = walk.stride[o];
-            int64_t start = row / walk.size[1] * stride[0] + row % walk.size[1] * stride[1] + k * stride[2];
+            int64_t start =
+                row / walk.size[1] * stride[0] + row % walk.size[1] * stride[1] + k * stride[2];
             int64_t* out = block.offset[o] + done;
             for (int64_t i = 0; i < n; ++i) out[i] = start + i * stride[2];
         }
-        for (int64_t i = 0; i < n; ++i) block.valid[done + i] = min64(walk.step, walk.run - (k + i) * walk.step);
+        for (int64_t i = 0; i < n; ++i)
+            block.valid[done + i] = min64(walk.step, walk.run - (k + i) * walk.step);
         done += n;
         piece += n;
     }
@@ -235,22 +238,27 @@ void for_each_strip(const Walk& walk, const Body& body)
     bool dense = true;
     for (int o = 0; o < walk.operands; ++o) dense = dense && walk.lane_stride[o] == 1;
     int64_t strip_elements = walk.block_pieces * lanes<T>;
-    parallel_for(walk.blocks * walk.strips, ceil_div(grain, strip_elements), [&](int64_t begin, int64_t end) {
-        Block block;
-        for (int64_t task = begin; task < end; ++task) {
-            if (task / walk.strips != block.index) find_pieces(walk, task / walk.strips, block);
-            int64_t channel = task % walk.strips * (walk.across_channels ? lanes<T> : 1);
-            int64_t channels = walk.across_channels ? min64(lanes<T>, walk.channels - channel) : 1;
-            bool whole = walk.across_channels ? channels == lanes<T> : block.full;
-            if (dense && whole)
-                body(Strip<T, true>{walk, block, channel, channels});
-            else
-                body(Strip<T, false>{walk, block, channel, channels});
-        }
-    });
+    parallel_for(walk.blocks * walk.strips, ceil_div(grain, strip_elements),
+                 [&](int64_t begin, int64_t end) {
+                     Block block;
+                     for (int64_t task = begin; task < end; ++task) {
+                         if (task / walk.strips != block.index)
+                             find_pieces(walk, task / walk.strips, block);
+                         int64_t channel =
+                             task % walk.strips * (walk.across_channels ? lanes<T> : 1);
+                         int64_t channels =
+                             walk.across_channels ? min64(lanes<T>, walk.channels - channel) : 1;
+                         bool whole = walk.across_channels ? channels == lanes<T> : block.full;
+                         if (dense && whole)
+                             body(Strip<T, true>{walk, block, channel, channels});
+                         else
+                             body(Strip<T, false>{walk, block, channel, channels});
+                     }
+                 });
 }
 
-// ---- sums over blocks ------------------------------------------------------------------------------
+// ---- sums over blocks
+// ------------------------------------------------------------------------------
 
 constexpr int64_t group = 16;  // columns that are summed together, in float64
 
@@ -259,14 +267,17 @@ template <class Body>
 void for_each_group(int64_t columns, int64_t blocks, const Body& body)
 {
     int64_t groups = ceil_div(columns, group);
-    parallel_for(groups, ceil_div(grain, group * max64(blocks, 1)), [&](int64_t begin, int64_t end) {
-        for (int64_t g = begin; g < end; ++g) body(g * group, min64(group, columns - g * group));
-    });
+    parallel_for(groups, ceil_div(grain, group * max64(blocks, 1)),
+                 [&](int64_t begin, int64_t end) {
+                     for (int64_t g = begin; g < end; ++g)
+                         body(g * group, min64(group, columns - g * group));
+                 });
 }
 
 // sums[j] = the sum over b of term(b, values[b, j]); values are blocks x columns.
 template <class T, class Term>
-void sum_blocks(const T* values, int64_t blocks, int64_t columns, int64_t n, double* sums, const Term& term)
+void sum_blocks(const T* values, int64_t blocks, int64_t columns, int64_t n, double* sums,
+                const Term& term)
 {
     for (int64_t j = 0; j < group; ++j) sums[j] = 0;
     for (int64_t b = 0; b < blocks; ++b) {
@@ -278,7 +289,8 @@ void sum_blocks(const T* values, int64_t blocks, int64_t columns, int64_t n, dou
     }
 }
 
-// ---- batch norm ------------------------------------------------------------------------------------
+// ---- batch norm
+// ------------------------------------------------------------------------------------
 
 // y = (x - center) * factor + offset, one of each for every channel.
 template <class T>
@@ -317,7 +329,8 @@ void block_moments(const Walk& walk, const T* x, const T* shifts, T* means, T* s
     });
 }
 
-// Scratch memory of batch_norm and batch_norm_grad: two values per block and channel, four per channel.
+// Scratch memory of batch_norm and batch_norm_grad: two values per block and channel, four per
+// channel.
 template <class T>
 struct BatchScratch {
     T *first, *second, *a, *b, *c, *d;
@@ -341,8 +354,8 @@ struct BatchScratch {
 template <class T>
 void finish_moments(const Walk& walk, const BatchScratch<T>& scratch, const Call& call)
 {
-    const Array &mean = call.arrays[1], &var = call.arrays[2];
-    const Array &weight = call.arrays[4], &bias = call.arrays[5];
+    Line<T> mean = vector_of<T>(call.arrays[1]), var = vector_of<T>(call.arrays[2]),
+            weight = vector_of<T>(call.arrays[4]), bias = vector_of<T>(call.arrays[5]);
     const T* shifts = scratch.d;
     double count = static_cast<double>(walk.per_channel), eps = call.scalars[0];
     for_each_group(walk.channels, walk.blocks, [&](int64_t first, int64_t n) {
@@ -361,15 +374,16 @@ void finish_moments(const Walk& walk, const BatchScratch<T>& scratch, const Call
             int64_t channel = first + j;
             double variance = (squares[j] + spread[j]) / count;
             double exact_mean = static_cast<double>(shifts[channel]) + means[j];
-            double factor = static_cast<double>(weight.as<T>()[channel * weight.strides[0]]) / root(variance + eps);
+            double factor = static_cast<double>(weight[channel]) / root(variance + eps);
             T center = static_cast<T>(exact_mean);
-            mean.as<T>()[channel * mean.strides[0]] = center;
-            var.as<T>()[channel * var.strides[0]] = static_cast<T>(variance);
+            mean[channel] = center;
+            var[channel] = static_cast<T>(variance);
             scratch.a[channel] = center;
             scratch.b[channel] = static_cast<T>(factor);
             // What rounding took from the mean is large where |mean| >> std.
-            scratch.c[channel] = static_cast<T>(static_cast<double>(bias.as<T>()[channel * bias.strides[0]]) -
-                                                (exact_mean - static_cast<double>(center)) * factor);
+            scratch.c[channel] =
+                static_cast<T>(static_cast<double>(bias[channel]) -
+                               (exact_mean - static_cast<double>(center)) * factor);
         }
     });
 }
@@ -412,17 +426,17 @@ int64_t batch_norm_workspace(const Call& call)
 template <class T>
 void batch_norm_eval_of(const Call& call)
 {
-    const Array &mean = call.arrays[2], &var = call.arrays[3];
-    const Array &weight = call.arrays[4], &bias = call.arrays[5];
+    Line<T> mean = vector_of<T>(call.arrays[2]), var = vector_of<T>(call.arrays[3]),
+            weight = vector_of<T>(call.arrays[4]), bias = vector_of<T>(call.arrays[5]);
     Walk walk = forward_walk<T>(call, 1);
     T* center = static_cast<T*>(call.workspace);
     T *factor = center + walk.channels, *offset = factor + walk.channels;
     for (int64_t c = 0; c < walk.channels; ++c) {
-        double variance = static_cast<double>(var.as<T>()[c * var.strides[0]]);
-        center[c] = mean.as<T>()[c * mean.strides[0]];
-        factor[c] = static_cast<T>(static_cast<double>(weight.as<T>()[c * weight.strides[0]]) /
-                                   root(variance + call.scalars[0]));
-        offset[c] = bias.as<T>()[c * bias.strides[0]];
+        double variance = static_cast<double>(var[c]);
+        center[c] = mean[c];
+        factor[c] =
+            static_cast<T>(static_cast<double>(weight[c]) / root(variance + call.scalars[0]));
+        offset[c] = bias[c];
     }
     apply(walk, call.arrays[0].as<T>(), call.arrays[1].as<T>(), {center, factor, offset},
           call.scalars[1] != 0);
@@ -439,7 +453,8 @@ int64_t batch_norm_eval_workspace(const Call& call)
     return 3 * channels * (call.arrays[0].dtype == DType::float32 ? 4 : 8);
 }
 
-// ---- batch norm: gradient --------------------------------------------------------------------------
+// ---- batch norm: gradient
+// --------------------------------------------------------------------------
 //
 // With g = dy, or dy where y > 0 under relu, M values per channel, and d = x - mean:
 //     dbias = sum(g)    dweight = sum(g d) / std
@@ -488,8 +503,8 @@ void block_gradient_sums(const Walk& walk, const BatchGrad<T>& grad, const Batch
 template <class T>
 void finish_gradient_sums(const Walk& walk, const BatchScratch<T>& scratch, const Call& call)
 {
-    const Array &dweight = call.arrays[1], &dbias = call.arrays[2];
-    const Array &var = call.arrays[7], &weight = call.arrays[8];
+    Line<T> dweight = vector_of<T>(call.arrays[1]), dbias = vector_of<T>(call.arrays[2]),
+            var = vector_of<T>(call.arrays[7]), weight = vector_of<T>(call.arrays[8]);
     double count = static_cast<double>(walk.per_channel), eps = call.scalars[0];
     auto plain = [](int64_t, int64_t, double value) { return value; };
     for_each_group(walk.channels, walk.blocks, [&](int64_t first, int64_t n) {
@@ -498,10 +513,10 @@ void finish_gradient_sums(const Walk& walk, const BatchScratch<T>& scratch, cons
         sum_blocks(scratch.second + first, walk.blocks, walk.channels, n, products, plain);
         for (int64_t j = 0; j < n; ++j) {
             int64_t channel = first + j;
-            double inverse = 1 / root(static_cast<double>(var.as<T>()[channel * var.strides[0]]) + eps);
-            double factor = static_cast<double>(weight.as<T>()[channel * weight.strides[0]]) * inverse;
-            dbias.as<T>()[channel * dbias.strides[0]] = static_cast<T>(sums[j]);
-            dweight.as<T>()[channel * dweight.strides[0]] = static_cast<T>(products[j] * inverse);
+            double inverse = 1 / root(static_cast<double>(var[channel]) + eps);
+            double factor = static_cast<double>(weight[channel]) * inverse;
+            dbias[channel] = static_cast<T>(sums[j]);
+            dweight[channel] = static_cast<T>(products[j] * inverse);
             scratch.b[channel] = static_cast<T>(factor);
             scratch.c[channel] = static_cast<T>(-factor * products[j] * inverse * inverse / count);
             scratch.d[channel] = static_cast<T>(-factor * sums[j] / count);
@@ -510,7 +525,8 @@ void finish_gradient_sums(const Walk& walk, const BatchScratch<T>& scratch, cons
 }
 
 template <class T>
-void write_input_gradient(const Walk& walk, const BatchGrad<T>& grad, const BatchScratch<T>& scratch)
+void write_input_gradient(const Walk& walk, const BatchGrad<T>& grad,
+                          const BatchScratch<T>& scratch)
 {
     for_each_strip<T>(walk, [&](const auto& strip) {
         Vec<T> mean = strip.of_channels(scratch.a), b = strip.of_channels(scratch.b);
@@ -536,12 +552,12 @@ Walk backward_walk(const Call& call)
 template <class T>
 void batch_norm_grad_of(const Call& call)
 {
-    const Array& mean = call.arrays[6];
+    Line<T> mean = vector_of<T>(call.arrays[6]);
     Walk walk = backward_walk<T>(call);
     BatchScratch<T> scratch(walk, call.workspace);
     BatchGrad<T> grad{call.arrays[4].as<T>(), call.arrays[3].as<T>(),
                       has_relu(call) ? call.arrays[5].as<T>() : nullptr, call.arrays[0].as<T>()};
-    for (int64_t c = 0; c < walk.channels; ++c) scratch.a[c] = mean.as<T>()[c * mean.strides[0]];
+    for (int64_t c = 0; c < walk.channels; ++c) scratch.a[c] = mean[c];
     block_gradient_sums(walk, grad, scratch);
     finish_gradient_sums(walk, scratch, call);
     write_input_gradient(walk, grad, scratch);
@@ -562,63 +578,50 @@ int64_t batch_norm_grad_workspace(const Call& call)
     return bytes;
 }
 
-// ---- layer norm ------------------------------------------------------------------------------------
-
-// One row of an R x D array.
-template <class T>
-struct Row {
-    T* data;
-    int64_t stride;
-
-    Row(const Array& array, int64_t row)
-        : data(array.as<T>() + row * array.strides[0]), stride(array.strides[1])
-    {
-    }
-    Vec<T> load(int64_t i, int64_t n) const { return load_lanes(data + i * stride, stride, n); }
-    void store(int64_t i, int64_t n, Vec<T> v) const { store_lanes(data + i * stride, stride, v, n); }
-};
-
-// The elements of a vector operand, of any stride.
-template <class T>
-Vec<T> load_vector(const Array& array, int64_t i, int64_t n)
-{
-    return load_lanes(array.as<T>() + i * array.strides[0], array.strides[0], n);
-}
+// ---- layer norm
+// ------------------------------------------------------------------------------------
 
 template <class T>
 void layer_norm_row(const Call& call, int64_t r)
 {
-    const Array &mean = call.arrays[1], &var = call.arrays[2];
-    const Array &weight = call.arrays[4], &bias = call.arrays[5];
-    Row<T> y(call.arrays[0], r), x(call.arrays[3], r);
+    Line<T> y = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[3], r);
+    Line<T> mean = vector_of<T>(call.arrays[1]), var = vector_of<T>(call.arrays[2]);
+    Line<T> weight = vector_of<T>(call.arrays[4]), bias = vector_of<T>(call.arrays[5]);
     int64_t size = call.arrays[3].shape[1];
-    T count = static_cast<T>(size), shift = size > 0 ? *x.data : T(0);
-    T average = sum_along<T>(size, [&](int64_t i, int64_t n) { return x.load(i, n) - shift; }) / count;
-    T variance = sum_along<T>(size, [&](int64_t i, int64_t n) {
-        Vec<T> deviation = (x.load(i, n) - shift) - average;
-        return deviation * deviation;
-    }) / count;
-    double exact_mean = static_cast<double>(shift) + static_cast<double>(average);
-    double factor = 1 / root(static_cast<double>(variance) + call.scalars[0]);
+    double count = static_cast<double>(size);
+    T shift = size > 0 ? x[0] : T(0);
+    double average =
+        sum_along<T>(size, [&](int64_t i, int64_t n) { return x.load(i, n) - shift; }) / count;
+    T rounded = static_cast<T>(average);
+    double variance = sum_along<T>(size,
+                                   [&](int64_t i, int64_t n) {
+                                       Vec<T> deviation = (x.load(i, n) - shift) - rounded;
+                                       return deviation * deviation;
+                                   }) /
+                      count;
+    double exact_mean = static_cast<double>(shift) + average;
+    double factor = 1 / root(variance + call.scalars[0]);
     T center = static_cast<T>(exact_mean), scale = static_cast<T>(factor);
     // What rounding took from the mean is large where |mean| >> std.
     T offset = static_cast<T>((static_cast<double>(center) - exact_mean) * factor);
-    mean.as<T>()[r * mean.strides[0]] = center;
-    var.as<T>()[r * var.strides[0]] = variance;
+    mean[r] = center;
+    var[r] = static_cast<T>(variance);
     for_vectors<T>(size, [&](int64_t i, int64_t n) {
         Vec<T> normal = (x.load(i, n) - center) * scale + offset;
-        y.store(i, n, normal * load_vector<T>(weight, i, n) + load_vector<T>(bias, i, n));
+        y.store(i, n, normal * weight.load(i, n) + bias.load(i, n));
     });
 }
 
 void layer_norm(const Call& call)
 {
     const Array& x = call.arrays[3];
-    parallel_for(x.shape[0], ceil_div(grain, max64(x.shape[1], 1)), [&](int64_t begin, int64_t end) {
-        with_float(x.dtype, [&](auto zero) {
-            for (int64_t r = begin; r < end; ++r) layer_norm_row<decltype(zero)>(call, r);
-        });
-    });
+    parallel_for(x.shape[0], ceil_div(grain, max64(x.shape[1], 1)),
+                 [&](int64_t begin, int64_t end) {
+                     with_float(x.dtype, [&](auto zero) {
+                         for (int64_t r = begin; r < end; ++r)
+                             layer_norm_row<decltype(zero)>(call, r);
+                     });
+                 });
 }
 
 // With g = dy weight, d = x - mean, D elements in a row:
@@ -629,27 +632,27 @@ int64_t rows_in_block(int64_t rows) { return min64(max64(ceil_div(rows, 16), 4),
 
 // One row: dx, and what it adds to dweight and dbias.
 template <class T>
-void layer_norm_grad_row(const Call& call, int64_t r, T* dweight, T* dbias)
+void layer_norm_grad_row(const Call& call, int64_t r, Line<T> dweight, Line<T> dbias)
 {
-    const Array &mean = call.arrays[5], &var = call.arrays[6], &weight = call.arrays[7];
-    Row<T> dx(call.arrays[0], r), dy(call.arrays[3], r), x(call.arrays[4], r);
+    Line<T> dx = row_of<T>(call.arrays[0], r), dy = row_of<T>(call.arrays[3], r);
+    Line<T> x = row_of<T>(call.arrays[4], r), weight = vector_of<T>(call.arrays[7]);
     int64_t size = call.arrays[4].shape[1];
-    T center = mean.as<T>()[r * mean.strides[0]];
-    double variance = static_cast<double>(var.as<T>()[r * var.strides[0]]) + call.scalars[0];
+    T center = vector_of<T>(call.arrays[5])[r];
+    double variance = static_cast<double>(vector_of<T>(call.arrays[6])[r]) + call.scalars[0];
     T inverse = static_cast<T>(1 / root(variance));
-    T sum = sum_along<T>(size, [&](int64_t i, int64_t n) {
-        return dy.load(i, n) * load_vector<T>(weight, i, n);
-    });
-    T product = sum_along<T>(size, [&](int64_t i, int64_t n) {
+    double sum =
+        sum_along<T>(size, [&](int64_t i, int64_t n) { return dy.load(i, n) * weight.load(i, n); });
+    double product = sum_along<T>(size, [&](int64_t i, int64_t n) {
         Vec<T> incoming = dy.load(i, n), normal = (x.load(i, n) - center) * inverse;
-        store_lanes(dbias + i, 1, load_lanes(dbias + i, 1, n) + incoming, n);
-        store_lanes(dweight + i, 1, load_lanes(dweight + i, 1, n) + incoming * normal, n);
-        return incoming * load_vector<T>(weight, i, n) * normal;
+        dbias.store(i, n, dbias.load(i, n) + incoming);
+        dweight.store(i, n, dweight.load(i, n) + incoming * normal);
+        return incoming * weight.load(i, n) * normal;
     });
-    T mean_g = sum / static_cast<T>(size), mean_gx = product / static_cast<T>(size);
+    T mean_g = static_cast<T>(sum / static_cast<double>(size));
+    T mean_gx = static_cast<T>(product / static_cast<double>(size));
     for_vectors<T>(size, [&](int64_t i, int64_t n) {
         Vec<T> normal = (x.load(i, n) - center) * inverse;
-        Vec<T> g = dy.load(i, n) * load_vector<T>(weight, i, n);
+        Vec<T> g = dy.load(i, n) * weight.load(i, n);
         dx.store(i, n, ((g - mean_g) - normal * mean_gx) * inverse);
     });
 }
@@ -657,27 +660,29 @@ void layer_norm_grad_row(const Call& call, int64_t r, T* dweight, T* dbias)
 template <class T>
 void layer_norm_grad_of(const Call& call)
 {
-    const Array &dweight = call.arrays[1], &dbias = call.arrays[2], &x = call.arrays[4];
+    Line<T> dweight = vector_of<T>(call.arrays[1]), dbias = vector_of<T>(call.arrays[2]);
+    const Array& x = call.arrays[4];
     int64_t rows = x.shape[0], size = x.shape[1], per_block = rows_in_block(rows);
     int64_t blocks = ceil_div(rows, per_block);
     T* weights = static_cast<T*>(call.workspace);  // blocks x size, and then the same for dbias
     T* biases = weights + blocks * size;
-    parallel_for(blocks, ceil_div(grain, per_block * max64(size, 1)), [&](int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) {
-            for (int64_t i = 0; i < size; ++i) weights[b * size + i] = biases[b * size + i] = 0;
-            for (int64_t r = b * per_block; r < min64(rows, (b + 1) * per_block); ++r)
-                layer_norm_grad_row(call, r, weights + b * size, biases + b * size);
-        }
-    });
+    parallel_for(blocks, ceil_div(grain, per_block * max64(size, 1)),
+                 [&](int64_t begin, int64_t end) {
+                     for (int64_t b = begin; b < end; ++b) {
+                         for (int64_t i = 0; i < size; ++i)
+                             weights[b * size + i] = biases[b * size + i] = 0;
+                         for (int64_t r = b * per_block; r < min64(rows, (b + 1) * per_block); ++r)
+                             layer_norm_grad_row<T>(call, r, {weights + b * size, 1},
+                                                    {biases + b * size, 1});
+                     }
+                 });
     auto plain = [](int64_t, int64_t, double value) { return value; };
     for_each_group(size, blocks, [&](int64_t first, int64_t n) {
         double sums[group];
         sum_blocks(weights + first, blocks, size, n, sums, plain);
-        for (int64_t j = 0; j < n; ++j)
-            dweight.as<T>()[(first + j) * dweight.strides[0]] = static_cast<T>(sums[j]);
+        for (int64_t j = 0; j < n; ++j) dweight[first + j] = static_cast<T>(sums[j]);
         sum_blocks(biases + first, blocks, size, n, sums, plain);
-        for (int64_t j = 0; j < n; ++j)
-            dbias.as<T>()[(first + j) * dbias.strides[0]] = static_cast<T>(sums[j]);
+        for (int64_t j = 0; j < n; ++j) dbias[first + j] = static_cast<T>(sums[j]);
     });
 }
 

@@ -1,5 +1,6 @@
-// Optimizer steps over all parameters in one call. The arrays of a call lie, as it were, end to end,
-// and threads share that whole: the time goes with the bytes, not with the number of parameters.
+// Optimizer steps over all parameters in one call. The arrays of a call lie, as it were, end to
+// end, and threads share that whole: the time goes with the bytes, not with the number of
+// parameters.
 #include "families.h"
 #include "parallel.h"
 #include "strided.h"
@@ -95,7 +96,8 @@ struct AdamStep {
     }
 
     // m and v average g' = g + weight_decay * w and g'^2; w -= lr * m_hat / (sqrt(v_hat) + eps)
-    void run(T* __restrict w, T* __restrict m, T* __restrict v, const T* __restrict g, int64_t n) const
+    void run(T* __restrict w, T* __restrict m, T* __restrict v, const T* __restrict g,
+             int64_t n) const
     {
         for (int64_t i = 0; i < n; ++i) {
             T grad = g[i] + decay * w[i];
