@@ -79,7 +79,7 @@ class NDArray:
         wanted = None if dtype is None else as_dtype(dtype, "array")
         if isinstance(other, NDArray):
             made = other.to(other._device if device is None else device)
-            if made._handle is other._handle or wanted not in (None, made._dtype):
+            if made._handle is other._handle or (wanted is not None and wanted != made._dtype):
                 made = made.astype(wanted or made._dtype)
         else:
             made = from_numpy(np.asarray(other), check_device("array", device), wanted)
