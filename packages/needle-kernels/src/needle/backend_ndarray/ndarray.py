@@ -463,6 +463,9 @@ class NDArray:
     def __rmatmul__(self, other: Any) -> NDArray:
         return matmul.matmul(other, self) if isinstance(other, ARRAYS) else NotImplemented
 
+    def __imatmul__(self, other: NDArray) -> NDArray:
+        return matmul.matmul(self, other, out=self)
+
     def __neg__(self) -> NDArray:
         return elementwise.negate(self)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, SupportsIndex
 
 from needle.backend_ndarray.dtypes import promote
@@ -79,7 +79,8 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
 
 
 def _nested(pairs: Any) -> bool:
-    return not pairs or not isinstance(pairs[0], int)
+    """Whether this is a tuple of pairs, not the one pair of an array with one axis."""
+    return isinstance(pairs, Iterable) and isinstance(next(iter(pairs), ()), Iterable)
 
 
 def _pad_widths(shape: Shape, pairs: Sequence[Any]) -> list[tuple[int, int]]:

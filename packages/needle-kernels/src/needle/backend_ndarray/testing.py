@@ -148,7 +148,7 @@ def _fail(
 
 
 def _compact(values: np.ndarray[Any, Any], device: Device, dtype: DTypeLike) -> NDArray:
-    return NDArray(np.ascontiguousarray(values), device=device, dtype=dtype)
+    return NDArray(np.array(values, order="C"), device=device, dtype=dtype)
 
 
 def _permuted(values: np.ndarray[Any, Any], device: Device, dtype: DTypeLike) -> NDArray:

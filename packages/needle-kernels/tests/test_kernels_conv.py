@@ -1,0 +1,165 @@
+"""Convolution and its gradients against plain loops in float64."""
+
+import numpy as np
+import pytest
+from needle import backend_ndarray as nd
+from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
+from scipy import special
+
+
+def draw(shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape)
+
+
+def conv_loop(x, w, stride, padding):
+    """The definition, one output pixel after the other."""
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    k = w.shape[0]
+    height, width = ((s - k) // stride + 1 for s in x.shape[1:3])
+    y = np.zeros((x.shape[0], height, width, w.shape[3]))
+    for h, v in np.ndindex(height, width):
+        patch = x[:, h * stride : h * stride + k, v * stride : v * stride + k]
+        y[:, h, v] = np.einsum("nijc,ijco->no", patch, w)
+    return y
+
+
+def grads_loop(dy, x, w, stride, padding):
+    """Each output pixel gives its gradient to the pixels and weights that it was made of."""
+    n, height, width, channels = x.shape
+    dx = np.zeros((n, height + 2 * padding, width + 2 * padding, channels))
+    padded = np.zeros_like(dx)
+    inner = (slice(None), slice(padding, padding + height), slice(padding, padding + width))
+    padded[inner] = x
+    dw = np.zeros(w.shape)
+    k = w.shape[0]
+    for h, v in np.ndindex(dy.shape[1:3]):
+        place = (
+            slice(None),
+            slice(h * stride, h * stride + k),
+            slice(v * stride, v * stride + k),
+        )
+        dx[place] += np.einsum("no,ijco->nijc", dy[:, h, v], w)
+        dw += np.einsum("nijc,no->ijco", padded[place], dy[:, h, v])
+    return dx[inner], dw
+
+
+# N, H, W, Ci, Co, K, stride, padding
+CASES = [
+    (1, 1, 1, 1, 1, 1, 1, 0),
+    (2, 5, 5, 3, 4, 3, 1, 1),
+    (2, 6, 5, 3, 4, 3, 2, 1),
+    (1, 7, 9, 2, 17, 3, 2, 0),
+    (3, 8, 8, 16, 16, 3, 1, 1),
+    (2, 9, 9, 15, 33, 3, 1, 1),
+    (2, 9, 7, 3, 16, 7, 4, 3),
+    (1, 4, 4, 5, 7, 4, 1, 0),
+    (1, 4, 4, 5, 7, 4, 3, 2),
+    (2, 6, 6, 8, 9, 1, 1, 0),
+    (2, 7, 7, 8, 9, 1, 2, 0),
+    (1, 3, 3, 2, 3, 2, 3, 1),
+    (2, 3, 11, 1, 1, 2, 2, 3),
+    (0, 5, 5, 3, 4, 3, 1, 1),
+    (5, 10, 10, 33, 31, 5, 2, 2),
+]
+
+
+def arrays(case, dtype, device):
+    n, h, w, ci, co, k, _, _ = case
+    x = nd.array(draw((n, h, w, ci)), dtype=dtype, device=device)
+    weight = nd.array(draw((k, k, ci, co), 1), dtype=dtype, device=device)
+    return x, weight
+
+
+def bound(dtype, terms):
+    """Sums of products of numbers below 1: each is off by at most `terms` roundings, times its size."""
+    return rounding(dtype, terms**0.5 * 8 + 8) * max(terms, 1) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward(device, case, dtype):
+    x, w = arrays(case, dtype, device)
+    stride, padding = case[6:]
+    want = conv_loop(x.numpy().astype(np.float64), w.numpy().astype(np.float64), stride, padding)
+    got = nd.conv(x, w, stride=stride, padding=padding)
+    compare(got, want, dtype=dtype, atol=bound(dtype, case[3] * case[5] ** 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients(device, case, dtype):
+    x, w = arrays(case, dtype, device)
+    n, _, _, _, co, k, stride, padding = case
+    dy = nd.array(
+        draw(nd.conv_output_shape("conv", x.shape, w.shape, stride, padding), 2),
+        dtype=dtype,
+        device=device,
+    )
+    dx, dw = grads_loop(*(a.numpy().astype(np.float64) for a in (dy, x, w)), stride, padding)
+    got = nd.conv_input_grad(dy, w, x.shape, stride, padding)
+    compare(got, dx, dtype=dtype, atol=bound(dtype, co * k * k))
+    got = nd.conv_weight_grad(x, dy, k, stride, padding)
+    compare(got, dw, dtype=dtype, atol=bound(dtype, n * dy.shape[1] * dy.shape[2]))
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_epilogue(device, activation, stride):
+    x, w = arrays((2, 7, 6, 3, 19, 3, 0, 0), "float32", device)
+    bias = nd.array(draw(19, 2), device=device)
+    f = {
+        None: lambda v: v,
+        "relu": lambda v: np.maximum(v, 0),
+        "tanh": np.tanh,
+        "sigmoid": special.expit,
+    }[activation]
+    y = conv_loop(x.numpy().astype(np.float64), w.numpy().astype(np.float64), stride, 1)
+    got = nd.conv(x, w, bias, stride, 1, activation)
+    compare(got, f(y + bias.numpy()), dtype="float32", atol=1e-5)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views(device, view):
+    x = make_view(view, draw((2, 6, 7, 5)), device)
+    w = make_view(view, draw((3, 3, 5, 9), 1), device)
+    dy = make_view(view, draw((2, 3, 4, 9), 2), device)
+    args = [a.numpy().astype(np.float64) for a in (dy, x, w)]
+    compare(nd.conv(x, w, None, 2, 1), conv_loop(*args[1:], 2, 1), dtype="float32", atol=1e-5)
+    dx, dw = grads_loop(*args, 2, 1)
+    compare(nd.conv_input_grad(dy, w, x.shape, 2, 1), dx, dtype="float32", atol=1e-5)
+    compare(nd.conv_weight_grad(x, dy, 3, 2, 1), dw, dtype="float32", atol=1e-5)
+
+
+def test_errors(device):
+    x, w = arrays((1, 5, 5, 3, 4, 3, 1, 1), "float32", device)
+    with pytest.raises(nd.ShapeError, match=r"conv: channels differ: got x \(1, 5, 5, 3\), weight"):
+        nd.conv(x, w.permute(0, 1, 3, 2))
+    with pytest.raises(nd.ShapeError, match=r"wrong number of axes: got x \(5, 5, 3\), weight"):
+        nd.conv(x[0], w)
+    with pytest.raises(nd.ShapeError, match=r"not square: got weight \(2, 3, 3, 4\)"):
+        nd.conv(x, w[1:])
+    with pytest.raises(nd.ShapeError, match=r"got stride 0, padding 0: need stride >= 1"):
+        nd.conv(x, w, stride=0)
+    with pytest.raises(nd.ShapeError, match=r"got stride 1, padding -1"):
+        nd.conv(x, w, padding=-1)
+    with pytest.raises(nd.ShapeError, match=r"smaller than the kernel: got x \(1, 2, 5, 3\) with"):
+        nd.conv(x[:, :2], w)
+    with pytest.raises(nd.ShapeError, match=r"conv: bias does not fit: got \(3,\): need \(4,\)"):
+        nd.conv(x, w, nd.zeros((3,), device=device))
+    with pytest.raises(nd.DTypeError, match="conv: dtypes do not fit: got float32, float64: need"):
+        nd.conv(x, w.astype("float64"))
+    with pytest.raises(nd.DTypeError, match="got int32, int32"):
+        nd.conv(x.astype("int32"), w.astype("int32"))
+    with pytest.raises(ValueError, match="conv: unknown activation: got 'elu'"):
+        nd.conv(x, w, activation="elu")
+    dy = nd.zeros((1, 4, 4, 4), device=device)
+    with pytest.raises(
+        nd.ShapeError, match=r"conv_input_grad: dy does not fit: got \(1, 4, 4, 4\)"
+    ):
+        nd.conv_input_grad(dy, w, x.shape, 1, 1)
+    with pytest.raises(
+        nd.ShapeError, match=r"conv_weight_grad: dy does not fit: .* need \(1, 5, 5"
+    ):
+        nd.conv_weight_grad(x, dy, 3, 1, 1)
+    with pytest.raises(nd.ShapeError, match=r"conv_weight_grad: x has the wrong number of axes"):
+        nd.conv_weight_grad(x[0], dy, 3, 1, 1)

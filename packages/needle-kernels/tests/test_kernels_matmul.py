@@ -1,0 +1,205 @@
+"""Matrix products against NumPy in float64, with the bound of a sum of K products."""
+
+import numpy as np
+import pytest
+from needle import backend_ndarray as nd
+from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
+from scipy import special
+
+
+def draw(shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape)
+
+
+def check(got, a, b, dtype, extra=0.0, activation=lambda v: v):
+    """got = activation(a @ b + extra): each sum of k products is off by at most k roundings.
+
+    tanh and sigmoid stretch an error by at most 1 and add a few roundings of their own.
+    """
+    x, y = a.numpy().astype(np.float64), b.numpy().astype(np.float64)
+    magnitude = np.abs(x) @ np.abs(y) + np.abs(extra)
+    bound = rounding(dtype, x.shape[-1] + 10) * (magnitude + 1)
+    compare(got, activation(x @ y + extra), dtype=dtype, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sizes(device, dtype):
+    sizes = [0, 1, 2, 7, 8, 9, 15, 16, 17, 33]
+    rng = np.random.default_rng(0)
+    shapes = [tuple(rng.choice(sizes, 3)) for _ in range(40)] + [(n, n, n) for n in sizes]
+    for m, k, n in [*shapes, (1, 300, 1), (129, 65, 257), (300, 1, 300), (5, 1000, 3)]:
+        a = nd.array(draw((m, k)), dtype=dtype, device=device)
+        b = nd.array(draw((k, n), 1), dtype=dtype, device=device)
+        check(a @ b, a, b, dtype)
+
+
+def test_large(device):
+    a, b = (nd.array(draw((260, 390) if s == 0 else (390, 530), s), device=device) for s in (0, 1))
+    check(a @ b, a, b, "float32")
+
+
+@pytest.mark.parametrize("view_b", VIEWS)
+@pytest.mark.parametrize("view_a", VIEWS)
+def test_views(device, view_a, view_b):
+    a = make_view(view_a, draw((19, 35)), device)
+    b = make_view(view_b, draw((35, 23), 1), device)
+    check(a @ b, a, b, "float32")
+    check(b.permute(1, 0) @ a.permute(1, 0), b.permute(1, 0), a.permute(1, 0), "float32")
+
+
+@pytest.mark.parametrize(
+    ("shape_a", "shape_b"),
+    [
+        ((5, 3, 4), (5, 4, 2)),
+        ((5, 3, 4), (4, 2)),
+        ((3, 4), (5, 4, 2)),
+        ((2, 1, 3, 4), (1, 6, 4, 2)),
+        ((2, 1, 3, 4), (6, 4, 2)),
+        ((0, 3, 4), (4, 2)),
+        ((2, 0, 3), (2, 3, 5)),
+        ((2, 3, 0), (2, 0, 5)),
+    ],
+)
+def test_batches(device, shape_a, shape_b):
+    a = nd.array(draw(shape_a), device=device)
+    b = nd.array(draw(shape_b, 1), device=device)
+    check(a @ b, a, b, "float32")
+    assert (a @ b).shape == (a.numpy() @ b.numpy()).shape
+
+
+def test_batches_of_permuted_views(device):
+    a = nd.array(draw((3, 7, 5)), device=device).permute(1, 0, 2)
+    b = nd.array(draw((4, 7, 5), 1), device=device).permute(1, 2, 0)
+    check(a @ b, a, b, "float32")
+
+
+def test_vectors(device):
+    m, v, w = (nd.array(draw(s, i), device=device) for i, s in enumerate([(3, 4), (4,), (3,)]))
+    check(m @ v, m, v, "float32")
+    check(w @ m, w, m, "float32")
+    check(v @ v, v, v, "float32")
+    assert (v @ v).shape == ()
+    stack = nd.array(draw((2, 3, 4)), device=device)
+    check(stack @ v, stack, v, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
+def test_epilogue(device, activation, dtype):
+    oracle = {
+        None: lambda v: v,
+        "relu": lambda v: np.maximum(v, 0),
+        "tanh": np.tanh,
+        "sigmoid": special.expit,
+    }[activation]
+    for shape in [(1, 1), (5, 17), (33, 16)]:
+        m, n = shape
+        a = nd.array(draw((m, 20)), dtype=dtype, device=device)
+        b = nd.array(draw((20, n), 1), dtype=dtype, device=device)
+        bias = nd.array(draw(n, 2), dtype=dtype, device=device)
+        out = nd.array(draw((m, n), 3), dtype=dtype, device=device)
+        extra = bias.numpy().astype(np.float64)
+        got = nd.matmul(a, b, bias, activation)
+        check(got, a, b, dtype, extra, oracle)
+        before = out.numpy().astype(np.float64)
+        same = nd.matmul(a, b, bias, activation, out=out, accumulate=True)
+        assert same is out
+        check(out, a, b, dtype, extra + before, oracle)
+
+
+def test_bias_of_an_empty_product(device):
+    a, b = nd.zeros((2, 0), device=device), nd.zeros((0, 3), device=device)
+    bias = nd.array([1, -2, 3], device=device)
+    compare(nd.matmul(a, b, bias, "relu"), np.float32([[1, 0, 3]] * 2))
+
+
+def test_strided_bias_and_out(device):
+    a, b = nd.array(draw((4, 6)), device=device), nd.array(draw((6, 5), 1), device=device)
+    bias = make_view("stepped", draw(5, 2), device)
+    out = make_view("permuted", draw((4, 5), 3), device)
+    version = out._handle.version
+    nd.matmul(a, b, bias, out=out)
+    check(out, a, b, "float32", bias.numpy().astype(np.float64))
+    assert out._handle.version > version
+
+
+def test_out_may_be_an_input(device):
+    x = draw((5, 5)).astype(np.float32)
+    a = nd.array(x, device=device)
+    nd.matmul(a, a, out=a)
+    compare(a, x.astype(np.float64) @ x, dtype="float32", atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool"])
+def test_integers(device, dtype):
+    rng = np.random.default_rng(0)
+    high = 2 if dtype == "bool" else 10
+    x, y = (
+        rng.integers(0, high, (9, 17)).astype(dtype),
+        rng.integers(0, high, (17, 5)).astype(dtype),
+    )
+    a, b = nd.array(x, dtype=dtype, device=device), nd.array(y, dtype=dtype, device=device)
+    compare(a @ b, x @ y)
+
+
+def test_promotion(device):
+    a = nd.ones((2, 2), dtype="int32", device=device)
+    b = nd.ones((2, 2), device=device)
+    compare(a @ b, np.full((2, 2), 2.0))
+    compare(np.ones((2, 2)) @ b, np.full((2, 2), 2.0))
+    compare(b @ np.ones((2, 2), np.float32), np.full((2, 2), 2.0, np.float32))
+
+
+def test_errors(device):
+    a, b = nd.zeros((32, 128), device=device), nd.zeros((64, 10), device=device)
+    with pytest.raises(
+        nd.ShapeError,
+        match=r"matmul: inner sizes differ: a is \(32, 128\), b is \(64, 10\): "
+        r"need a.shape\[-1\] == b.shape\[-2\]",
+    ):
+        a @ b
+    square = nd.zeros((2, 2), device=device)
+    with pytest.raises(nd.ShapeError, match=r"no axes: got a \(2, 2\), b \(\)"):
+        square @ nd.zeros((), device=device)
+    with pytest.raises(nd.ShapeError, match=r"broadcast: got \(2,\) and \(3,\)"):
+        nd.zeros((2, 2, 2), device=device) @ nd.zeros((3, 2, 2), device=device)
+    with pytest.raises(nd.ShapeError, match=r"bias does not fit: got \(3,\) for a result \(2, 2\)"):
+        nd.matmul(square, square, nd.zeros((3,), device=device))
+    with pytest.raises(nd.DTypeError, match="dtypes differ: got bias float64 for float32"):
+        nd.matmul(square, square, nd.zeros((2,), dtype="float64", device=device))
+    with pytest.raises(ValueError, match="matmul: unknown activation: got 'gelu'"):
+        nd.matmul(square, square, activation="gelu")
+    whole = square.astype("int32")
+    with pytest.raises(nd.DTypeError, match="bias and activation need floats: got int32"):
+        nd.matmul(whole, whole, activation="relu")
+    with pytest.raises(nd.ShapeError, match="got accumulate without out"):
+        nd.matmul(square, square, accumulate=True)
+    with pytest.raises(nd.ShapeError, match=r"out does not fit: got \(3,\): need \(2, 2\)"):
+        nd.matmul(square, square, out=nd.zeros((3,), device=device))
+    with pytest.raises(nd.DTypeError, match="got out float64: need float32"):
+        nd.matmul(square, square, out=square.astype("float64"))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        square @ 2.0
+
+
+class TestTiled:
+    @pytest.mark.parametrize(
+        ("m", "n", "p"), [(1, 1, 1), (2, 3, 4), (5, 1, 2), (0, 2, 1), (2, 0, 1)]
+    )
+    def test_matches_matmul(self, device, m, n, p):
+        t = device.__tile_size__
+        assert t == 8
+        x, y = draw((m * t, n * t)).astype(np.float32), draw((n * t, p * t), 1).astype(np.float32)
+        a = nd.array(x.reshape(m, t, n, t).transpose(0, 2, 1, 3), device=device).compact()
+        b = nd.array(y.reshape(n, t, p, t).transpose(0, 2, 1, 3), device=device).compact()
+        out = nd.full((m, p, t, t), 7.0, device=device)
+        device.matmul_tiled(a._handle, b._handle, out._handle, m * t, n * t, p * t)
+        got = out.permute(0, 2, 1, 3).reshape(m * t, p * t)
+        compare(got, x.astype(np.float64) @ y, dtype="float32", atol=1e-5)
+
+    def test_errors(self, device):
+        handle = nd.zeros((64,), device=device)._handle
+        with pytest.raises(nd.ShapeError, match="matmul_tiled: .* got m=8, n=9, p=8: need mult"):
+            device.matmul_tiled(handle, handle, handle, 8, 9, 8)
+        with pytest.raises(nd.ShapeError, match="wrong size: got 64: need 128 elements"):
+            device.matmul_tiled(handle, handle, handle, 8, 16, 8)

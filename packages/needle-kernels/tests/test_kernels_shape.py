@@ -1,0 +1,147 @@
+"""Copies, casts, flips, padding and joining against NumPy."""
+
+import itertools
+
+import numpy as np
+import pytest
+from needle import backend_ndarray as nd
+from needle.backend_ndarray.testing import VIEWS, compare, make_view
+
+DTYPES = ["float32", "float64", "int32", "int64", "uint8", "bool"]
+
+
+def count(shape, dtype="float32"):
+    return np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("to", DTYPES)
+@pytest.mark.parametrize("source", DTYPES)
+def test_casts(device, source, to):
+    values = np.array([0, 1, 2, 100, 3.75] * 9).astype(source)
+    x = nd.array(values, dtype=source, device=device)
+    compare(x.astype(to), values.astype(to))
+    compare(x[::-2].astype(to), values[::-2].astype(to))
+
+
+def test_cast_of_negative_numbers_cuts_towards_zero(device):
+    values = np.array([-1.9, -0.5, 0.5, 1.9])
+    compare(nd.array(values, device=device).astype("int32"), np.array([-1, 0, 0, 1], np.int32))
+    compare(nd.array(values, device=device).astype("bool"), np.array([True] * 4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_copies_of_views(device, view, dtype):
+    for shape in [(0,), (1,), (17,), (3, 0), (3, 5, 7), (2, 3, 4, 5)]:
+        x = make_view(view, count(shape, dtype), device, dtype)
+        compare(x.compact(), x.numpy())
+        compare(x.copy(), x.numpy())
+        assert x.compact().is_compact()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_flip(device, view):
+    x = make_view(view, count((3, 4, 5)), device)
+    for r in range(4):
+        for axes in itertools.combinations(range(3), r):
+            got = x.flip(axes)
+            compare(got, np.flip(x.numpy(), axes))
+            assert got.is_compact()
+    compare(nd.flip(x), np.flip(x.numpy()))
+    compare(x.flip(-1), np.flip(x.numpy(), -1))
+    with pytest.raises(nd.AxisError, match="flip: axis is out of range: got 3 for 3 axes"):
+        x.flip(3)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_pad(device, view):
+    x = make_view(view, count((3, 4, 2)), device)
+    widths = ((1, 2), (0, 3), (4, 0))
+    want = np.pad(x.numpy(), widths)
+    compare(x.pad(widths), want)
+    compare(x.pad(*widths), want)
+    compare(nd.pad(x, [list(w) for w in widths]), want)
+
+
+def test_pad_one_axis_and_none(device):
+    x = nd.array([1, 2], device=device)
+    compare(x.pad((1, 2)), np.array([0, 1, 2, 0, 0], np.float32))
+    compare(x.pad(((1, 2),)), np.array([0, 1, 2, 0, 0], np.float32))
+    compare(nd.array(3.0, device=device).pad(()), np.array(3, np.float32))
+
+
+def test_pad_errors(device):
+    x = nd.zeros((2, 3), device=device)
+    with pytest.raises(nd.ShapeError, match=r"pad: widths .* got \(\(1, 1\),\) for shape \(2, 3\)"):
+        x.pad(((1, 1),))
+    with pytest.raises(nd.ShapeError, match=r"got \(\(1, -1\), \(0, 0\)\)"):
+        x.pad(((1, -1), (0, 0)))
+    with pytest.raises(nd.ShapeError, match=r"got \(\(2,\),\)"):
+        x.pad(2)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_concatenate_and_stack(device, view):
+    a = make_view(view, count((3, 4, 2)), device)
+    b = nd.array(-count((3, 4, 2)), device=device)
+    for axis in range(-3, 3):
+        compare(
+            nd.concatenate([a, b, a], axis), np.concatenate([a.numpy(), b.numpy(), a.numpy()], axis)
+        )
+    for axis in range(-4, 4):
+        compare(nd.stack([a, b], axis), np.stack([a.numpy(), b.numpy()], axis))
+
+
+def test_concatenate_promotes_and_takes_different_lengths(device):
+    a = nd.array([[1, 2]], dtype="int32", device=device)
+    b = nd.array(count((3, 2)), device=device)
+    want = np.concatenate([a.numpy(), b.numpy()])
+    compare(nd.concatenate([a, b]), want)
+    assert want.dtype == "float64"
+
+
+def test_join_errors(device):
+    a, b = nd.zeros((2, 3), device=device), nd.zeros((2, 4), device=device)
+    with pytest.raises(nd.ShapeError, match=r"concatenate: shapes differ: got \(2, 3\) and \(2, 4"):
+        nd.concatenate([a, b], 0)
+    with pytest.raises(nd.ShapeError, match=r"stack: shapes differ: got \(2, 3\) and \(2, 4\)"):
+        nd.stack([a, b])
+    with pytest.raises(nd.ShapeError, match="stack: no arrays: got 0: need at least one"):
+        nd.stack([])
+    with pytest.raises(nd.AxisError, match="stack: axis is out of range: got 3 for 3 axes"):
+        nd.stack([a, a], 3)
+    with pytest.raises(nd.ShapeError, match=r"concatenate: shapes differ"):
+        nd.concatenate([a, a[0]], 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fill(device, dtype):
+    a = nd.empty((5, 7), dtype=dtype, device=device)
+    a.fill(3)
+    compare(a, np.full((5, 7), 3, dtype))
+    a[1::2, ::-3].fill(0)
+    want = np.full((5, 7), 3, dtype)
+    want[1::2, ::-3] = 0
+    compare(a, want)
+
+
+def test_fill_follows_numpy_for_integers(device):
+    a = nd.zeros((2,), dtype="uint8", device=device)
+    a.fill(3.9)
+    compare(a, np.array([3, 3], np.uint8))
+    with pytest.raises(OverflowError, match="fill: .* got 256: uint8 holds 0 to 255"):
+        a.fill(256)
+    with pytest.raises(ValueError, match="fill: not a finite number: got nan: uint8 holds"):
+        a.fill(float("nan"))
+    with pytest.raises(nd.ShapeError, match=r"fill: cannot write to a broadcast view: got shape"):
+        a.broadcast_to((2, 2)).fill(0)
+
+
+def test_copy_into(device):
+    a = nd.zeros((3, 4), device=device)
+    version = a._handle.version
+    nd.copy_into(a, nd.array([[1], [2], [3]], dtype="int32", device=device))
+    compare(a, np.broadcast_to(np.float32([[1], [2], [3]]), (3, 4)))
+    assert a._handle.version == version + 1
+    with pytest.raises(nd.ShapeError, match=r"copy_into: .* got \(2,\) to \(3, 4\)"):
+        nd.copy_into(a, nd.zeros((2,), device=device))
