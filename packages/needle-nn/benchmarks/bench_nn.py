@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import needle as ndl
 import numpy as np
 import pytest
+
+import needle as ndl
 from needle import Tensor, nn, optim
 
 THREADS = 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-import needle as ndl
 import numpy as np
 import pytest
+
+import needle as ndl
 
 DEVICES = list({repr(device): device for device in (ndl.cpu(), ndl.cpu_numpy())}.values())
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from needle import nn
 from numpy.testing import assert_array_equal
+
+from needle import nn
 
 Draws = dict[str, "np.ndarray[Any, Any]"]
 

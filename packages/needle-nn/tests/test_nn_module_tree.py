@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-import needle as ndl
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+
+import needle as ndl
 from needle import Tensor, nn
 from needle.backend_ndarray import DTypeError, ShapeError
-from numpy.testing import assert_array_equal
 
 
 class Nest(nn.Module):

@@ -9,8 +9,9 @@ from typing import Any
 import nn_oracles as oracle
 import numpy as np
 import pytest
-from needle import Tensor, nn
 from nn_oracles import Params
+
+from needle import Tensor, nn
 
 
 @dataclass(frozen=True)

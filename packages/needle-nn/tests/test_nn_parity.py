@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import needle as ndl
 import nn_oracles as oracle
 import numpy as np
 import pytest
+
+import needle as ndl
 from needle import Tensor, nn, optim
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: run `hatch run parity:test`")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import needle as ndl
 import nn_oracles as oracle
 import numpy as np
 import pytest
-from needle import Tensor, nn
 from numpy.testing import assert_allclose, assert_array_equal
+
+import needle as ndl
+from needle import Tensor, nn
 
 
 def tensor(x: Any, device: Any) -> Tensor:

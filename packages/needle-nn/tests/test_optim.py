@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import needle as ndl
 import nn_oracles as oracle
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import needle as ndl
 from needle import Tensor, nn, optim
 from needle.backend_ndarray import DeviceError, DTypeError, NDArray, ShapeError
-from numpy.testing import assert_allclose, assert_array_equal
 
 SHAPES = [(3, 4), (1,), (), (2, 1, 5), (0, 3), (257,)]
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}  # ten steps of a few roundings each
@@ -45,13 +46,13 @@ ADAM_SETTINGS = [
 @pytest.mark.parametrize("settings", SGD_SETTINGS, ids=str)
 def test_sgd_matches_loops(settings: dict[str, float], dtype: str, device: Any) -> None:
     full = {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0} | settings
-    wanted = [(np.random.randn(*shape).astype(dtype), np.zeros(shape)) for shape in SHAPES]
+    wanted = [(np.array(np.random.randn(*shape), dtype), np.zeros(shape)) for shape in SHAPES]
     params = [parameter(w, device, dtype) for w, _ in wanted]
     wanted = [(w.astype("float64"), u) for w, u in wanted]
     opt = optim.SGD(params, **settings)
     for _ in range(10):
         for i, p in enumerate(params):
-            grad = np.random.randn(*p.shape).astype(dtype)
+            grad = np.array(np.random.randn(*p.shape), dtype)
             set_grad(p, grad)
             wanted[i] = oracle.sgd(*wanted[i], grad.astype("float64"), **full)
         opt.step()
@@ -64,13 +65,13 @@ def test_sgd_matches_loops(settings: dict[str, float], dtype: str, device: Any) 
 def test_adam_matches_loops(settings: dict[str, float], dtype: str, device: Any) -> None:
     defaults = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     full = defaults | settings
-    wanted = [(np.random.randn(*s).astype(dtype), np.zeros(s), np.zeros(s)) for s in SHAPES]
+    wanted = [(np.array(np.random.randn(*s), dtype), np.zeros(s), np.zeros(s)) for s in SHAPES]
     params = [parameter(w, device, dtype) for w, _, _ in wanted]
     wanted = [(w.astype("float64"), m, v) for w, m, v in wanted]
     opt = optim.Adam(params, **settings)
     for t in range(1, 11):
         for i, p in enumerate(params):
-            grad = np.random.randn(*p.shape).astype(dtype)
+            grad = np.array(np.random.randn(*p.shape), dtype)
             set_grad(p, grad)
             wanted[i] = oracle.adam(*wanted[i], grad.astype("float64"), t, **full)
         opt.step()
@@ -522,4 +523,4 @@ def test_one_kernel_call_updates_all_parameters(make: Callable[..., optim.Optimi
     ndl.backend_ndarray.reset_counters()
     opt.step()
     counters = ndl.backend_ndarray.counters()
-    assert sum(entry["calls"] for entry in counters.values()) == 1
+    assert sum(counters.values()) == 1

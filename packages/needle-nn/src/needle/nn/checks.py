@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, ShapeError
 

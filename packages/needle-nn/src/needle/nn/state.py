@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, NDArray, ShapeError
 

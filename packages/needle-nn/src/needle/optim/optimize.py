@@ -24,7 +24,7 @@ class SGD(Optimizer):
     (1 - momentum) times this one.
 
     Attributes:
-        u: the running average of each parameter, zeros at first.
+        u: the running average of each parameter, zeros at first; kept only with momentum.
     """
 
     ranges: ClassVar[Ranges] = {
@@ -54,7 +54,8 @@ class SGD(Optimizer):
         gradients: list[NDArray],
         step: int,
     ) -> None:
-        nd.sgd(weights, *state, gradients, self.lr, self.momentum, self.weight_decay)
+        averages = state[0] if self.momentum else None
+        nd.sgd(weights, averages, gradients, self.lr, self.momentum, self.weight_decay)
 
 
 class Adam(Optimizer):
@@ -109,6 +110,5 @@ class Adam(Optimizer):
         gradients: list[NDArray],
         step: int,
     ) -> None:
-        corrections = 1 - self.beta1**step, 1 - self.beta2**step
         settings = self.lr, self.beta1, self.beta2, self.eps, self.weight_decay
-        nd.adam(weights, *state, gradients, *settings, *corrections)
+        nd.adam(weights, *state, gradients, *settings, step)

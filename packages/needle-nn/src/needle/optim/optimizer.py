@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+
 from needle import backend_ndarray as nd
 from needle.autograd import Tensor
 from needle.backend_ndarray import DeviceError, NDArray, ShapeError
@@ -61,7 +62,7 @@ class Optimizer:
             for i in group:
                 self.steps[i] += 1
             state = [[self._slot(slot, i) for i in group] for slot in self.slots]
-            weights = [_own_compact(self.params[i]) for i in group]
+            weights = [_writable(self.params[i]) for i in group]
             self._update(weights, state, [gradients[i] for i in group], self.steps[group[0]])
 
     def _update(
@@ -108,7 +109,7 @@ class Optimizer:
     # ---- gradients ----------------------------------------------------------------------------
 
     def _gradients(self) -> dict[int, NDArray]:
-        """Returns the gradient array of each parameter that has one: compact, in its dtype."""
+        """Returns the gradient array of each parameter that has one, in the parameter's dtype."""
         op = type(self).__name__
         gradients: dict[int, NDArray] = {}
         for i, parameter in enumerate(self.params):
@@ -127,7 +128,7 @@ class Optimizer:
                 )
             if gradient.dtype != weight.dtype:
                 gradient = gradient.astype(weight.dtype)
-            gradients[i] = gradient.compact()
+            gradients[i] = gradient
         return gradients
 
     def _groups(self, gradients: Mapping[int, NDArray]) -> list[list[int]]:
@@ -236,10 +237,10 @@ def _zeros_like(parameter: Tensor) -> Tensor:
     return Tensor(zeros, requires_grad=False)
 
 
-def _own_compact(parameter: Tensor) -> NDArray:
-    """Returns the parameter's array, made compact first where it is a strided view."""
+def _writable(parameter: Tensor) -> NDArray:
+    """Returns the parameter's array; one whose elements repeat becomes a copy of its own first."""
     array = array_of(parameter)
-    if not array.is_compact():
+    if 0 in array.strides:
         array = array.compact()
         replace(parameter, array)
     return array
