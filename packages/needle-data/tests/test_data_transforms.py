@@ -88,7 +88,7 @@ def test_the_image_itself_is_left_alone(transform):
 def test_a_batch_draws_and_changes_as_its_images_do(transforms, n):
     images = np.random.default_rng(0).random((n, 6, 5, 3)).astype(np.float32)
     np.random.seed(3)
-    batch = apply_to_batch(transforms, images)
+    batch = apply_to_batch(transforms, images.copy())
     after = np.random.rand()
     np.random.seed(3)
     for got, img in zip(batch, images, strict=True):

@@ -28,7 +28,7 @@ class RandomTransform(ABC):
 
     @abstractmethod
     def apply(self, images: Array[Any], parameters: Array[Any]) -> Array[Any]:
-        """New images (N, H, W, C), one changed by each row of `parameters`."""
+        """Images (N, H, W, C), each changed by its row of `parameters`; may overwrite `images`."""
 
     def __call__(self, img: Array[Any]) -> Array[Any]:
         """One image (H, W, C), changed; `img` itself stays as it is.
@@ -41,7 +41,7 @@ class RandomTransform(ABC):
             raise ShapeError(
                 f"{type(self).__name__}: not an image: got shape {img.shape}: need (H, W, C)"
             )
-        changed: Array[Any] = self.apply(img[np.newaxis], self.draw(1))[0]
+        changed: Array[Any] = self.apply(img[np.newaxis].copy(), self.draw(1))[0]
         return changed
 
 
@@ -64,9 +64,9 @@ class RandomFlipHorizontal(RandomTransform):
         return np.random.rand(n) < self.p
 
     def apply(self, images: Array[Any], parameters: Array[Any]) -> Array[Any]:
-        out = images.copy(order="K")
-        out[parameters] = images[parameters][:, :, ::-1]
-        return out
+        chosen = np.flatnonzero(parameters)
+        images[chosen] = images[chosen, :, ::-1]
+        return images
 
 
 class RandomCrop(RandomTransform):
@@ -91,19 +91,19 @@ class RandomCrop(RandomTransform):
         return np.random.randint(-self.padding, self.padding + 1, size=(n, 2))
 
     def apply(self, images: Array[Any], parameters: Array[Any]) -> Array[Any]:
-        height, width = images.shape[1:3]
-        out = np.zeros_like(images)
-        for new, old, (down, right) in zip(out, images, parameters.tolist(), strict=True):
-            to_rows, from_rows = _overlap(down, height)
-            to_columns, from_columns = _overlap(right, width)
-            new[to_rows, to_columns] = old[from_rows, from_columns]
-        return out
-
-
-def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """Where `out[i] = a[i + shift]` stays inside an axis of `size`: the slices of out and of a."""
-    shift = max(-size, min(shift, size))
-    return slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size + min(0, shift))
+        height, width, channels = images.shape[1:]
+        # A shift of the whole image leaves nothing of it; a longer one is no different.
+        pad = min(self.padding, max(height, width))
+        shifts = np.clip(parameters, -pad, pad).tolist()
+        # One padded image, used again and again: it stays in the cache, which a batch does not.
+        shape = (1, height + 2 * pad, width + 2 * pad, channels)
+        padded = np.zeros_like(images, shape=shape)[0]
+        middle = padded[pad : pad + height, pad : pad + width]
+        for image, (down, right) in zip(images, shifts, strict=True):
+            middle[...] = image
+            top, left = pad + down, pad + right
+            image[...] = padded[top : top + height, left : left + width]
+        return images
 
 
 def all_have_halves(transforms: Sequence[Transform]) -> TypeGuard[Sequence[RandomTransform]]:
@@ -116,7 +116,10 @@ def all_have_halves(transforms: Sequence[Transform]) -> TypeGuard[Sequence[Rando
 
 
 def apply_to_batch(transforms: Sequence[RandomTransform], images: Array[Any]) -> Array[Any]:
-    """Images (N, H, W, C), each after all transforms, as if called image by image."""
+    """Images (N, H, W, C), each after all transforms, as if called one by one.
+
+    May overwrite `images`.
+    """
     parameters = _draw_image_by_image(transforms, len(images))
     for transform, rows in zip(transforms, parameters, strict=True):
         images = transform.apply(images, rows)
