@@ -12,9 +12,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import needle as ndl
 import numpy as np
 import pytest
+
+import needle as ndl
 from needle import Tensor, nn, optim
 from needle.apps.models import LanguageModel, ResNet9
 

@@ -3,12 +3,13 @@
 import json
 import os
 
-import needle as ndl
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+import needle as ndl
 from needle.apps import checkpoint
 from needle.apps.checkpoint import FORMAT, CheckpointError, ModelSpec
-from safetensors.numpy import save_file
 
 LM = {
     "embedding_size": 4,
@@ -77,7 +78,7 @@ def test_a_place_that_cannot_be_written_shows_at_once(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder: need a file name"):
         checkpoint.check_writable(tmp_path)
     with pytest.raises(OSError, match=r"save: cannot write into .*: File name too long"):
-        checkpoint.check_writable(tmp_path / ("x" * 300))
+        checkpoint.check_writable(tmp_path / ("x" * 250))
     checkpoint.check_writable(tmp_path / "model.safetensors")
     assert os.listdir(tmp_path) == []
 
@@ -152,7 +153,7 @@ def test_a_description_of_no_known_model(tmp_path, text):
     [
         ({"output_size": 10**12}, r"embedding.weight is \(11, 4\): its config needs \(1000000"),
         ({"hidden_size": 6}, r"linear.weight is \(5, 11\): its config needs \(6, 11\)"),
-        ({"num_layers": 10**9}, "num_layers is 1000000000: it holds 12 arrays"),
+        ({"num_layers": 10**9}, "num_layers is 1000000000: it holds 11 arrays"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"num_layers": 1}, "does not fit its model lm"),
         ({"seq_model": "rnn"}, "does not fit its model lm"),

@@ -1,8 +1,9 @@
 """The networks: sizes, order of drawing, and values against plain NumPy."""
 
-import needle as ndl
 import numpy as np
 import pytest
+
+import needle as ndl
 from needle.apps.models import LanguageModel, ResNet9
 from needle.backend_ndarray import ShapeError
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from needle import nn
-from needle.apps.models import LanguageModel, ResNet9
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
+
+from needle import nn
+from needle.apps.models import LanguageModel, ResNet9
 
 FORMAT = "needle-checkpoint-1"
 MODELS: dict[str, Callable[..., nn.Module]] = {"resnet9": ResNet9, "lm": LanguageModel}

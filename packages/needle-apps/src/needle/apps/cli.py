@@ -15,9 +15,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import needle
 import numpy as np
 import typer
+from typer.core import TyperGroup
+
+import needle
 from needle import nn
 from needle.apps import checkpoint, sources
 from needle.apps.checkpoint import CheckpointError, ModelSpec
@@ -36,7 +38,6 @@ from needle.apps.training import (
 from needle.backend_ndarray import Device, DeviceError
 from needle.data import DataLoader
 from needle.optim import SGD, Adam, Optimizer
-from typer.core import TyperGroup
 
 
 class CommandError(Exception):
@@ -134,9 +135,25 @@ class Recurrent(StrEnum):
     lstm = "lstm"
 
 
-def _positive(value: float | None) -> float | None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{value} is not a positive number.")
+# Ranges are checked here, not by Typer: its message does not say what it got.
+def _at_least(lowest: int) -> Callable[[float | None], float | None]:
+    def check(value: float | None) -> float | None:
+        if value is not None and not lowest <= value < math.inf:
+            raise typer.BadParameter(f"got {value}: need at least {lowest}")
+        return value
+
+    return check
+
+
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"got {value}: need a positive number")
+    return value
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**32:
+        raise typer.BadParameter(f"got {value}: need 0 <= seed < 2**32")
     return value
 
 
@@ -151,22 +168,27 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Read the data set from this folder, and from nowhere else."),
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training data.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Examples per step.")]
-Rate = Annotated[float, typer.Option(callback=_positive, help="Learning rate.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Fixes weights and data order.")]
+Epochs = Annotated[int, typer.Option(callback=_at_least(1), help="Passes over the training data.")]
+BatchSize = Annotated[int, typer.Option(callback=_at_least(1), help="Examples per step.")]
+Rate = Annotated[float, typer.Option(callback=_above_zero, help="Learning rate.")]
+Seed = Annotated[int, typer.Option(callback=_seed, help="Fixes weights and data order.")]
 DeviceName = Annotated[
     DeviceChoice | None,
     typer.Option(help="Where to run.", show_default="cpu, or what NEEDLE_BACKEND says"),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
+Threads = Annotated[
+    int | None, typer.Option(callback=_at_least(1), help="CPU threads.", show_default="all cores")
+]
 MaxBatches = Annotated[
-    int | None, typer.Option(min=1, help="Cut every pass short after so many batches.")
+    int | None,
+    typer.Option(callback=_at_least(1), help="Cut every pass short after so many batches."),
 ]
 Save = Annotated[
     Path | None, typer.Option(help="Write a checkpoint to this file after every epoch.")
 ]
-SeqLen = Annotated[int, typer.Option(min=1, help="Words per step, in each of the batch's texts.")]
+SeqLen = Annotated[
+    int, typer.Option(callback=_at_least(1), help="Words per step, in each of the batch's texts.")
+]
 
 # Learning rates that work with plain SGD and gradients clipped to a norm of 0.25.
 LM_RATES = {Recurrent.lstm: 20.0, Recurrent.rnn: 4.0}
@@ -197,7 +219,7 @@ def train_resnet9(
     epochs: Epochs = 10,
     batch_size: BatchSize = 128,
     lr: Rate = 1e-3,
-    weight_decay: Annotated[float, typer.Option(min=0.0, help="L2 penalty.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(callback=_at_least(0), help="L2 penalty.")] = 1e-3,
     data: Data = DataChoice.auto,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -226,15 +248,19 @@ def train_lm(
     epochs: Epochs = 3,
     batch_size: BatchSize = 20,
     seq_len: SeqLen = 35,
-    embedding_size: Annotated[int, typer.Option(min=1, help="Length of a word vector.")] = 200,
-    hidden_size: Annotated[int, typer.Option(min=1, help="Length of a hidden state.")] = 200,
-    layers: Annotated[int, typer.Option(min=1, help="Recurrent layers.")] = 2,
+    embedding_size: Annotated[
+        int, typer.Option(callback=_at_least(1), help="Length of a word vector.")
+    ] = 200,
+    hidden_size: Annotated[
+        int, typer.Option(callback=_at_least(1), help="Length of a hidden state.")
+    ] = 200,
+    layers: Annotated[int, typer.Option(callback=_at_least(1), help="Recurrent layers.")] = 2,
     lr: Annotated[
         float | None,
-        typer.Option(callback=_positive, help="Learning rate.", show_default="lstm 20, rnn 4"),
+        typer.Option(callback=_above_zero, help="Learning rate.", show_default="lstm 20, rnn 4"),
     ] = None,
     clip: Annotated[
-        float, typer.Option(callback=_positive, help="Largest gradient norm of an update.")
+        float, typer.Option(callback=_above_zero, help="Largest gradient norm of an update.")
     ] = 0.25,
     data: Data = DataChoice.auto,
     data_dir: DataDir = None,
@@ -271,7 +297,9 @@ def evaluate_checkpoint(
     file: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Written by train --save.")],
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Examples per step.", show_default="images 128, text 20"),
+        typer.Option(
+            callback=_at_least(1), help="Examples per step.", show_default="images 128, text 20"
+        ),
     ] = None,
     seq_len: SeqLen = 35,
     data: Data = DataChoice.auto,
@@ -288,7 +316,7 @@ def evaluate_checkpoint(
         chosen = DataChoice(spec.data) if data is DataChoice.auto else data
         report = Report("images" if spec.model == "resnet9" else "tokens")
         if spec.model == "resnet9":
-            source = sources.images(chosen, data_dir, report.warn)
+            source = sources.images(chosen, data_dir, report.warn, splits=("test",))
             task = _image_task(model, source, batch_size or 128, max_batches)
         else:
             source = sources.text(chosen, data_dir, report.warn)
@@ -328,10 +356,10 @@ def _prepare(choice: DeviceChoice | None, threads: int | None, save: Path | None
 
 
 def _image_task(model: nn.Module, source: Source, batch_size: int, limit: int | None) -> Task:
-    smallest = min(len(split) for split in source.splits.values())
-    if batch_size > smallest:
+    name, first = next(iter(source.splits.items()))
+    if batch_size > len(first):
         raise ValueError(
-            f"train: batch size too large: {batch_size}: {source.name} has {smallest} images"
+            f"batch size too large: {batch_size}: {source.name} has {len(first)} {name} images"
         )
     loaders = {
         name: DataLoader(split, batch_size, shuffle=name == "train", device=model_device(model))

@@ -6,8 +6,9 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-import needle
 import numpy as np
+
+import needle
 from needle import backend_ndarray as nd
 
 PACKAGES = ("needle-kernels", "needle-core", "needle-nn", "needle-data", "needle-apps")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from needle import Tensor, nn, ops
 from needle.apps.training import image_steps, run_epoch, text_steps
 from needle.backend_ndarray import ShapeError
@@ -90,7 +91,7 @@ def nn_epoch(
         images = Tensor(X[start : start + batch], device=W1.device, dtype=W1.dtype)
         targets = _one_hot(y[start : start + batch], W2)
         softmax_loss(ops.relu(images @ W1) @ W2, targets).backward(retain_graph=False)
-        W1, W2 = (_leaf(W.numpy() - lr * W.grad.numpy(), W) for W in (W1, W2))
+        W1, W2 = _descend(W1, lr), _descend(W2, lr)
     return W1, W2
 
 
@@ -98,6 +99,12 @@ def loss_err(h: Tensor, y: Array) -> tuple[Array, float]:
     """The mean softmax loss and the error rate of logits h (n, classes) on class ids y (n,)."""
     loss = softmax_loss(h, _one_hot(y, h)).numpy()
     return loss, float(np.mean(h.numpy().argmax(axis=1) != y))
+
+
+def _descend(W: Tensor, lr: float) -> Tensor:
+    """W - lr * W.grad, as a new leaf."""
+    assert W.grad is not None  # backward has just run
+    return _leaf(W.numpy() - lr * W.grad.numpy(), W)
 
 
 def _leaf(values: Array, like: Tensor) -> Tensor:

@@ -51,27 +51,31 @@ class Source:
         return f"{self.name}: {sizes} {unit}"
 
 
-def images(choice: str, folder: Path | None, warn: Warn) -> Source:
+def images(
+    choice: str,
+    folder: Path | None,
+    warn: Warn,
+    splits: Sequence[str] = ("train", "test"),
+) -> Source:
     """CIFAR-10 or the synthetic images.
 
     Args:
         choice: "auto", "cifar10" or "synthetic".
         folder: where the data is; None searches.
         warn: told about a fallback.
+        splits: which to read.
 
     Raises:
         ValueError: the choice does not fit, or a file is damaged.
         OSError: the data is not in the folder, or cannot be downloaded.
     """
     _check_choice("images", choice, "cifar10", folder)
-    found = None
-    if choice != "synthetic":
-        found = _locate(choice, folder, CIFAR10, warn)
+    found = None if choice == "synthetic" else _locate(choice, folder, CIFAR10, warn)
     if found is None:
-        splits = {name: SyntheticImages(train=name == "train") for name in ("train", "test")}
-        return Source("synthetic", "synthetic images", splits)
-    parts = {name: CIFAR10Dataset(found, train=name == "train") for name in ("train", "test")}
-    return Source("cifar10", f"CIFAR-10 in {found}", parts)
+        made = {name: SyntheticImages(train=name == "train") for name in splits}
+        return Source("synthetic", "synthetic images", made)
+    read = {name: CIFAR10Dataset(found, train=name == "train") for name in splits}
+    return Source("cifar10", f"CIFAR-10 in {found}", read)
 
 
 def text(choice: str, folder: Path | None, warn: Warn) -> Source:
@@ -87,9 +91,7 @@ def text(choice: str, folder: Path | None, warn: Warn) -> Source:
         OSError: the data is not in the folder, or cannot be downloaded.
     """
     _check_choice("text", choice, "ptb", folder)
-    found = None
-    if choice != "synthetic":
-        found = _locate(choice, folder, PTB, warn)
+    found = None if choice == "synthetic" else _locate(choice, folder, PTB, warn)
     if found is None:
         return _text_source("synthetic", "synthetic text", SyntheticCorpus())
     name = "Penn Treebank (PTB)" if _is_ptb(found) else "text in the form of PTB"

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
+
 from needle import Tensor, default_device, nn, no_grad
 from needle.data import batchify, get_batch
 from needle.optim import Optimizer
@@ -257,7 +258,7 @@ def text_task(
     def split(name: str, words: Any) -> Split:
         if len(words) < 2 * batch_size:
             raise ValueError(
-                f"text_task: batch size too large: {batch_size}: the {name} text has "
+                f"batch size too large: {batch_size}: the {name} text has "
                 f"{len(words)} words, so at most {len(words) // 2}"
             )
         data = batchify(words, batch_size, device=None, dtype="float32")
