@@ -581,12 +581,22 @@ int64_t batch_norm_grad_workspace(const Call& call)
 // ---- layer norm
 // ------------------------------------------------------------------------------------
 
-template <class T>
+// Whether the last axis of all these operands is dense.
+bool rows_are_dense(const Call& call, const int (&operands)[4])
+{
+    for (int i : operands)
+        if (call.arrays[i].strides[call.arrays[i].rank - 1] != 1) return false;
+    return true;
+}
+
+template <class T, bool dense>
 void layer_norm_row(const Call& call, int64_t r)
 {
-    Line<T> y = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[3], r);
+    Line<T> y = known<dense>(row_of<T>(call.arrays[0], r));
+    Line<T> x = known<dense>(row_of<T>(call.arrays[3], r));
+    Line<T> weight = known<dense>(vector_of<T>(call.arrays[4]));
+    Line<T> bias = known<dense>(vector_of<T>(call.arrays[5]));
     Line<T> mean = vector_of<T>(call.arrays[1]), var = vector_of<T>(call.arrays[2]);
-    Line<T> weight = vector_of<T>(call.arrays[4]), bias = vector_of<T>(call.arrays[5]);
     int64_t size = call.arrays[3].shape[1];
     double count = static_cast<double>(size);
     T shift = size > 0 ? x[0] : T(0);
@@ -615,11 +625,13 @@ void layer_norm_row(const Call& call, int64_t r)
 void layer_norm(const Call& call)
 {
     const Array& x = call.arrays[3];
+    bool dense = rows_are_dense(call, {0, 3, 4, 5});
     parallel_for(x.shape[0], ceil_div(grain, max64(x.shape[1], 1)),
                  [&](int64_t begin, int64_t end) {
                      with_float(x.dtype, [&](auto zero) {
-                         for (int64_t r = begin; r < end; ++r)
-                             layer_norm_row<decltype(zero)>(call, r);
+                         using T = decltype(zero);
+                         auto row = dense ? layer_norm_row<T, true> : layer_norm_row<T, false>;
+                         for (int64_t r = begin; r < end; ++r) row(call, r);
                      });
                  });
 }
@@ -631,25 +643,29 @@ void layer_norm(const Call& call)
 int64_t rows_in_block(int64_t rows) { return min64(max64(ceil_div(rows, 16), 4), 64); }
 
 // One row: dx, and what it adds to dweight and dbias.
-template <class T>
-void layer_norm_grad_row(const Call& call, int64_t r, Line<T> dweight, Line<T> dbias)
+template <class T, bool dense>
+void layer_norm_grad_row(const Call& call, int64_t r, Line<T> dweights, Line<T> dbiases)
 {
-    Line<T> dx = row_of<T>(call.arrays[0], r), dy = row_of<T>(call.arrays[3], r);
-    Line<T> x = row_of<T>(call.arrays[4], r), weight = vector_of<T>(call.arrays[7]);
+    Line<T> dweight = known<true>(dweights), dbias = known<true>(dbiases);
+    Line<T> dx = known<dense>(row_of<T>(call.arrays[0], r));
+    Line<T> dy = known<dense>(row_of<T>(call.arrays[3], r));
+    Line<T> x = known<dense>(row_of<T>(call.arrays[4], r));
+    Line<T> weight = known<dense>(vector_of<T>(call.arrays[7]));
     int64_t size = call.arrays[4].shape[1];
     T center = vector_of<T>(call.arrays[5])[r];
     double variance = static_cast<double>(vector_of<T>(call.arrays[6])[r]) + call.scalars[0];
     T inverse = static_cast<T>(1 / root(variance));
-    double sum =
-        sum_along<T>(size, [&](int64_t i, int64_t n) { return dy.load(i, n) * weight.load(i, n); });
-    double product = sum_along<T>(size, [&](int64_t i, int64_t n) {
+    Vec<T> sum{}, product{};  // of g and of g d / std; lanes beyond the row hold dy = 0
+    for_vectors<T>(size, [&](int64_t i, int64_t n) {
         Vec<T> incoming = dy.load(i, n), normal = (x.load(i, n) - center) * inverse;
+        Vec<T> g = incoming * weight.load(i, n);
         dbias.store(i, n, dbias.load(i, n) + incoming);
         dweight.store(i, n, dweight.load(i, n) + incoming * normal);
-        return incoming * weight.load(i, n) * normal;
+        sum += g;
+        product += g * normal;
     });
-    T mean_g = static_cast<T>(sum / static_cast<double>(size));
-    T mean_gx = static_cast<T>(product / static_cast<double>(size));
+    T mean_g = sum_lanes<T>(sum) / static_cast<T>(size);
+    T mean_gx = sum_lanes<T>(product) / static_cast<T>(size);
     for_vectors<T>(size, [&](int64_t i, int64_t n) {
         Vec<T> normal = (x.load(i, n) - center) * inverse;
         Vec<T> g = dy.load(i, n) * weight.load(i, n);
@@ -666,14 +682,15 @@ void layer_norm_grad_of(const Call& call)
     int64_t blocks = ceil_div(rows, per_block);
     T* weights = static_cast<T*>(call.workspace);  // blocks x size, and then the same for dbias
     T* biases = weights + blocks * size;
+    auto run_row = rows_are_dense(call, {0, 3, 4, 7}) ? layer_norm_grad_row<T, true>
+                                                      : layer_norm_grad_row<T, false>;
     parallel_for(blocks, ceil_div(grain, per_block * max64(size, 1)),
                  [&](int64_t begin, int64_t end) {
                      for (int64_t b = begin; b < end; ++b) {
                          for (int64_t i = 0; i < size; ++i)
                              weights[b * size + i] = biases[b * size + i] = 0;
                          for (int64_t r = b * per_block; r < min64(rows, (b + 1) * per_block); ++r)
-                             layer_norm_grad_row<T>(call, r, {weights + b * size, 1},
-                                                    {biases + b * size, 1});
+                             run_row(call, r, {weights + b * size, 1}, {biases + b * size, 1});
                      }
                  });
     auto plain = [](int64_t, int64_t, double value) { return value; };

@@ -66,6 +66,13 @@ struct Line {
     T& operator[](int64_t i) const { return data[i * stride]; }
 };
 
+// The same line, whose stride the compiler knows to be 1 where `dense`.
+template <bool dense, class T>
+inline Line<T> known(Line<T> line)
+{
+    return {line.data, dense ? 1 : line.stride};
+}
+
 // Row r of a matrix, from the element `first` on.
 template <class T>
 inline Line<T> row_of(const Array& matrix, int64_t r, int64_t first = 0)
@@ -94,17 +101,17 @@ template <class T, class Term>
 inline T sum_between(int64_t begin, int64_t end, const Term& term)
 {
     constexpr int64_t width = lanes<T>;
-    Vec<T> a{}, b{}, c{}, d{};
+    Vec<T> sums[4] = {};
     int64_t i = begin;
     for (; i + 4 * width <= end; i += 4 * width) {
-        a += term(i, width);
-        b += term(i + width, width);
-        c += term(i + 2 * width, width);
-        d += term(i + 3 * width, width);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) sums[k] += term(i + k * width, width);
     }
-    for (; i + width <= end; i += width) a += term(i, width);
-    if (i < end) b += keep_first(term(i, end - i), end - i, T(0));
-    return sum_lanes<T>((a + b) + (c + d));
+    for (; i < end; i += width) {
+        int64_t n = end - i < width ? end - i : width;
+        sums[0] += keep_first(term(i, n), n, T(0));
+    }
+    return sum_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 // The same over `count` elements: sums of 4096, short enough to be accurate in float, added in
