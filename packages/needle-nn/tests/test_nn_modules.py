@@ -312,3 +312,34 @@ def test_gradients_match_differences_of_the_loops(case: Case, device: Any) -> No
         assert tensor.grad is not None, f"{name} got no gradient"
         # The difference of two losses of size 10 has an error of 10 * 2**-53 / 1e-6 = 1e-9.
         oracle.check(f"grad of {name}", tensor.grad, want, "float64", 1e-5, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda **at: nn.Linear(3, 4, **at), (2, 3)),
+        (lambda **at: nn.Conv(3, 4, 3, **at), (1, 3, 4, 4)),
+        (lambda **at: nn.BatchNorm1d(3, **at), (4, 3)),
+        (lambda **at: nn.BatchNorm2d(3, **at).eval(), (4, 3, 1, 2)),
+        (lambda **at: nn.LayerNorm1d(3, **at), (4, 3)),
+        (lambda **at: nn.RNN(3, 2, **at), (2, 1, 3)),
+        (lambda **at: nn.LSTMCell(3, 2, **at), (2, 3)),
+        (lambda **at: nn.Dropout(0.0, **at), (2, 3)),
+    ],
+)
+def test_both_float_types_promote_as_in_numpy(make: Any, shape: Any, device: Any) -> None:
+    module = make(device=device)
+    exact = make(device=device, dtype="float64")
+    exact.load_state_dict({n: v.numpy().astype("float64") for n, v in module.state_dict().items()})
+    values = np.random.randn(*shape)
+    x, y = (Tensor(values, device=device, dtype="float64") for _ in range(2))
+    got, want = oracle.flat(module(x))[0], oracle.flat(exact(y))[0]
+    assert got.dtype == "float64"
+    np.testing.assert_array_equal(got.numpy(), want.numpy())
+    got.sum().backward()
+    want.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), y.grad.numpy())
+    for (name, p), (_, q) in zip(module.named_parameters(), exact.named_parameters(), strict=True):
+        oracle.check(name, p.grad, q.grad.numpy(), "float32", 1e-6, 1e-6)
+    for _, tensor in module.named_parameters() + module.named_buffers():
+        assert tensor.dtype == "float32"

@@ -51,16 +51,16 @@ def test_evaluation_reads_and_keeps_the_running_statistics(device: Any) -> None:
 
 def test_an_assigned_running_statistic_takes_effect(device: Any) -> None:
     norm = nn.BatchNorm1d(2, eps=0.0, device=device).eval()
-    norm.running_mean = Tensor([1.0, 2.0], device=device, requires_grad=False)
-    y = norm(Tensor([[1.0, 3.0]], device=device)).numpy()
+    norm.running_mean = Tensor([1.0, 2.0], device=device, dtype="float32", requires_grad=False)
+    y = norm(Tensor([[1.0, 3.0]], device=device, dtype="float32")).numpy()
     assert_array_equal(y, [[0.0, 1.0]])
     assert_array_equal(norm.state_dict()["running_mean"].numpy(), [1.0, 2.0])
 
 
 def test_one_value_per_channel_gives_the_bias(device: Any) -> None:
     norm = nn.BatchNorm1d(3, device=device)
-    norm.bias = nn.Parameter(Tensor([1.0, 2.0, 3.0], device=device))
-    x = Tensor([[5.0, -7.0, 9.0]], device=device)
+    norm.bias = nn.Parameter(Tensor([1.0, 2.0, 3.0], device=device, dtype="float32"))
+    x = Tensor([[5.0, -7.0, 9.0]], device=device, dtype="float32")
     y = norm(x)
     assert_array_equal(y.numpy(), [[1.0, 2.0, 3.0]])
     assert_allclose(norm.running_mean.numpy(), [0.5, -0.7, 0.9], rtol=1e-6)
@@ -84,7 +84,7 @@ def test_statistics_keep_no_graph(device: Any) -> None:
 def test_statistics_follow_under_no_grad(device: Any) -> None:
     norm = nn.BatchNorm1d(1, device=device)
     with ndl.no_grad():
-        norm(Tensor([[1.0], [3.0]], device=device))
+        norm(Tensor([[1.0], [3.0]], device=device, dtype="float32"))
     assert_allclose(norm.running_mean.numpy(), [0.2], rtol=1e-6)
 
 

@@ -292,7 +292,7 @@ def test_sgd_forgets_an_infinite_gradient_without_momentum(device: Any) -> None:
     opt = optim.SGD([p], lr=0.5)
     set_grad(p, [np.inf])
     opt.step()
-    p.data = Tensor([1.0], device=device)
+    p.data = Tensor([1.0], device=device, dtype="float32")
     set_grad(p, [1.0])
     opt.step()
     assert_array_equal(p.numpy(), [0.5])

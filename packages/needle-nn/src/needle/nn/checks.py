@@ -1,4 +1,4 @@
-"""The checks that modules share; each names the module, what it got and the rule."""
+"""The checks that modules share, each naming the module, what it got and the rule; promotion."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from needle import ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, ShapeError
 
-__all__ = ["check_axes", "check_size", "check_tensor", "float_dtype", "number", "positive"]
+__all__ = [
+    "check_axes",
+    "check_size",
+    "check_tensor",
+    "float_dtype",
+    "number",
+    "positive",
+    "promoted",
+]
 
 
 def positive(op: str, name: str, value: object) -> int:
@@ -89,3 +98,14 @@ def check_size(op: str, name: str, value: Tensor, axis: int, setting: str, size:
             f"{op}: sizes differ: {name} is {value.shape}, {setting} is {size}: "
             f"need {name}.shape[{axis}] == {setting}"
         )
+
+
+def promoted(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Casts float Tensors of both dtypes to float64, as NumPy's arithmetic does; None stays.
+
+    The fused ops want one dtype. Other mixtures are left to them to refuse.
+    """
+    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
+    if len(dtypes) == 1 or any(dtype.kind != "f" for dtype in dtypes):
+        return tensors
+    return tuple([t if t is None else ops.astype(t, "float64") for t in tensors])

@@ -8,7 +8,7 @@ from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, ShapeError
 
-from .checks import check_axes, check_size, float_dtype, positive
+from .checks import check_axes, check_size, float_dtype, positive, promoted
 from .module import Module, Parameter
 
 __all__ = ["Conv"]
@@ -71,8 +71,9 @@ class Conv(Module):
     def forward(self, x: Tensor) -> Tensor:
         check_axes("Conv", "x", x, "(N, C, H, W)")
         check_size("Conv", "x", x, 1, "in_channels", self.in_channels)
+        x, weight, bias = promoted(x, self.weight, self.bias)
         channels_last = ops.transpose(ops.transpose(x, (1, 2)), (2, 3))
-        y = ops.conv(channels_last, self.weight, self.stride, self.padding, bias=self.bias)
+        y = ops.conv(channels_last, weight, self.stride, self.padding, bias=bias)
         return ops.transpose(ops.transpose(y, (2, 3)), (1, 2))
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, ShapeError
 
-from .checks import check_size, check_tensor, float_dtype, positive
+from .checks import check_size, check_tensor, float_dtype, positive, promoted
 from .module import Module, Parameter
 
 __all__ = ["Linear"]
@@ -56,7 +56,7 @@ class Linear(Module):
         if len(x.shape) == 0:
             raise ShapeError(f"Linear: x is (): need (..., {self.in_features})")
         check_size("Linear", "x", x, -1, "in_features", self.in_features)
-        return ops.linear(x, self.weight, self.bias)
+        return ops.linear(*promoted(x, self.weight, self.bias))
 
     def extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"

@@ -8,7 +8,7 @@ from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, NDArray, ShapeError
 
-from .checks import check_axes, check_size, check_tensor, float_dtype, number, positive
+from .checks import check_axes, check_size, check_tensor, float_dtype, number, positive, promoted
 from .module import Module, Parameter
 from .state import array_of, replace
 
@@ -51,13 +51,12 @@ class _BatchNorm(Module):
         check_axes(op, "x", x, self.layout)
         check_size(op, "x", x, 1, "dim", self.dim)
         if not self.training:
-            mean, var = self.running_mean, self.running_var
-            return ops.batch_norm_eval(
-                x, mean, var, self.weight, self.bias, self.eps, relu=self.relu
-            )
+            state = promoted(x, self.running_mean, self.running_var, self.weight, self.bias)
+            return ops.batch_norm_eval(*state, self.eps, relu=self.relu)
         if x.size == 0:
             raise ShapeError(f"{op}: x is {x.shape}: need at least one value per channel to train")
-        result = ops.batch_norm(x, self.weight, self.bias, self.eps, relu=self.relu)
+        x, weight, bias = promoted(x, self.weight, self.bias)
+        result = ops.batch_norm(x, weight, bias, self.eps, relu=self.relu)
         _, mean, var = result.realize_cached_data()
         self._average(self.running_mean, mean)
         self._average(self.running_var, var)
@@ -65,7 +64,8 @@ class _BatchNorm(Module):
 
     def _average(self, running: Tensor, batch: NDArray) -> None:
         """Moves a running statistic towards the batch's; on arrays, so that no graph is kept."""
-        replace(running, array_of(running) * (1 - self.momentum) + batch * self.momentum)
+        moved = array_of(running) * (1 - self.momentum) + batch * self.momentum
+        replace(running, moved.astype(running.dtype, copy=False))
 
     def extra_repr(self) -> str:
         settings = f"{self.dim}, eps={self.eps}, momentum={self.momentum}"
@@ -141,7 +141,7 @@ class LayerNorm1d(Module):
         if len(x.shape) == 0:
             raise ShapeError(f"LayerNorm1d: x is (): need (..., {self.dim})")
         check_size("LayerNorm1d", "x", x, -1, "dim", self.dim)
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+        return ops.layer_norm(*promoted(x, self.weight, self.bias), self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, eps={self.eps}"

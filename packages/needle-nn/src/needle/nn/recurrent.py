@@ -14,7 +14,7 @@ from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, ShapeError
 
-from .checks import check_axes, check_size, check_tensor, float_dtype, positive
+from .checks import check_axes, check_size, check_tensor, float_dtype, positive, promoted
 from .module import Module, Parameter
 
 __all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell"]
@@ -109,8 +109,8 @@ class RNNCell(_Cell):
 
     def unroll(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         """Runs all steps: x (seq_len, bs, input_size) to output (seq_len, bs, hidden) and h_n."""
-        biases = self.bias_ih, self.bias_hh
-        output, h = ops.rnn(x, h0, self.W_ih, self.W_hh, *biases, nonlinearity=self.nonlinearity)
+        state = promoted(x, h0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
+        output, h = ops.rnn(*state, nonlinearity=self.nonlinearity)
         return output, h
 
     def extra_repr(self) -> str:
@@ -157,7 +157,8 @@ class LSTMCell(_Cell):
 
     def unroll(self, x: Tensor, h0: Tensor, c0: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Runs all steps: x (seq_len, bs, input_size) to output and (h_n, c_n)."""
-        output, h, c = ops.lstm(x, h0, c0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
+        state = promoted(x, h0, c0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
+        output, h, c = ops.lstm(*state)
         return output, (h, c)
 
 
