@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from needle.backend_ndarray import Device
 from needle.backend_ndarray.testing import Target, array_devices
 

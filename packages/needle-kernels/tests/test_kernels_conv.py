@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import special
+
 from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
-from scipy import special
 
 
 def draw(shape, seed=0):
@@ -71,7 +72,7 @@ def arrays(case, dtype, device):
 
 
 def bound(dtype, terms):
-    """Sums of products of numbers below 1: each is off by at most `terms` roundings, times its size."""
+    """Sums of products below 1: rounding errors of either sign grow like the root of terms."""
     return rounding(dtype, terms**0.5 * 8 + 8) * max(terms, 1) ** 0.5
 
 

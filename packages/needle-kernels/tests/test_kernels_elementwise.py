@@ -4,9 +4,10 @@ import operator
 
 import numpy as np
 import pytest
+from scipy import special
+
 from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
-from scipy import special
 
 # lanes of the widest vector (16 floats of 512 bits), one less, one more, and one that is large
 SIZES = [0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 5003]
@@ -324,7 +325,7 @@ class TestErrors:
         with pytest.raises(nd.DTypeError, match="subtract: bools cannot be subtracted: got bool"):
             a - a
         with pytest.raises(nd.DTypeError, match="negate: bools have no negative: got bool"):
-            -a
+            _ = -a
 
     def test_negative_power(self, device):
         a = nd.array([2, 3], dtype="int32", device=device)
@@ -342,7 +343,7 @@ class TestErrors:
     def test_types(self, device):
         a = nd.ones((2,), device=device)
         with pytest.raises(TypeError, match="unsupported operand"):
-            a + "x"
+            _ = a + "x"
         with pytest.raises(TypeError, match="add: unsupported operand: got list"):
             nd.add(a, [1, 2])
         assert (a == "x") is False

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import special
+
 from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
-from scipy import special
 
 
 def draw(shape, seed=0):
@@ -199,7 +200,7 @@ class TestTiled:
 
     def test_errors(self, device):
         handle = nd.zeros((64,), device=device)._handle
-        with pytest.raises(nd.ShapeError, match="matmul_tiled: .* got m=8, n=9, p=8: need mult"):
+        with pytest.raises(nd.ShapeError, match=r"matmul_tiled: .* got m=8, n=9, p=8: need mult"):
             device.matmul_tiled(handle, handle, handle, 8, 9, 8)
         with pytest.raises(nd.ShapeError, match="wrong size: got 64: need 128 elements"):
             device.matmul_tiled(handle, handle, handle, 8, 16, 8)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
+
 from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
-from scipy.special import expit
 
 SHAPES = [(1, 1), (2, 7), (3, 8), (4, 9), (2, 15), (3, 16), (2, 17), (5, 33), (20, 200), (0, 4)]
 

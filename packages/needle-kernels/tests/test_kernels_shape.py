@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view
 
@@ -129,7 +130,7 @@ def test_fill_follows_numpy_for_integers(device):
     a = nd.zeros((2,), dtype="uint8", device=device)
     a.fill(3.9)
     compare(a, np.array([3, 3], np.uint8))
-    with pytest.raises(OverflowError, match="fill: .* got 256: uint8 holds 0 to 255"):
+    with pytest.raises(OverflowError, match=r"fill: .* got 256: uint8 holds 0 to 255"):
         a.fill(256)
     with pytest.raises(ValueError, match="fill: not a finite number: got nan: uint8 holds"):
         a.fill(float("nan"))

@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import special
+
 from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
-from scipy import special
 
 SHAPES = [(1, 1), (1, 7), (3, 8), (5, 9), (4, 15), (2, 16), (3, 17), (2, 33), (3, 1000), (0, 5)]
 SHAPES += [(40, 10)]

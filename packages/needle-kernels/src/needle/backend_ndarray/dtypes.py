@@ -43,7 +43,8 @@ def as_dtype(dtype: DTypeLike, op: str = "dtype") -> DType:
     try:
         return _KNOWN[np.dtype(dtype)]
     except (KeyError, TypeError):
-        name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or repr(dtype)
+        named = dtype if isinstance(dtype, str) else getattr(dtype, "name", None)
+        name = named or getattr(dtype, "__name__", None) or repr(dtype)
         raise DTypeError(
             f"{op}: dtype is not supported: got {name}: need one of {SUPPORTED_NAMES}"
         ) from None

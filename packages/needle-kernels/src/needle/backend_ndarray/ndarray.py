@@ -463,7 +463,9 @@ class NDArray:
     def __rmatmul__(self, other: Any) -> NDArray:
         return matmul.matmul(other, self) if isinstance(other, ARRAYS) else NotImplemented
 
-    def __imatmul__(self, other: NDArray) -> NDArray:
+    def __imatmul__(self, other: Any) -> NDArray:
+        if not isinstance(other, ARRAYS):
+            return NotImplemented
         return matmul.matmul(self, other, out=self)
 
     def __neg__(self) -> NDArray:

@@ -140,10 +140,11 @@ def _fail(
     if not len(places):  # an infinity where the oracle is infinite but of the other sign
         places = np.argwhere(values != oracle)
     place = tuple(int(i) for i in places[0])
-    error = np.abs(values.astype(np.float64) - np.asarray(oracle, np.float64))
+    with np.errstate(all="ignore"):
+        error = np.max(np.abs(values.astype(np.float64) - np.asarray(oracle, np.float64)))
     raise AssertionError(
         f"{what}: got {values[place]}: want {oracle[place]} at {place}; "
-        f"{len(places)} of {values.size} elements, largest error {np.max(error)}"
+        f"{len(places)} of {values.size} elements, largest error {error}"
     )
 
 
