@@ -145,7 +145,7 @@ def test_the_next_call_goes_on_where_the_last_one_gave_up(server, tmp_path):
 
 def test_a_transfer_that_brings_nothing_is_not_tried_again(server, tmp_path):
     server.break_after = [0, 0, 0, 0]
-    with pytest.raises(DownloadError, match="got 0 of 1000000 bytes"):
+    with pytest.raises(DownloadError, match=r"failed: .*/a: .*: check the connection and"):
         fetch(server.source("a", CONTENT), tmp_path / "file")
     assert len(server.requests) == 1
 
@@ -211,7 +211,7 @@ def test_offline(server, tmp_path):
     source = server.source("a", CONTENT)
     server.shutdown()
     server.server_close()
-    with pytest.raises(DownloadError, match="got 0 of 1000000 bytes"):
+    with pytest.raises(DownloadError, match=r"failed: .*/a: .*: check the connection and"):
         fetch(source, tmp_path / "file")
     assert files_in(tmp_path) == []
 

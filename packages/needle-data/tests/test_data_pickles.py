@@ -156,6 +156,7 @@ def test_dtype_fields_and_metadata_are_refused():
         (b"\x80\x02].", "STOP at byte 3: got a list"),
         (b"\x80\x02}K\x01K\x02s.", "got a int"),
         (b"not a pickle", "pickle: malformed after"),
+        (b"\x80\x02S'\\u'\n.", "escape|STRING at byte"),
         (b"\xff\xfe\x00", "malformed after the start"),
         (b"\x80\x02T\xff\xff\xff\x7fabc", "malformed after PROTO at byte 0"),
         (b"\x80\x05\x8e" + struct.pack("<Q", 2**62) + b"abc", "malformed after PROTO"),

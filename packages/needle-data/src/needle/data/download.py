@@ -191,6 +191,8 @@ class _ResumingDownload:
                 self._transfer()
                 break
             except ConnectionError as error:
+                if self._have() == 0:
+                    raise
                 # Worth another try only while every try brings something.
                 if attempt == ATTEMPTS or self._have() <= before:
                     raise DownloadError(

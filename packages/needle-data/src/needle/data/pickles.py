@@ -84,9 +84,10 @@ def read_pickle(data: bytes) -> dict[str, Any]:
         return machine.result()
     except UnsafePickleError as error:
         raise UnsafePickleError(f"pickle: {where}: {error}: need a dict of plain data") from None
-    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-        # genops gives ValueError for an unknown opcode or a missing end, the machine the others
-        # for a stack that does not hold what the opcode needs.
+    except (ValueError, TypeError, LookupError, ArithmeticError, Warning) as error:
+        # genops gives ValueError for an unknown opcode or a missing end (and, where warnings are
+        # errors, a warning for a text with bad escapes), the machine the others for a stack that
+        # does not hold what the opcode needs.
         raise UnsafePickleError(f"pickle: malformed after {where}: {error}") from error
 
 
