@@ -8,6 +8,7 @@ from ..backend_ndarray import DTypeError, NDArray
 from ..backend_ndarray.checks import as_ids
 from ..backend_ndarray.dtypes import INT64
 from .common import check_floats, check_rank
+from .matmul import matmul
 
 
 class Whole(TensorOp):
@@ -66,8 +67,6 @@ class Embedding(TensorOp):
 
     def plain(self, ids: Tensor, weight: Tensor) -> tuple[Tensor]:
         """The definition in plain operations."""
-        from .matmul import matmul
-
         return (matmul(OneHot(weight.shape[0], weight)(ids), weight),)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[None, Tensor]:

@@ -9,7 +9,7 @@ from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.checks import as_ids
 from ..backend_ndarray.dtypes import DType
-from .common import Axes, as_float, check_floats, check_rank, check_shape, unbroadcast
+from .common import Axes, as_float, check_floats, check_rank, unbroadcast
 from .elementwise import exp
 from .fused import FusedBackward, item
 from .index import as_whole, one_hot_like
@@ -82,7 +82,11 @@ class SoftmaxCrossEntropy(TensorTupleOp):
     def infer(self, logits: Tensor, labels: Tensor) -> tuple[Spec, Spec]:
         dtype = check_floats(self.name, logits)
         check_rank(self.name, "logits", logits, 2, "(N, classes)")
-        check_shape(self.name, "y", labels, logits.shape[:1])
+        if labels.shape != logits.shape[:1]:
+            raise ShapeError(
+                f"{self.name}: y does not fit: logits are {logits.shape}, y is {labels.shape}: "
+                "need logits (N, classes) and y (N,)"
+            )
         if logits.shape[0] == 0:
             raise ShapeError(
                 f"{self.name}: nothing to average: got logits {logits.shape}: need N >= 1"
