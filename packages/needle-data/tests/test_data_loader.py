@@ -335,3 +335,11 @@ def test_image_indices():
         data[9]
     with pytest.raises(IndexError):
         data["first"]
+
+
+def test_images_and_labels_that_do_not_belong_together():
+    text = r"got \(2, 3, 4, 4\) and \(3,\): need \(N, C, H, W\) and \(N,\)"
+    with pytest.raises(ShapeError, match=text):
+        ImageDataset(np.zeros((2, 3, 4, 4), np.float32), np.zeros(3, np.int64))
+    with pytest.raises(ShapeError, match=r"got \(2, 16\) and \(2,\)"):
+        ImageDataset(np.zeros((2, 16), np.float32), np.zeros(2, np.int64))

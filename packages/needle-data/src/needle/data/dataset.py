@@ -181,6 +181,9 @@ class ImageDataset(Dataset):
     Attributes:
         X: float32 in [0, 1]: (N, C, H, W) if `channels_first`, else (N, H, W, C).
         y: int64 (N,), class ids.
+
+    Raises:
+        ShapeError: `X` is not four-dimensional, or `y` has not one label for each image.
     """
 
     channels_first: ClassVar[bool] = True
@@ -192,6 +195,12 @@ class ImageDataset(Dataset):
         transforms: Sequence[Transform] | None = None,
     ) -> None:
         super().__init__(transforms)
+        if X.ndim != 4 or y.shape != X.shape[:1]:
+            layout = "(N, C, H, W)" if self.channels_first else "(N, H, W, C)"
+            raise ShapeError(
+                f"{type(self).__name__}: images and labels: got {X.shape} and {y.shape}: "
+                f"need {layout} and (N,)"
+            )
         self.X = X
         self.y = y
 
