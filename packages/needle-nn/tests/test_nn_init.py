@@ -154,6 +154,7 @@ def test_absent_bias_is_none() -> None:
 
 def test_defaults_are_float32_on_the_default_device() -> None:
     layers = [nn.Linear(2, 3), nn.Conv(1, 2, 3), nn.Embedding(3, 2), nn.RNN(2, 3), nn.LSTM(2, 3)]
+    layers.append(nn.Linear(2, 3, dtype=None))
     for layer in [*layers, nn.BatchNorm1d(3), nn.BatchNorm2d(3), nn.LayerNorm1d(3)]:
         for parameter in layer.parameters():
             assert parameter.dtype == "float32"

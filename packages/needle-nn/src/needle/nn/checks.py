@@ -46,25 +46,24 @@ def number(op: str, name: str, value: object, low: float, high: float, rule: str
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{op}: {name} is {value!r}: need a number {rule}")
-    if not low <= value <= high or math.isinf(value):
+    result = float(value)
+    if not low <= result <= high or math.isinf(result):
         raise ValueError(f"{op}: {name} is {value}: need a number {rule}")
-    return float(value)
+    return result
 
 
 def float_dtype(op: str, dtype: Any) -> str:
-    """Returns the name of a dtype that can have gradients.
+    """Returns the name of a dtype that can have gradients; None means float32.
 
     Raises:
         DTypeError: it is not float32 or float64.
     """
     try:
-        name = np.dtype(dtype).name
+        name: str = np.dtype("float32" if dtype is None else dtype).name
     except TypeError:
         name = repr(dtype)
-    if dtype is None or name not in ("float32", "float64"):
-        raise DTypeError(
-            f"{op}: dtype is {dtype if dtype is None else name}: need float32 or float64"
-        )
+    if name not in ("float32", "float64"):
+        raise DTypeError(f"{op}: dtype is {name}: need float32 or float64")
     return name
 
 

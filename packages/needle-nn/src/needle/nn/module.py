@@ -130,7 +130,7 @@ class Module:
         """Puts the whole tree into evaluation mode; returns self."""
         return self.train(False)
 
-    def to(self, device: Device | None = None, dtype: Any = None) -> Self:
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Moves every parameter and buffer, with its gradient; returns self.
 
         The Tensors stay the same objects, so an optimizer that holds them goes on working. As in

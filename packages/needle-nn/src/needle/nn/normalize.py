@@ -51,16 +51,19 @@ class _BatchNorm(Module):
         check_axes(op, "x", x, self.layout)
         check_size(op, "x", x, 1, "dim", self.dim)
         if not self.training:
-            state = promoted(x, self.running_mean, self.running_var, self.weight, self.bias)
-            return ops.batch_norm_eval(*state, self.eps, relu=self.relu)
+            x, mean, var, weight, bias = promoted(
+                x, self.running_mean, self.running_var, self.weight, self.bias
+            )
+            return ops.batch_norm_eval(x, mean, var, weight, bias, self.eps, self.relu)
         if x.size == 0:
             raise ShapeError(f"{op}: x is {x.shape}: need at least one value per channel to train")
         x, weight, bias = promoted(x, self.weight, self.bias)
-        result = ops.batch_norm(x, weight, bias, self.eps, relu=self.relu)
+        result = ops.batch_norm(x, weight, bias, self.eps, self.relu)
         _, mean, var = result.realize_cached_data()
         self._average(self.running_mean, mean)
         self._average(self.running_var, var)
-        return result[0]
+        y: Tensor = result[0]
+        return y
 
     def _average(self, running: Tensor, batch: NDArray) -> None:
         """Moves a running statistic towards the batch's; on arrays, so that no graph is kept."""
@@ -141,7 +144,8 @@ class LayerNorm1d(Module):
         if len(x.shape) == 0:
             raise ShapeError(f"LayerNorm1d: x is (): need (..., {self.dim})")
         check_size("LayerNorm1d", "x", x, -1, "dim", self.dim)
-        return ops.layer_norm(*promoted(x, self.weight, self.bias), self.eps)
+        x, weight, bias = promoted(x, self.weight, self.bias)
+        return ops.layer_norm(x, weight, bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, eps={self.eps}"

@@ -109,8 +109,10 @@ class RNNCell(_Cell):
 
     def unroll(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         """Runs all steps: x (seq_len, bs, input_size) to output (seq_len, bs, hidden) and h_n."""
-        state = promoted(x, h0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
-        output, h = ops.rnn(*state, nonlinearity=self.nonlinearity)
+        x, h0, w_ih, w_hh, bias_ih, bias_hh = promoted(
+            x, h0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh
+        )
+        output, h = ops.rnn(x, h0, w_ih, w_hh, bias_ih, bias_hh, self.nonlinearity)
         return output, h
 
     def extra_repr(self) -> str:
@@ -157,8 +159,8 @@ class LSTMCell(_Cell):
 
     def unroll(self, x: Tensor, h0: Tensor, c0: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Runs all steps: x (seq_len, bs, input_size) to output and (h_n, c_n)."""
-        state = promoted(x, h0, c0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
-        output, h, c = ops.lstm(*state)
+        inputs = promoted(x, h0, c0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
+        output, h, c = ops.lstm(*inputs)
         return output, (h, c)
 
 

@@ -110,5 +110,6 @@ class Adam(Optimizer):
         gradients: list[NDArray],
         step: int,
     ) -> None:
+        m, v = state
         settings = self.lr, self.beta1, self.beta2, self.eps, self.weight_decay
-        nd.adam(weights, *state, gradients, *settings, step)
+        nd.adam(weights, m, v, gradients, *settings, step)

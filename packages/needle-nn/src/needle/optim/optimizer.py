@@ -217,7 +217,8 @@ def _checked_params(op: str, params: Iterable[Tensor]) -> list[Tensor]:
         kind = type(params).__name__
         raise TypeError(f"{op}: params is a {kind}: need an iterable of Tensors")
     once: dict[int, Tensor] = {}
-    for i, parameter in enumerate(params):
+    candidates: Iterable[object] = params
+    for i, parameter in enumerate(candidates):
         if not isinstance(parameter, Tensor):
             kind = type(parameter).__name__
             raise TypeError(f"{op}: parameter {i} is a {kind}: need a Tensor")
