@@ -107,7 +107,7 @@ def test_gradients(device, case, dtype):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_epilogue(device, activation, stride):
     x, w = arrays((2, 7, 6, 3, 19, 3, 0, 0), "float32", device)
-    bias = nd.array(draw(19, 2), device=device)
+    bias = nd.array(draw(19, 2), dtype="float32", device=device)
     f = {
         None: lambda v: v,
         "relu": lambda v: np.maximum(v, 0),

@@ -32,7 +32,7 @@ def test_gather(device, dtype):
 @pytest.mark.parametrize("id_dtype", ["int64", "int32", "uint8"])
 def test_ids_of_any_shape_and_type(device, id_dtype):
     values = draw((6, 5)).astype(np.float32)
-    table = nd.array(values, device=device)
+    table = nd.array(values, dtype="float32", device=device)
     for shape in [(), (2,), (2, 3), (2, 0), (2, 1, 2)]:
         ids = np.random.default_rng(2).integers(0, 6, shape)
         index = nd.array(ids, dtype=id_dtype, device=device)
@@ -41,7 +41,7 @@ def test_ids_of_any_shape_and_type(device, id_dtype):
         src = draw((*shape, 5), 3).astype(np.float32)
         want = np.zeros((6, 5))
         np.add.at(want, ids, src)
-        got = nd.scatter_add(nd.array(src, device=device), index, 6)
+        got = nd.scatter_add(nd.array(src, dtype="float32", device=device), index, 6)
         compare(got, want, dtype="float32", atol=1e-6)
 
 

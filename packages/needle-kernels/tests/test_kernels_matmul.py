@@ -35,7 +35,10 @@ def test_sizes(device, dtype):
 
 
 def test_large(device):
-    a, b = (nd.array(draw((260, 390) if s == 0 else (390, 530), s), device=device) for s in (0, 1))
+    a, b = (
+        nd.array(draw((260, 390) if s == 0 else (390, 530), s), dtype="float32", device=device)
+        for s in (0, 1)
+    )
     check(a @ b, a, b, "float32")
 
 
@@ -62,25 +65,28 @@ def test_views(device, view_a, view_b):
     ],
 )
 def test_batches(device, shape_a, shape_b):
-    a = nd.array(draw(shape_a), device=device)
-    b = nd.array(draw(shape_b, 1), device=device)
+    a = nd.array(draw(shape_a), dtype="float32", device=device)
+    b = nd.array(draw(shape_b, 1), dtype="float32", device=device)
     check(a @ b, a, b, "float32")
     assert (a @ b).shape == (a.numpy() @ b.numpy()).shape
 
 
 def test_batches_of_permuted_views(device):
-    a = nd.array(draw((3, 7, 5)), device=device).permute(1, 0, 2)
-    b = nd.array(draw((4, 7, 5), 1), device=device).permute(1, 2, 0)
+    a = nd.array(draw((3, 7, 5)), dtype="float32", device=device).permute(1, 0, 2)
+    b = nd.array(draw((4, 7, 5), 1), dtype="float32", device=device).permute(1, 2, 0)
     check(a @ b, a, b, "float32")
 
 
 def test_vectors(device):
-    m, v, w = (nd.array(draw(s, i), device=device) for i, s in enumerate([(3, 4), (4,), (3,)]))
+    m, v, w = (
+        nd.array(draw(s, i), dtype="float32", device=device)
+        for i, s in enumerate([(3, 4), (4,), (3,)])
+    )
     check(m @ v, m, v, "float32")
     check(w @ m, w, m, "float32")
     check(v @ v, v, v, "float32")
     assert (v @ v).shape == ()
-    stack = nd.array(draw((2, 3, 4)), device=device)
+    stack = nd.array(draw((2, 3, 4)), dtype="float32", device=device)
     check(stack @ v, stack, v, "float32")
 
 
@@ -110,12 +116,15 @@ def test_epilogue(device, activation, dtype):
 
 def test_bias_of_an_empty_product(device):
     a, b = nd.zeros((2, 0), device=device), nd.zeros((0, 3), device=device)
-    bias = nd.array([1, -2, 3], device=device)
+    bias = nd.array([1, -2, 3], dtype="float32", device=device)
     compare(nd.matmul(a, b, bias, "relu"), np.float32([[1, 0, 3]] * 2))
 
 
 def test_strided_bias_and_out(device):
-    a, b = nd.array(draw((4, 6)), device=device), nd.array(draw((6, 5), 1), device=device)
+    a, b = (
+        nd.array(draw((4, 6)), dtype="float32", device=device),
+        nd.array(draw((6, 5), 1), dtype="float32", device=device),
+    )
     bias = make_view("stepped", draw(5, 2), device)
     out = make_view("permuted", draw((4, 5), 3), device)
     version = out._handle.version
@@ -126,7 +135,7 @@ def test_strided_bias_and_out(device):
 
 def test_out_may_be_an_input(device):
     x = draw((5, 5)).astype(np.float32)
-    a = nd.array(x, device=device)
+    a = nd.array(x, dtype="float32", device=device)
     nd.matmul(a, a, out=a)
     compare(a, x.astype(np.float64) @ x, dtype="float32", atol=1e-5)
 
@@ -191,8 +200,12 @@ class TestTiled:
         t = device.__tile_size__
         assert t == 8
         x, y = draw((m * t, n * t)).astype(np.float32), draw((n * t, p * t), 1).astype(np.float32)
-        a = nd.array(x.reshape(m, t, n, t).transpose(0, 2, 1, 3), device=device).compact()
-        b = nd.array(y.reshape(n, t, p, t).transpose(0, 2, 1, 3), device=device).compact()
+        a = nd.array(
+            x.reshape(m, t, n, t).transpose(0, 2, 1, 3), dtype="float32", device=device
+        ).compact()
+        b = nd.array(
+            y.reshape(n, t, p, t).transpose(0, 2, 1, 3), dtype="float32", device=device
+        ).compact()
         out = nd.full((m, p, t, t), 7.0, device=device)
         device.matmul_tiled(a._handle, b._handle, out._handle, m * t, n * t, p * t)
         got = out.permute(0, 2, 1, 3).reshape(m * t, p * t)

@@ -98,7 +98,7 @@ def test_batch_norm_views(device, view, shape):
 
 
 def test_batch_norm_keeps_channels_last(device):
-    x = nd.array(draw((2, 5, 6, 16)), device=device).permute(0, 3, 1, 2)
+    x = nd.array(draw((2, 5, 6, 16)), dtype="float32", device=device).permute(0, 3, 1, 2)
     weight, bias = parameters(16, "float32", device)
     y, mean, var = nd.batch_norm(x, weight, bias, EPS)
     assert y.strides == x.strides
@@ -131,8 +131,8 @@ def test_batch_norm_gradient_in_float32_matches_float64(device, shape, relu):
         x, dy, w, b = (
             a.astype(dtype)
             for a in (
-                nd.array(draw(shape), device=device),
-                nd.array(draw(shape, 3), device=device),
+                nd.array(draw(shape), dtype="float32", device=device),
+                nd.array(draw(shape, 3), dtype="float32", device=device),
                 weight,
                 bias,
             )
@@ -193,8 +193,8 @@ def test_layer_norm_gradient_in_float32_matches_float64(device, shape):
     weight, bias = parameters(shape[1], "float32", device)
     results = []
     for dtype in ("float32", "float64"):
-        x = nd.array(draw(shape), device=device).astype(dtype)
-        dy = nd.array(draw(shape, 3), device=device).astype(dtype)
+        x = nd.array(draw(shape), dtype="float32", device=device).astype(dtype)
+        dy = nd.array(draw(shape, 3), dtype="float32", device=device).astype(dtype)
         _, mean, var = nd.layer_norm(x, weight.astype(dtype), bias.astype(dtype), EPS)
         results.append(nd.layer_norm_grad(dy, x, mean, var, weight.astype(dtype), EPS))
     for g, w in zip(*results, strict=True):
@@ -204,7 +204,7 @@ def test_layer_norm_gradient_in_float32_matches_float64(device, shape):
 def test_a_shifted_batch_keeps_its_variance(device):
     """mean(x^2) - mean^2 would lose every digit of the variance here."""
     values = np.float32(1000) + draw((64, 3)).astype(np.float32)
-    x = nd.array(values, device=device)
+    x = nd.array(values, dtype="float32", device=device)
     one, zero = nd.ones((3,), device=device), nd.zeros((3,), device=device)
     _, _, var = nd.batch_norm(x, one, zero, EPS)
     compare(var, values.astype(np.float64).var(0), dtype="float32", rtol=1e-3)

@@ -71,8 +71,11 @@ def test_gradient(device, shape):
 def test_gradient_in_float32_matches_float64(device, shape):
     results = []
     for dtype in ("float32", "float64"):
-        pre = nd.array(draw((shape[0], 4 * shape[1])), device=device).astype(dtype)
-        c_prev, dh, dc = (nd.array(draw(shape, s), device=device).astype(dtype) for s in (1, 2, 3))
+        pre = nd.array(draw((shape[0], 4 * shape[1])), dtype="float32", device=device).astype(dtype)
+        c_prev, dh, dc = (
+            nd.array(draw(shape, s), dtype="float32", device=device).astype(dtype)
+            for s in (1, 2, 3)
+        )
         _, c, gates = nd.lstm_cell(pre, c_prev)
         results.append(nd.lstm_cell_grad(dh, dc, gates, c, c_prev))
     for g, w in zip(*results, strict=True):

@@ -68,7 +68,7 @@ def test_integer_sums_do_not_overflow(device):
 
 def test_long_float32_sum_is_accurate(device):
     values = np.full(1_000_003, 0.1, np.float32)
-    got = nd.array(values, device=device).sum()
+    got = nd.array(values, dtype="float32", device=device).sum()
     compare(got, values.astype(np.float64).sum(), dtype="float32", rtol=1e-5)
 
 
@@ -77,11 +77,11 @@ def test_nan_and_infinity(device):
         for place in (0, size // 2, size - 1):
             values = draw(size)
             values[place] = np.nan
-            x = nd.array(values, device=device)
+            x = nd.array(values, dtype="float32", device=device)
             for name in ("sum", "max", "min"):
                 assert np.isnan(getattr(x, name)().item())
             values[place] = -np.inf
-            x = nd.array(values, device=device)
+            x = nd.array(values, dtype="float32", device=device)
             assert x.min().item() == -np.inf
             assert x.max().item() == np.float32(values).max()
     all_low = nd.full((17,), -np.inf, device=device)
@@ -113,7 +113,7 @@ def test_axis_errors(device):
 
 
 def test_module_functions_and_lists_of_axes(device):
-    x = nd.array(draw((2, 3, 4)), device=device)
+    x = nd.array(draw((2, 3, 4)), dtype="float32", device=device)
     want = x.numpy().astype(np.float64).sum((0, 2), keepdims=True)
     compare(nd.sum(x, axis=[0, 2], keepdims=True), want, dtype="float32", atol=1e-6)
     compare(nd.max(x, np.int64(1)), x.numpy().max(1))

@@ -26,8 +26,11 @@ def test_casts(device, source, to):
 
 def test_cast_of_negative_numbers_cuts_towards_zero(device):
     values = np.array([-1.9, -0.5, 0.5, 1.9])
-    compare(nd.array(values, device=device).astype("int32"), np.array([-1, 0, 0, 1], np.int32))
-    compare(nd.array(values, device=device).astype("bool"), np.array([True] * 4))
+    compare(
+        nd.array(values, dtype="float32", device=device).astype("int32"),
+        np.array([-1, 0, 0, 1], np.int32),
+    )
+    compare(nd.array(values, dtype="float32", device=device).astype("bool"), np.array([True] * 4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,10 +68,10 @@ def test_pad(device, view):
 
 
 def test_pad_one_axis_and_none(device):
-    x = nd.array([1, 2], device=device)
+    x = nd.array([1, 2], dtype="float32", device=device)
     compare(x.pad((1, 2)), np.array([0, 1, 2, 0, 0], np.float32))
     compare(x.pad(((1, 2),)), np.array([0, 1, 2, 0, 0], np.float32))
-    compare(nd.array(3.0, device=device).pad(()), np.array(3, np.float32))
+    compare(nd.array(3.0, dtype="float32", device=device).pad(()), np.array(3, np.float32))
 
 
 def test_pad_errors(device):
@@ -84,7 +87,7 @@ def test_pad_errors(device):
 @pytest.mark.parametrize("view", VIEWS)
 def test_concatenate_and_stack(device, view):
     a = make_view(view, count((3, 4, 2)), device)
-    b = nd.array(-count((3, 4, 2)), device=device)
+    b = nd.array(-count((3, 4, 2)), dtype="float32", device=device)
     for axis in range(-3, 3):
         compare(
             nd.concatenate([a, b, a], axis), np.concatenate([a.numpy(), b.numpy(), a.numpy()], axis)
@@ -95,7 +98,7 @@ def test_concatenate_and_stack(device, view):
 
 def test_concatenate_promotes_and_takes_different_lengths(device):
     a = nd.array([[1, 2]], dtype="int32", device=device)
-    b = nd.array(count((3, 2)), device=device)
+    b = nd.array(count((3, 2)), dtype="float32", device=device)
     want = np.concatenate([a.numpy(), b.numpy()])
     compare(nd.concatenate([a, b]), want)
     assert want.dtype == "float64"

@@ -62,14 +62,14 @@ def test_large_logits_do_not_overflow(device, dtype):
 
 def test_infinite_logits(device):
     values = np.array([[-np.inf, 0.0, 1.0], [-np.inf, -np.inf, 2.0]])
-    x = nd.array(values, device=device)
+    x = nd.array(values, dtype="float32", device=device)
     compare(nd.softmax(x), special.softmax(values, 1), dtype="float32", atol=1e-6)
     compare(nd.logsumexp(x, 1), special.logsumexp(values, 1), dtype="float32", atol=1e-6)
     low = nd.full((2, 20), -np.inf, device=device)
     compare(nd.logsumexp(low, 1), np.full(2, -np.inf, np.float32), finite=False)
     high = nd.full((2, 20), np.inf, device=device)
     compare(nd.logsumexp(high, 1), np.full(2, np.inf, np.float32), finite=False)
-    poisoned = nd.array([[0.0, np.nan, 1.0] * 7], device=device)
+    poisoned = nd.array([[0.0, np.nan, 1.0] * 7], dtype="float32", device=device)
     assert np.isnan(nd.softmax(poisoned).numpy()).all()
     assert np.isnan(nd.logsumexp(poisoned).item())
 
