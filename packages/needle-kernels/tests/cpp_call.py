@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from needle._kernels import cpu
+from needle._kernels import cpu as cpu
 
 LAYOUTS = ("compact", "permuted", "sliced", "reversed")
 FLOATS = ("float32", "float64")
@@ -41,11 +41,12 @@ def lay(values: npt.ArrayLike, layout: str, dtype: str | None = None) -> npt.NDA
     if layout == "permuted":
         return values.T.copy().T
     if layout == "reversed":
-        everything = (*[slice(None, None, -1)] * values.ndim, ...)
+        everything: Any = (*[slice(None, None, -1)] * values.ndim, ...)
         view = np.empty_like(values, order="C")[everything]
     elif layout == "sliced":
         view = np.full([2 * n + 1 for n in values.shape], SENTINEL, values.dtype)
-        view = view[(*[slice(1, None, 2)] * values.ndim, ...)]
+        odd: Any = (*[slice(1, None, 2)] * values.ndim, ...)
+        view = view[odd]
     else:
         raise ValueError(layout)
     view[...] = values
@@ -60,8 +61,9 @@ def lay_at_random(rng: np.random.Generator, values: npt.NDArray[Any]) -> npt.NDA
     owner = np.empty([values.shape[i] * steps[i] + gaps[i] for i in order], values.dtype)
     owner.reshape(-1).view(np.uint8)[...] = 1
     view = owner.transpose(np.argsort(order))
-    view = view[(*(slice(0, n * s, s) for n, s in zip(values.shape, steps, strict=True)), ...)]
-    view = view[(*(slice(None, None, d) for d in rng.choice([1, 1, -1], values.ndim)), ...)]
+    cut: Any = (*(slice(0, n * s, s) for n, s in zip(values.shape, steps, strict=True)), ...)
+    turn: Any = (*(slice(None, None, d) for d in rng.choice([1, 1, -1], values.ndim)), ...)
+    view = view[cut][turn]
     view[...] = values
     return view
 
@@ -80,7 +82,7 @@ def written(view: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values
 
 
-def check(got: npt.NDArray[Any], want: npt.ArrayLike, rtol: float = 0.0, atol: float = 0.0) -> None:
+def check(got: npt.NDArray[Any], want: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
     """`want` may hold infinities and NaN; they must stand at the same places in `got`."""
     np.testing.assert_allclose(got.astype("float64"), want, rtol=rtol, atol=atol)
 
