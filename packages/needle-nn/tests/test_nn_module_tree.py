@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 from typing import Any
 
 import numpy as np
@@ -300,3 +302,17 @@ def test_modules_die_without_the_cycle_collector() -> None:
         assert before == ndl.autograd.TENSOR_COUNTER
     finally:
         gc.enable()
+
+
+def test_models_copy_and_pickle() -> None:
+    layer = nn.Linear(3, 3)
+    model = nn.Sequential(layer, nn.BatchNorm1d(3, relu=True), layer)
+    x = ndl.init.randn(4, 3)
+    want = model.eval()(x).numpy()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_array_equal(twin(x).numpy(), want)
+        assert len(twin.parameters()) == 4  # the shared layer is shared in the copy too
+        assert isinstance(twin.modules[0].weight, nn.Parameter)
+        assert twin.modules[0] is twin.modules[2]
+        twin.load_state_dict({n: v * 0.0 for n, v in twin.state_dict().items()})
+    assert_array_equal(model(x).numpy(), want)

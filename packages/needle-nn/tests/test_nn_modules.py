@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nn_oracles import Params
 
-from needle import Tensor, nn
+from needle import Tensor, autograd, nn, optim
 
 
 @dataclass(frozen=True)
@@ -343,3 +343,35 @@ def test_both_float_types_promote_as_in_numpy(make: Any, shape: Any, device: Any
         oracle.check(name, p.grad, q.grad.numpy(), "float32", 1e-6, 1e-6)
     for _, tensor in module.named_parameters() + module.named_buffers():
         assert tensor.dtype == "float32"
+
+
+def test_lazy_mode_gives_the_same(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train() -> tuple[list[float], dict[str, Any]]:
+        np.random.seed(4)
+        at = {"device": device}
+        model = nn.Sequential(
+            nn.Conv(1, 2, 3, **at),
+            nn.BatchNorm2d(2, relu=True, **at),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(18, 3, **at),
+        )
+        opt = optim.Adam(model.parameters(), lr=0.1)
+        x = Tensor(np.random.randn(4, 1, 3, 3), dtype="float32", requires_grad=False, **at)
+        y = Tensor([0.0, 1.0, 2.0, 0.0], dtype="float32", requires_grad=False, **at)
+        losses = []
+        for _ in range(3):
+            opt.reset_grad()
+            loss = nn.SoftmaxLoss()(model(x), y)
+            loss.backward()
+            opt.clip_grad_norm(0.5)
+            opt.step()
+            losses.append(loss.item())
+        return losses, {name: value.numpy() for name, value in model.state_dict().items()}
+
+    losses, state = train()
+    monkeypatch.setattr(autograd, "LAZY_MODE", True)
+    lazy_losses, lazy_state = train()
+    assert lazy_losses == losses
+    for name, value in state.items():
+        np.testing.assert_array_equal(lazy_state[name], value)
