@@ -276,6 +276,11 @@ def test_a_batch_larger_than_the_data():
     )
 
 
+def test_a_model_larger_than_the_memory():
+    line = fail("train", "lm", "--data", "synthetic", "--hidden-size", 10**9, "--layers", 1)
+    assert "not enough memory" in line
+
+
 def test_a_wrong_data_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "not a CIFAR-10 folder" in fail("train", "resnet9", "--data-dir", tmp_path / "empty")

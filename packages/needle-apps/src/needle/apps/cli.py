@@ -27,7 +27,7 @@ from needle.apps.info import describe
 from needle.apps.report import Report, duration
 from needle.apps.sources import Source
 from needle.apps.training import (
-    Diverged,
+    DivergedError,
     Task,
     evaluate,
     image_task,
@@ -106,6 +106,8 @@ def mistakes() -> Iterator[None]:
         raise CommandError(text) from error
     except (ValueError, DeviceError) as error:
         raise CommandError(str(error)) from error
+    except MemoryError as error:
+        raise CommandError(f"not enough memory: {error}") from error
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ def train_resnet9(
         model = spec.build(where)
         task = _image_task(model, source, batch_size, max_batches)
         opt = Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
-    report.line(f"ResNet9, {_size(model)} parameters, on {_machine(where)}; {source.summary}")
+    report.line(_opening(model, spec, where, source))
     _train(task, opt, epochs, source, report, lambda: _save(save, model, spec))
 
 
@@ -287,8 +289,7 @@ def train_lm(
         network = spec.build(where)
         task = text_task(network, source.splits, batch_size, seq_len, clip, max_batches)
         opt = SGD(network.parameters(), lr=lr or LM_RATES[model])
-    title = f"{model.value.upper()} language model"
-    report.line(f"{title}, {_size(network)} parameters, on {_machine(where)}; {source.summary}")
+    report.line(_opening(network, spec, where, source))
     _train(task, opt, epochs, source, report, lambda: _save(save, network, spec))
 
 
@@ -322,7 +323,8 @@ def evaluate_checkpoint(
             source = sources.text(chosen, data_dir, report.warn)
             _check_vocabulary(file, spec, source)
             task = text_task(model, source.splits, batch_size or 20, seq_len, None, max_batches)
-    _conclude(task, source, report, f"{file.name}")
+    report.line(_opening(model, spec, where, source))
+    _conclude(task, source, report, file.name)
 
 
 @app.command()
@@ -390,7 +392,7 @@ def _train(
         _conclude(task, source, report, f"after {_count(epochs, 'epoch', 'epochs')} in {took}")
     except KeyboardInterrupt:
         raise StoppedError(f"stopped in epoch {epoch} of {epochs}; {saved}") from None
-    except Diverged as error:
+    except DivergedError as error:
         raise RunFailedError(f"{error} (epoch {epoch}; {saved})") from error
 
 
@@ -401,11 +403,9 @@ def _conclude(task: Task, source: Source, report: Report, after: str) -> None:
         with report.watch(name, task.batches(name)) as observe:
             score = evaluate(task, name, observe)
         found.append(report.result(name, score))
-    cut = (
-        ""
-        if task.max_batches is None
-        else f" (cut short at {_count(task.max_batches, 'batch', 'batches')})"
-    )
+    cut = ""
+    if task.max_batches is not None:
+        cut = f" (cut short at {_count(task.max_batches, 'batch', 'batches')})"
     report.line(f"{source.name}: {', '.join(found)}{cut}, {after}")
 
 
@@ -413,12 +413,13 @@ def _count(n: int, one: str, many: str) -> str:
     return f"{n} {one if n == 1 else many}"
 
 
-def _size(model: nn.Module) -> str:
-    return f"{sum(math.prod(p.shape) for p in model.parameters()):,}"
-
-
-def _machine(device: Device) -> str:
-    return f"{device} with {_count(needle.backend_ndarray.num_threads(), 'thread', 'threads')}"
+def _opening(model: nn.Module, spec: ModelSpec, device: Device, source: Source) -> str:
+    """What runs, where, on which data."""
+    kind = spec.config.get("seq_model", "").upper()
+    name = f"{kind} language model" if kind else "ResNet9"
+    size = sum(math.prod(p.shape) for p in model.parameters())
+    threads = _count(needle.num_threads(), "thread", "threads")
+    return f"{name}, {size:,} parameters, on {device} with {threads}; {source.summary}"
 
 
 def _save(path: Path | None, model: nn.Module, spec: ModelSpec) -> str:

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from needle import Tensor, default_device, nn, no_grad
+from needle import Tensor, cpu, default_device, nn, no_grad
 from needle.data import batchify, get_batch
 from needle.optim import Optimizer
 
 
-class Diverged(ArithmeticError):
+class DivergedError(ArithmeticError):
     """The loss is no longer a number."""
 
 
@@ -165,7 +165,9 @@ def _update(loss: Tensor, opt: Optimizer, clip: float | None) -> None:
 
 def _count(score: Score, logits: Tensor, targets: Tensor, loss: float, seconds: float) -> Score:
     labels = targets.numpy()
-    hits = int(np.count_nonzero(logits.numpy().argmax(axis=1) == labels))
+    # On the CPU this shares the logits' memory: those of a language model are large.
+    scores = np.asarray(logits.detach().to(cpu()))
+    hits = int(np.count_nonzero(scores.argmax(axis=1) == labels))
     return Score(
         correct=score.correct + hits,
         total_loss=score.total_loss + loss * len(labels),
@@ -272,12 +274,12 @@ def train_epoch(task: Task, opt: Optimizer, observe: Observer | None = None) -> 
     """Train on the train split once.
 
     Raises:
-        Diverged: the loss became infinite or NaN.
+        DivergedError: the loss became infinite or NaN.
     """
 
     def check(score: Score) -> None:
         if not math.isfinite(score.total_loss):
-            raise Diverged(
+            raise DivergedError(
                 f"train: loss is not finite: batch {score.steps}: lower the learning rate"
             )
         if observe is not None:
