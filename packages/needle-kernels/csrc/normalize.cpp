@@ -14,7 +14,7 @@ namespace needle::NEEDLE_TARGET {
 
 namespace {
 
-constexpr int64_t grain = 1 << 13;  // elements for which a second thread pays
+constexpr int64_t grain = 1 << 14;  // elements for which a second thread pays
 constexpr int max_pieces = 256;     // vectors of one channel, or of `lanes` channels, in a block
 constexpr int max_operands = 4;
 constexpr int64_t block_bytes = 1 << 14;  // of one operand: x and y of a block share the L1 cache
