@@ -51,6 +51,10 @@ def matmul(
     """
     if not isinstance(a, NDArray) or not isinstance(b, NDArray):
         a, b = _as_arrays(a, b)
+    if bias is out is activation is None and not accumulate and _is_plain(a, b):
+        result = new(a._device, (a._shape[0], b._shape[1]), a._dtype)
+        a._device.launch(_MATMUL, (result, a, b, None), (0.0, 0.0))
+        return result
     device = check_same_device("matmul", a, b, bias, out)
     if not a._shape or not b._shape:
         raise ShapeError(
@@ -87,6 +91,17 @@ def matmul(
             out._handle.version += 1
         return out
     return _drop_axes(result, a.ndim, b.ndim)
+
+
+def _is_plain(a: NDArray, b: NDArray) -> bool:
+    """Whether these are two float matrices that need neither promotion nor broadcasting."""
+    return (
+        len(a._shape) == len(b._shape) == 2
+        and a._shape[1] == b._shape[0]
+        and a._dtype is b._dtype
+        and a._dtype.kind == "f"
+        and a._device is b._device
+    )
 
 
 def activation_code(op: str, activation: str | None) -> float:
