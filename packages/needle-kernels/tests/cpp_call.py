@@ -42,7 +42,7 @@ def lay(values: npt.ArrayLike, layout: str, dtype: str | None = None) -> npt.NDA
         return values.T.copy().T
     if layout == "reversed":
         everything: Any = (*[slice(None, None, -1)] * values.ndim, ...)
-        view = np.empty_like(values, order="C")[everything]
+        view: npt.NDArray[Any] = np.empty_like(values, order="C")[everything]
     elif layout == "sliced":
         view = np.full([2 * n + 1 for n in values.shape], SENTINEL, values.dtype)
         odd: Any = (*[slice(1, None, 2)] * values.ndim, ...)
@@ -60,7 +60,7 @@ def lay_at_random(rng: np.random.Generator, values: npt.NDArray[Any]) -> npt.NDA
     gaps = rng.choice([0, 0, 1, 5], values.ndim)
     owner = np.empty([values.shape[i] * steps[i] + gaps[i] for i in order], values.dtype)
     owner.reshape(-1).view(np.uint8)[...] = 1
-    view = owner.transpose(np.argsort(order))
+    view: npt.NDArray[Any] = owner.transpose(np.argsort(order))
     cut: Any = (*(slice(0, n * s, s) for n, s in zip(values.shape, steps, strict=True)), ...)
     turn: Any = (*(slice(None, None, d) for d in rng.choice([1, 1, -1], values.ndim)), ...)
     view = view[cut][turn]

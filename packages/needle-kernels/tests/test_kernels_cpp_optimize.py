@@ -31,7 +31,7 @@ def adam_formula(state: tuple[Array, ...], hyper: tuple[float, ...], t: int) -> 
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("momentum", (0.0, 0.9))
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sgd_is_the_averaging_form(isa: str, threads: int, dtype: str, momentum: float) -> None:
     rng = np.random.default_rng(0)
     w, u, g = (draw(rng, dtype) for _ in range(3))
