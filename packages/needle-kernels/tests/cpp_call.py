@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from needle._kernels import cpu as cpu
 
 LAYOUTS = ("compact", "permuted", "sliced", "reversed")
