@@ -22,7 +22,7 @@ struct Constants;
 template <>
 struct Constants<float> {
     static constexpr int fraction_bits = 23;
-    static constexpr int bias = 127;
+    static constexpr uint32_t bias = 127;
     static constexpr float log2e = 1.44269504f;
     // ln 2 in two parts; the first has so few bits that a product with an exponent is exact.
     static constexpr float ln2_high = 0.693145751953125f;
@@ -31,7 +31,7 @@ struct Constants<float> {
     static constexpr float exp_min = -104.0f;   // exp rounds to zero above this
     static constexpr float expm1_min = -20.0f;  // expm1 rounds to -1 above this
     static constexpr float smallest_normal = 1.17549435e-38f;
-    static constexpr int32_t sqrt_half_bits = 0x3f3504f3;
+    static constexpr uint32_t sqrt_half_bits = 0x3f3504f3;
     static constexpr float infinity = __builtin_inff();
     // (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2: minimax polynomial, relative error of exp(r) - 1
     // below 2e-8.
@@ -45,7 +45,7 @@ struct Constants<float> {
 template <>
 struct Constants<double> {
     static constexpr int fraction_bits = 52;
-    static constexpr int bias = 1023;
+    static constexpr uint64_t bias = 1023;
     static constexpr double log2e = 1.44269504088896340736;
     static constexpr double ln2_high = 6.93147180369123816490e-01;
     static constexpr double ln2_low = 1.90821492927058770002e-10;
@@ -53,7 +53,7 @@ struct Constants<double> {
     static constexpr double exp_min = -746.0;
     static constexpr double expm1_min = -40.0;
     static constexpr double smallest_normal = 2.2250738585072014e-308;
-    static constexpr int64_t sqrt_half_bits = 0x3fe6a09e667f3bcd;
+    static constexpr uint64_t sqrt_half_bits = 0x3fe6a09e667f3bcd;
     static constexpr double infinity = __builtin_inf();
     // As for float; error below 4e-17.
     static constexpr double exp_tail[] = {0.5000000000000010265,    0.16666666666666674561,
@@ -68,13 +68,24 @@ struct Constants<double> {
                                           1.479819860511658591e-01};
 };
 
+// The bit pattern of T: unsigned, since that of NaN or of a negative number may overflow.
 template <class T>
-using IntVec = Vec<Bits<T>>;
+struct WordOf;
+template <>
+struct WordOf<float> {
+    using type = uint32_t;
+};
+template <>
+struct WordOf<double> {
+    using type = uint64_t;
+};
+template <class T>
+using Word = typename WordOf<T>::type;
 
 template <class T>
-inline IntVec<T> bits_of(Vec<T> x)
+inline Vec<Word<T>> bits_of(Vec<T> x)
 {
-    return (IntVec<T>)x;
+    return (Vec<Word<T>>)x;
 }
 
 // Horner's rule, unrolled: c[0] + c[1] x + ... + c[N-1] x^(N-1).
@@ -90,7 +101,7 @@ inline Vec<T> polynomial(Vec<T> x, const T (&c)[N])
 // Adding this and taking it away rounds to an integer, whose two's complement then stands in the
 // low bits of the sum.
 template <class T>
-constexpr T round_shift = T(3) * T(Bits<T>{1} << (Constants<T>::fraction_bits - 1));
+constexpr T round_shift = T(3) * T(Word<T>{1} << (Constants<T>::fraction_bits - 1));
 
 // 2^n for a vector that holds n + round_shift, n from 1 - bias to bias.
 template <class T>
@@ -180,11 +191,11 @@ template <class T>
 inline Vec<T> vlog(Vec<T> x)
 {
     using C = math::Constants<T>;
-    using Int = Bits<T>;
-    constexpr Int one_bits = Int(C::bias) << C::fraction_bits;
+    using Word = math::Word<T>;
+    constexpr Word one_bits = Word(C::bias) << C::fraction_bits;
     // k + 2^fraction_bits is assembled from bits, which no instruction set lacks.
-    constexpr T k_shift = T(Int{1} << C::fraction_bits);
-    const Int k_shift_bits = Int(C::bias + C::fraction_bits) << C::fraction_bits;
+    constexpr T k_shift = T(Word{1} << C::fraction_bits);
+    const Word k_shift_bits = Word(C::bias + C::fraction_bits) << C::fraction_bits;
 
     auto subnormal = x < C::smallest_normal;
     Vec<T> normal = subnormal ? x * k_shift : x;
