@@ -1,9 +1,9 @@
 """How fast kernels are beside NumPy: `hatch run bench:run packages/needle-kernels`.
 
 Each case first asserts that needle and NumPy agree, then times one of them (`needle` or `numpy` in
-the name). Cases with little work measure the cost of a call. Extra columns: GFLOP/s or GB/s, and the
-percentage of the machine's peak, measured in the same run; the saved record has CPU target, number
-of threads and commit. NEEDLE_BENCH_THREADS pins the threads (default 2).
+the name). The cases called `call-...` have next to no work: they measure the cost of a call. Saved
+with each: GFLOP/s or GB/s, the percentage of the machine's peak measured in the same run, CPU
+target, threads and commit. NEEDLE_BENCH_THREADS pins the threads (default 2).
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def matmul(
     """
     if not isinstance(a, NDArray) or not isinstance(b, NDArray):
         a, b = _as_arrays(a, b)
-    if bias is out is activation is None and not accumulate and _is_plain(a, b):
+    extras = bias is not None or activation is not None or out is not None or accumulate
+    if not extras and _is_plain(a, b):
         result = new(a._device, (a._shape[0], b._shape[1]), a._dtype)
         a._device.launch(_MATMUL, (result, a, b, None), (0.0, 0.0))
         return result
