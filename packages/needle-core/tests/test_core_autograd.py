@@ -7,9 +7,10 @@ import threading
 import weakref
 from collections.abc import Iterator
 
-import needle as ndl
 import numpy as np
 import pytest
+
+import needle as ndl
 from needle import Tensor, autograd, ops
 from needle.backend_ndarray import DeviceError, DTypeError, NDArray, ShapeError
 from needle.backend_ndarray.devices import REFERENCE_MODE
@@ -135,7 +136,7 @@ def test_fast_path_records_nothing_and_frees_the_graph() -> None:
     assert y.inputs == []
     assert not y.is_leaf()
     close(y, 9.0)
-    with pytest.raises(RuntimeError, match="graph has been freed.*summation.*retain_graph=True"):
+    with pytest.raises(RuntimeError, match=r"graph has been freed.*summation.*retain_graph=True"):
         y.backward()
 
 
@@ -144,7 +145,7 @@ def test_a_second_pass_through_a_freed_part_raises() -> None:
     shared = x * x
     a, b = shared * 2, shared * 3
     a.backward(retain_graph=False)
-    with pytest.raises(RuntimeError, match="graph has been freed.*multiply"):
+    with pytest.raises(RuntimeError, match=r"graph has been freed.*multiply"):
         b.backward()
 
 

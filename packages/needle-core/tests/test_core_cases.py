@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import needle as ndl
 import numpy as np
 import pytest
+
+import needle as ndl
 from needle import autograd, ops
 from needle.backend_ndarray import Device
 from needle.testing import (
@@ -46,9 +47,7 @@ def test_second_gradients_equal_differences(case: OpCase, device: Device) -> Non
 
 
 def leaves(case: OpCase, dtype: str = "float64") -> list[ndl.Tensor]:
-    return [
-        ndl.Tensor(a, dtype=dtype if a.dtype.kind == "f" else a.dtype) for a in case.arrays()
-    ]
+    return [ndl.Tensor(a, dtype=dtype if a.dtype.kind == "f" else a.dtype) for a in case.arrays()]
 
 
 def weighted_sum(outputs: object) -> ndl.Tensor:
@@ -146,7 +145,7 @@ FUSED = [case for case in CASES if hasattr(case.op, "plain")]
 def call_plain(case: OpCase, inputs: list[ndl.Tensor]) -> list[ndl.Tensor]:
     """The outputs of a fused operation, and those of its definition where they are shown."""
     result = case.call(*inputs)
-    node = result if isinstance(result, ndl.TensorTuple) else result
+    node = result
     while not isinstance(node.op, case.op):
         node = node.inputs[0]
     outputs = node.op.plain(*node.inputs)

@@ -81,7 +81,10 @@ from .ops import (
 )
 
 if _TYPE_CHECKING:
-    from . import apps, data, nn, optim
+    from . import apps as apps
+    from . import data as data
+    from . import nn as nn
+    from . import optim as optim
 
 __version__ = "0.1.0"
 

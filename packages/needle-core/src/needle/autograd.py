@@ -13,13 +13,10 @@ dropped is freed at once.
 
 from __future__ import annotations
 
-import functools
 import operator
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, ClassVar, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -29,6 +26,9 @@ from .backend_ndarray import Device, DeviceError, DTypeError, NDArray, ShapeErro
 from .backend_ndarray.devices import REFERENCE_MODE
 from .backend_ndarray.dtypes import DType, as_dtype
 from .backend_ndarray.layout import Shape
+from .mode import current as mode
+from .mode import no_grad, recording
+from .versions import remember
 
 __all__ = [
     "LAZY_MODE",
@@ -53,8 +53,7 @@ TENSOR_COUNTER: int = 0
 """How many Values are alive."""
 
 Data: TypeAlias = "NDArray | tuple[NDArray, ...]"
-P = ParamSpec("P")
-R = TypeVar("R")
+Tensors: TypeAlias = "tuple[Tensor, ...]"
 
 
 class Spec(NamedTuple):
@@ -62,64 +61,6 @@ class Spec(NamedTuple):
 
     shape: Shape
     dtype: DType
-
-
-# ---- recording ----------------------------------------------------------------------------------
-
-
-class _Mode(threading.local):
-    """Whether operations of this thread make graphs."""
-
-    recording = True
-
-
-_mode: Final = _Mode()
-
-
-class recording:  # noqa: N801  used like a function
-    """Context in which operations do or do not make graphs, in this thread."""
-
-    __slots__ = ("_before", "_on")
-
-    def __init__(self, on: bool) -> None:
-        """`on` says which."""
-        self._on = on
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before.append(_mode.recording)
-        _mode.recording = self._on
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _mode.recording = self._before.pop()
-
-
-class no_grad(recording):  # noqa: N801  PyTorch's name
-    """Within it, results require no gradient and keep no graph; per thread.
-
-    Used as `with no_grad():`, or as a decorator, `@no_grad()`.
-    """
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        """Takes effect on entry."""
-        super().__init__(on=False)
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """`function`, run without recording."""
-
-        @functools.wraps(function)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            with no_grad():
-                return function(*args, **kwargs)
-
-        return run
 
 
 # ---- operations ---------------------------------------------------------------------------------
@@ -176,7 +117,7 @@ class TensorOp(Op):
         return Spec(data.shape, data.dtype)
 
     def __call__(self, *args: Any) -> Tensor:
-        return _apply(self, args, Tensor)
+        return _apply(self, args, Tensor)  # type: ignore[no-any-return]
 
 
 class TensorTupleOp(Op):
@@ -191,7 +132,7 @@ class TensorTupleOp(Op):
         return tuple([Spec(array.shape, array.dtype) for array in data])
 
     def __call__(self, *args: Any) -> TensorTuple:
-        return _apply(self, args, TensorTuple)
+        return _apply(self, args, TensorTuple)  # type: ignore[no-any-return]
 
 
 # ---- nodes --------------------------------------------------------------------------------------
@@ -276,8 +217,8 @@ class Value(Node):
         return self
 
     @property
-    def inputs(self) -> list[Value]:
-        """What the operation was applied to; empty for a leaf."""
+    def inputs(self) -> list[Any]:
+        """The Tensors and TensorTuples the operation was applied to; empty for a leaf."""
         return [node.public() for node in self._inputs or ()]
 
     @property
@@ -310,10 +251,15 @@ class Value(Node):
 
 
 _new: Final = Value.__new__
+_allocate: Final = object.__new__
 
 
 def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
-    """The node of `op` on `args`: a Tensor or TensorTuple, `kind` says which."""
+    """The node of `op` on `args`: a Tensor or TensorTuple, `kind` says which.
+
+    Every operation of every training step passes through here: it is written for speed.
+    """
+    global TENSOR_COUNTER
     try:
         spec = op.infer(*args)
         edges = tuple([arg._leaf or arg for arg in args])
@@ -322,33 +268,40 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
         raise
     device = edges[0]._device
     needs = False
+    arrays = []
     for edge in edges:
         if edge.needs:
             needs = True
         if edge._device is not device:
             _check_devices(op, edges)
-    if needs and not (_mode.recording and op.differentiable):
+        arrays.append(edge._data)
+    if needs and not (mode.recording and op.differentiable):
         needs = False
     if LAZY_MODE:
         return _deferred(op, edges, kind, spec, needs)
-    for edge in edges:
-        if edge._data is None:
-            realize(edge)
-    arrays = [edge._data for edge in edges]
+    for i, array in enumerate(arrays):
+        if array is None:
+            realize(edges[i])
+            arrays[i] = edges[i]._data
     data = op.compute(*arrays)
-    out = _new(kind)
+    TENSOR_COUNTER += 1
+    out = _allocate(kind)
     out._leaf = None
     out.grad = None
     out._data = data
-    out._device = device if kind is TensorTuple else data._device
-    out._spec = spec if kind is TensorTuple else None
+    if kind is Tensor:
+        out._device = data._device
+        out._spec = None
+    else:
+        out._device = device
+        out._spec = spec
     out.needs = needs
     if needs:
         out.op = op
         out._inputs = edges
-        out._saved = _remember(op.saves, arrays, data) if op.saves != () else ()
+        out._saved = remember(op.saves, arrays, data) if op.saves != () else ()
     else:
-        out.op = op if kind is TensorTuple else None
+        out.op = None if kind is Tensor else op
         out._inputs = out._saved = ()
     return out
 
@@ -385,48 +338,9 @@ def realize(node: Node) -> None:
         arrays = [edge._data for edge in inputs]
         top._data = op.compute(*arrays)
         if top.needs:
-            top._saved = _remember(op.saves, arrays, top._data)
+            top._saved = remember(op.saves, arrays, top._data)
         else:
             top._inputs = ()
-
-
-def _version(data: Any) -> Any:
-    """What changes when data is written to in place."""
-    if isinstance(data, tuple):
-        return tuple([array._handle.version for array in data])
-    return data._handle.version
-
-
-def _remember(
-    saves: tuple[int, ...] | None, arrays: Sequence[Any], data: Any
-) -> tuple[tuple[Any, Any], ...]:
-    """The data that a gradient will read, each with its version now."""
-    positions = (*range(len(arrays)), -1) if saves is None else saves
-    kept = [data if i < 0 else arrays[i] for i in positions]
-    return tuple([(array, _version(array)) for array in kept])
-
-
-def check_saved(node: Value) -> None:
-    """Raises RuntimeError where data that the node's gradient reads was replaced or written to."""
-    op, edges = node.op, node._inputs
-    if op is None or edges is None:
-        return
-    positions = (*range(len(edges)), -1) if op.saves is None else op.saves
-    for i, (data, version) in zip(positions, node._saved, strict=False):
-        current = node._data if i < 0 else edges[i]._data
-        if current is data and _version(data) == version:
-            continue
-        which = "its output" if i < 0 else f"its input {i}"
-        how = f"version {version} became {_version(data)}" if current is data else "was replaced"
-        raise RuntimeError(
-            f"backward: data that the gradient of {op.name} reads has changed: "
-            f"{which}, shape {_shape_of(data)}: {how}: "
-            "call backward before writing to it, or write to a copy"
-        )
-
-
-def _shape_of(data: Any) -> Any:
-    return tuple([a._shape for a in data]) if isinstance(data, tuple) else data._shape
 
 
 def _check_values(op: Op, args: tuple[Any, ...]) -> None:
@@ -469,10 +383,6 @@ class TensorTuple(Value):
     def __iter__(self) -> Iterator[Tensor]:
         return iter([self[i] for i in range(len(self))])
 
-    def tuple(self) -> tuple[Tensor, ...]:
-        """The items as a Python tuple."""
-        return self[:]  # type: ignore[no-any-return]
-
     def __add__(self, other: TensorTuple) -> TensorTuple:
         if not isinstance(other, TensorTuple):
             return NotImplemented
@@ -495,11 +405,16 @@ class TensorTuple(Value):
         """Copies of the items as NumPy arrays."""
         return tuple([item.numpy() for item in self])
 
+    def tuple(self) -> Tensors:
+        """The items as a Python tuple."""
+        items: Tensors = self[:]
+        return items
+
     def __repr__(self) -> str:
-        return f"needle.TensorTuple{self.tuple()}"
+        return f"needle.TensorTuple{self[:]}"
 
     def __str__(self) -> str:
-        return str(self.tuple())
+        return str(self[:])
 
 
 class Tensor(Value):
@@ -518,7 +433,7 @@ class Tensor(Value):
         array: Any,
         *,
         device: Device | None = None,
-        dtype: DTypeLike = None,
+        dtype: DTypeLike | None = None,
         requires_grad: bool = True,
     ) -> None:
         """A leaf with the values of a Tensor, NDArray, NumPy array, nested lists or a number.
@@ -584,7 +499,7 @@ class Tensor(Value):
         return size
 
     @property
-    def T(self) -> Tensor:  # noqa: N802
+    def T(self) -> Tensor:
         """The axes reversed."""
         return ops.permute(self, tuple(reversed(range(self.ndim))))
 
@@ -645,7 +560,9 @@ class Tensor(Value):
         """
         return self.realize_cached_data().item()
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray[Any, Any]:
         array: np.ndarray[Any, Any] = self.realize_cached_data().__array__(dtype, copy)
         return array
 
@@ -713,6 +630,8 @@ class Tensor(Value):
     # Arithmetic: a Tensor or a number on either side
 
     def __add__(self, other: Any) -> Tensor:
+        if isinstance(other, Tensor):
+            return ops.add(self, other)
         return ops.operate(ops.add, ops.add_scalar, self, other)
 
     __radd__ = __add__
@@ -724,6 +643,8 @@ class Tensor(Value):
         return ops.operate_right(ops.subtract, ops.scalar_subtract, self, other)
 
     def __mul__(self, other: Any) -> Tensor:
+        if isinstance(other, Tensor):
+            return ops.multiply(self, other)
         return ops.operate(ops.multiply, ops.mul_scalar, self, other)
 
     __rmul__ = __mul__
@@ -827,7 +748,7 @@ def _unpack(arguments: tuple[Any, ...]) -> Any:
     return arguments
 
 
-def _as_array(array: Any, device: Device | None, dtype: DTypeLike) -> NDArray:
+def _as_array(array: Any, device: Device | None, dtype: DTypeLike | None) -> NDArray:
     data: Any = array.realize_cached_data() if isinstance(array, Tensor) else array
     if isinstance(data, NDArray) and (
         (device is None or device == data._device)
@@ -869,11 +790,11 @@ def _unpickle(kind: type[Tensor], data: NDArray, requires_grad: bool) -> Tensor:
     return tensor
 
 
-def _compare(function: Callable[[Any, Any], NDArray], a: Tensor, b: Any) -> Any:
+def _compare(function: Callable[[Any, Any], NDArray], a: Tensor, b: Any) -> Tensor:
     if isinstance(b, Tensor):
         b = b.realize_cached_data()
     elif not isinstance(b, (bool, int, float, np.generic, np.ndarray)):
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
     return _constant(function(a.realize_cached_data(), b))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .backend_ndarray import DeviceError, NDArray, ShapeError
+from .versions import check_saved
 
 if TYPE_CHECKING:
     from .autograd import Node, Tensor
@@ -90,9 +91,7 @@ def _final(tensor: Tensor, grad: Tensor, accumulate: bool) -> Tensor:
 def _seed(root: Tensor, out_grad: Any) -> Tensor:
     """The gradient that a pass starts from: checked, in the root's dtype."""
     if out_grad is None:
-        return autograd.Tensor(
-            root.device.ones(root.shape, dtype=root.dtype), requires_grad=False
-        )
+        return autograd.Tensor(root.device.ones(root.shape, dtype=root.dtype), requires_grad=False)
     if not isinstance(out_grad, autograd.Tensor):
         if not isinstance(out_grad, NDArray) and not hasattr(out_grad, "__array__"):
             raise TypeError(
@@ -118,7 +117,7 @@ def _check_order(order: list[Node]) -> None:
     """Checks everything before anything is computed, so that no leaf is left half-done."""
     for node in order:
         if node._saved:
-            autograd.check_saved(node)  # type: ignore[arg-type]
+            check_saved(node)
 
 
 def _propagate(

@@ -136,7 +136,7 @@ def zeros_like(
     array: Tensor,
     *,
     device: Device | None = None,
-    dtype: DTypeLike = None,
+    dtype: DTypeLike | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Zeros with the shape of `array`, and its device and dtype unless others are named."""
@@ -149,7 +149,7 @@ def ones_like(
     array: Tensor,
     *,
     device: Device | None = None,
-    dtype: DTypeLike = None,
+    dtype: DTypeLike | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Ones with the shape of `array`, and its device and dtype unless others are named."""

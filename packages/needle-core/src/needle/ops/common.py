@@ -80,7 +80,7 @@ Binary: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 WithScalar: TypeAlias = "Callable[[Tensor, Any], Tensor]"
 
 
-def operate(binary: Binary, with_scalar: WithScalar, a: Tensor, b: Any) -> Any:
+def operate(binary: Binary, with_scalar: WithScalar, a: Tensor, b: Any) -> Tensor:
     """The operator `a . b` for a Tensor a: `binary` for arrays, `with_scalar` for numbers."""
     if isinstance(b, Tensor):
         return binary(a, b)
@@ -92,7 +92,7 @@ def operate(binary: Binary, with_scalar: WithScalar, a: Tensor, b: Any) -> Any:
     return NotImplemented if other is None else binary(a, other)
 
 
-def operate_right(binary: Binary, with_scalar: WithScalar, b: Tensor, a: Any) -> Any:
+def operate_right(binary: Binary, with_scalar: WithScalar, b: Tensor, a: Any) -> Tensor:
     """The operator `a . b` where a is not a Tensor; `with_scalar` takes the Tensor first."""
     if isinstance(a, np.ndarray) and a.ndim == 0:
         a = a[()]

@@ -59,7 +59,7 @@ class FusedBackward(TensorTupleOp):
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
         used = self.count + sum(self.given)
-        values: list[Any] = node.inputs
+        values = node.inputs
         grads = engine.plain_vjp(self.plain, values[:used], out_grad)
         return (*grads, *[None] * (len(values) - used))
 

@@ -32,7 +32,9 @@ class Whole(TensorOp):
             if not same.min().item():
                 values = ids.numpy()
                 wrong = values[~same.numpy()].flat[0]
-                raise DTypeError(f"{self.op}: ids are not integers: got {wrong}: need whole numbers")
+                raise DTypeError(
+                    f"{self.op}: ids are not integers: got {wrong}: need whole numbers"
+                )
         return whole
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> None:

@@ -95,8 +95,10 @@ class Linear(TensorOp):
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b; the leading axes broadcast. An operand with one axis is a row on the left, a column
-    on the right, and that axis is dropped from the result, as in NumPy.
+    """a @ b; the leading axes broadcast.
+
+    An operand with one axis is a row on the left, a column on the right, and that axis is dropped
+    from the result, as in NumPy.
 
     Raises:
         ShapeError: the shapes do not fit.

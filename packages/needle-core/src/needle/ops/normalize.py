@@ -53,7 +53,7 @@ class BatchNorm(TensorTupleOp):
         _check_batch("batch_norm", x, weight=weight, bias=bias)
         if 0 in x.shape[:1] + x.shape[2:]:
             raise ShapeError(
-                f"batch_norm: nothing to average: got {x.shape}: need at least one value per channel"
+                f"batch_norm: nothing to average: got {x.shape}: need one value per channel"
             )
         channels = Spec(x.shape[1:2], x.dtype)
         return Spec(x.shape, x.dtype), channels, channels
@@ -80,7 +80,7 @@ class BatchNorm(TensorTupleOp):
         return (elementwise.relu(y) if self.relu else y), centre, var
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
-        inputs: Any = node.inputs
+        inputs = node.inputs
         dy, *of_statistics = out_grad
         grads: list[Tensor | None] = [None, None, None]
         if dy is not None:
@@ -125,7 +125,7 @@ class BatchNormEval(TensorOp):
         return (elementwise.relu(y) if self.relu else y,)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
-        inputs: Any = node.inputs
+        inputs = node.inputs
         return engine.plain_vjp(self.plain, inputs, (out_grad,))
 
 

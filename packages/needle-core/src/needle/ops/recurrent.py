@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp
 from ..backend_ndarray import NDArray, ShapeError
+from ..backend_ndarray.layout import Shape
 from .common import check_floats, check_rank, check_shape, present
 from .elementwise import relu, sigmoid, tanh
 from .fused import FusedBackward, item
@@ -44,8 +45,8 @@ class Recurrent(TensorTupleOp):
         if steps == 0:
             raise ShapeError(f"{op}: no steps: got x {x.shape}: need seq_len >= 1")
         width = self.gates * hidden
-        shapes = [(bs, hidden)] * self.states + [(size, width), (hidden, width)]
-        names = ["h0", "c0"][: self.states] + ["W_ih", "W_hh"]
+        shapes: list[Shape] = [*[(bs, hidden)] * self.states, (size, width), (hidden, width)]
+        names = [*("h0", "c0")[: self.states], "W_ih", "W_hh"]
         for flag, name in zip(self.biases, ("bias_ih", "bias_hh"), strict=True):
             if flag:
                 shapes.append((width,))

@@ -82,7 +82,8 @@ class Mean(Reduction):
 
     def count(self, sizes: Shape) -> int:
         """How many elements one mean is of."""
-        return math.prod([sizes[k] for k in normalize_axes("mean", self.axes, len(sizes))])
+        axes = normalize_axes("mean", self.axes, len(sizes))
+        return math.prod([sizes[k] for k in axes])
 
     def compute(self, a: NDArray) -> NDArray:
         total = nd.sum(a, self.axes, self.keepdims)
@@ -104,7 +105,7 @@ class Max(Reduction):
 
     def infer(self, a: Tensor) -> Spec:
         spec = super().infer(a)
-        if math.prod(a.shape) == 0 and math.prod(spec.shape):
+        if 0 in a.shape and 0 not in spec.shape:
             raise ShapeError(
                 f"max: nothing to choose from: got shape {a.shape}, axes {self.axes}: "
                 "need at least one element"
@@ -153,7 +154,7 @@ def mean(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:
     return Mean(axes, keepdims)(a)
 
 
-def max(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+def max(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:
     """The largest element over `axes`: None for all, an int, or a tuple.
 
     Raises:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
-from ..backend_ndarray import DTypeError, NDArray, ShapeError
+from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.dtypes import promote
 from ..backend_ndarray.layout import (
     Shape,
@@ -521,5 +520,6 @@ def tuple_get_item(value: TensorTuple, index: int) -> Tensor:
         )
     i %= len(value)
     if isinstance(value.op, MakeTensorTuple) and value._inputs:
-        return value.inputs[i]  # type: ignore[return-value]
+        item: Tensor = value.inputs[i]
+        return item
     return TupleGetItem(i)(value)

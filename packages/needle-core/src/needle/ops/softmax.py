@@ -102,9 +102,7 @@ class SoftmaxCrossEntropy(TensorTupleOp):
         return (mean(LogSumExp(1)(logits) - chosen),)
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, None]:
-        grads = SoftmaxCrossEntropyBackward.apply(
-            self, node.inputs, out_grad[:1], [item(node, 1)]
-        )
+        grads = SoftmaxCrossEntropyBackward.apply(self, node.inputs, out_grad[:1], [item(node, 1)])
         return grads[0], None
 
 

@@ -136,9 +136,9 @@ def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
     return y
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def cross_entropy(logits: Array, labels: Array) -> Any:
     """The mean over rows of logsumexp(logits) - logits[label]."""
-    return np.mean(logsumexp(logits, 1) - logits[np.arange(len(labels)), labels])  # type: ignore[no-any-return]
+    return np.mean(logsumexp(logits, 1) - logits[np.arange(len(labels)), labels])
 
 
 def lstm(
@@ -168,9 +168,9 @@ def rnn(activation: Callable[[Array], Array]) -> Callable[..., tuple[Array, Arra
     return run
 
 
-def relu(x: Array) -> Array:
+def relu(x: Array) -> Any:
     """max(x, 0)."""
-    return np.maximum(x, 0)  # type: ignore[no-any-return]
+    return np.maximum(x, 0)
 
 
 # ---- costs --------------------------------------------------------------------------------------
@@ -178,17 +178,18 @@ def relu(x: Array) -> Array:
 
 def matmul_flops(a: Array, b: Array, *_: Array) -> float:
     """A multiplication and an addition for each of rows x inner x columns."""
-    return 2.0 * a.size * b.shape[-1]
+    return float(2 * a.size * b.shape[-1])
 
 
 def conv_flops(x: Array, w: Array, *_: Array) -> float:
     """2 * K * K * C_in * C_out for each output pixel (stride 1, same size)."""
-    return 2.0 * x.size / x.shape[3] * w.size
+    return float(2 * x.size // x.shape[3] * w.size)
 
 
 def recurrent_flops(x: Array, h: Array, *rest: Array) -> float:
     """Both matrix products of every step."""
-    return 2.0 * x.shape[0] * x.shape[1] * sum(w.size for w in rest if w.ndim == 2)
+    weights = [w.size for w in rest if w.ndim == 2]
+    return float(2 * x.shape[0] * x.shape[1] * sum(weights))
 
 
 # ---- the cases ----------------------------------------------------------------------------------
@@ -207,9 +208,7 @@ ELEMENTWISE = [
     OpCase("divide-scalar", ops.DivScalar, lambda a: a / 3, lambda a: a / 3, normal((2, 3))),
     OpCase("scalar-divide", ops.ScalarDiv, lambda a: 3 / a, lambda a: 3 / a, normal((2, 3))),
     # power rounds the exponent's logarithm: its error grows with b * log(a)
-    OpCase(
-        "power", ops.EWisePow, ops.power, np.power, positive((2, 3), (3,)), positive(M, M), 24
-    ),
+    OpCase("power", ops.EWisePow, ops.power, np.power, positive((2, 3), (3,)), positive(M, M), 24),
     OpCase("power-scalar", ops.PowerScalar, lambda a: a**3, lambda a: a**3, normal((2, 3))),
     OpCase("power-half", ops.PowerScalar, lambda a: a**0.5, lambda a: a**0.5, positive((2, 3))),
     OpCase("scalar-power", ops.ScalarPower, lambda a: 2**a, lambda a: 2**a, normal((2, 3))),
@@ -412,9 +411,7 @@ MATMUL = [
         scale=12,
         flops=matmul_flops,
     ),
-    OpCase(
-        "matmul-vector", ops.MatMul, ops.matmul, np.matmul, normal((3,), (2, 3, 2)), scale=12
-    ),
+    OpCase("matmul-vector", ops.MatMul, ops.matmul, np.matmul, normal((3,), (2, 3, 2)), scale=12),
     OpCase(
         "linear",
         ops.Linear,
@@ -461,7 +458,7 @@ NORMALIZE = [
     OpCase(
         "batch-norm-image-relu",
         ops.BatchNorm,
-        lambda *a: ops.batch_norm(*a, relu=True),
+        lambda x, w, b: ops.batch_norm(x, w, b, relu=True),
         batch_norm(relu=True),
         normal((2, 2, 2, 1), (2,), (2,)),
         normal((32, 32, 32, 32), (32,), (32,)),

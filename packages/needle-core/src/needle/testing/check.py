@@ -39,9 +39,11 @@ def check_value(case: OpCase, device: Device, dtype: DTypeLike) -> None:
     got = _list(case.call(*tensors))
     # The oracle sees what the operation sees: inputs rounded to dtype.
     want = _list(
-        case.oracle(*[t.numpy().astype("f8") if t.dtype.kind == "f" else t.numpy() for t in tensors])
+        case.oracle(
+            *[t.numpy().astype("f8") if t.dtype.kind == "f" else t.numpy() for t in tensors]
+        )
     )
-    assert len(got) == len(want), f"outputs: got {len(got)}: want {len(want)}"  # noqa: S101
+    assert len(got) == len(want), f"outputs: got {len(got)}: want {len(want)}"
     bound = rounding(dtype, case.roundings)
     for output, oracle in zip(got, want, strict=True):
         expected = output.dtype if np.asarray(oracle).dtype.kind != "f" else dtype
@@ -85,9 +87,9 @@ def gradient_check(
         grad = tensors[i].grad
         got = np.zeros(array.shape) if grad is None else grad.numpy()
         if grad is not None:
-            assert grad.dtype == np.float64, f"input {i}: gradient is {grad.dtype}"  # noqa: S101
+            assert grad.dtype == np.float64, f"input {i}: gradient is {grad.dtype}"
         want = _differences(function, arrays, i, weights, where, eps)
-        assert got.shape == array.shape, f"input {i}: gradient {got.shape}: want {array.shape}"  # noqa: S101
+        assert got.shape == array.shape, f"input {i}: gradient {got.shape}: want {array.shape}"
         wrong = ~(np.abs(got - want) <= rtol * np.maximum(1.0, np.abs(want)))
         if wrong.any():
             place = tuple(int(k) for k in np.argwhere(wrong)[0])
@@ -155,7 +157,7 @@ def second_gradient_check(
         for output, grad in zip(outputs, grads, strict=True):
             part = (output * grad).sum()
             total = part if total is None else total + part
-        assert total is not None  # noqa: S101
+        assert total is not None
         total.backward()
         return [x.grad for x in inputs if x.grad is not None]
 
