@@ -548,3 +548,40 @@ def test_many_axes(device):
         (a + a.permute(tuple(reversed(range(16)))))[0, 0],
         (x.reshape(shape) + x.reshape(shape).T)[0, 0],
     )
+
+
+def test_module_functions_take_numpy_arrays_and_lists():
+    x = np.arange(6.0).reshape(2, 3)
+    for got, want in [
+        (nd.sum(x, 0), x.sum(0)),
+        (nd.max(x), x.max()),
+        (nd.flip(x, 1), x[:, ::-1]),
+        (nd.reshape(x, (6,)), x.reshape(6)),
+        (nd.broadcast_to(x, (2, 2, 3)), np.broadcast_to(x, (2, 2, 3))),
+        (nd.maximum(x, 2), np.maximum(x, 2)),
+        (nd.exp([0.0, 1.0]), np.exp([0.0, 1.0])),
+        (nd.negate(x), -x),
+        (nd.stack(nd.array(x)), x),
+    ]:
+        compare(got, want, dtype=DEFAULT, rtol=1e-6)
+
+
+def test_functions_of_several_arrays_want_ndarrays():
+    a = nd.ones((2, 2))
+    with pytest.raises(TypeError, match="gather: not arrays: got NDArray, list: need NDArrays"):
+        nd.gather(a, [0, 1])
+    with pytest.raises(TypeError, match="stack: not arrays: got float, float"):
+        nd.stack([1.0, 2.0])
+
+
+def test_python_ints_that_do_not_fit_raise(device):
+    with pytest.raises(OverflowError, match=r"array: .* got 300: uint8 holds 0 to 255"):
+        nd.array([300, 1], dtype="uint8", device=device)
+    with pytest.raises(OverflowError, match="got -1: uint8"):
+        nd.array(-1, dtype="uint8", device=device)
+    compare(nd.array(np.array([300]), dtype="uint8", device=device), np.uint8([44]))
+
+
+def test_process_slice_wants_an_axis_of_the_array(device):
+    with pytest.raises(nd.AxisError, match="process_slice: axis is out of range: got 2 for 2 axes"):
+        nd.zeros((2, 3), device=device).process_slice(slice(None), 2)

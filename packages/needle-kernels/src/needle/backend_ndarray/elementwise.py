@@ -33,6 +33,7 @@ from needle.backend_ndarray.layout import (
 from needle.backend_ndarray.ndarray import (
     NDArray,
     apart,
+    as_array,
     check_same_device,
     check_writable,
     copy_into,
@@ -148,12 +149,12 @@ def greater_equal(a: Operand, b: Operand) -> NDArray:
 
 def logical_and(a: NDArray, b: NDArray) -> NDArray:
     """Whether both are true (not zero), as bools."""
-    return _arithmetic("multiply", a.astype(BOOL, copy=False), b.astype(BOOL, copy=False))
+    return _arithmetic("multiply", _as_bool(a), _as_bool(b))
 
 
 def logical_or(a: NDArray, b: NDArray) -> NDArray:
     """Whether either is true (not zero), as bools."""
-    return _arithmetic("add", a.astype(BOOL, copy=False), b.astype(BOOL, copy=False))
+    return _arithmetic("add", _as_bool(a), _as_bool(b))
 
 
 _ON_BOOLS: Final = {
@@ -334,6 +335,7 @@ def write_result(op: str, target: NDArray, other: Operand) -> NDArray:
 
 def negate(a: NDArray) -> NDArray:
     """-a; DTypeError for bools."""
+    a = as_array(a)
     if a._dtype is BOOL:
         raise DTypeError("negate: bools have no negative: got bool: use logical_not")
     return _unary("negate", a)
@@ -341,11 +343,13 @@ def negate(a: NDArray) -> NDArray:
 
 def abs(a: NDArray) -> NDArray:
     """The absolute value."""
+    a = as_array(a)
     return a.copy() if a._dtype is BOOL else _unary("abs", a)
 
 
 def relu(a: NDArray) -> NDArray:
     """max(a, 0)."""
+    a = as_array(a)
     return a.copy() if a._dtype is BOOL else _unary("relu", a)
 
 
@@ -376,12 +380,11 @@ def sqrt(a: NDArray) -> NDArray:
 
 def logical_not(a: NDArray) -> NDArray:
     """Whether each element is false (zero), as bools."""
-    return _unary("logical_not", as_array(a).astype(BOOL, copy=False))
+    return _unary("logical_not", _as_bool(a))
 
 
-def as_array(a: Any) -> NDArray:
-    """An NDArray as it is, other data as NDArray(a) makes it."""
-    return a if isinstance(a, NDArray) else NDArray(a)
+def _as_bool(a: NDArray) -> NDArray:
+    return as_array(a).astype(BOOL, copy=False)
 
 
 def _as_float(a: NDArray) -> NDArray:

@@ -40,6 +40,7 @@ from needle.backend_ndarray.layout import (
     extent,
     index_view,
     normalize_axes,
+    normalize_axis,
     reshape_strides,
     resolve_shape,
     unpack,
@@ -82,7 +83,10 @@ class NDArray:
             if made._handle is other._handle or (wanted is not None and wanted != made._dtype):
                 made = made.astype(wanted or made._dtype)
         else:
-            made = from_numpy(np.asarray(other), check_device("array", device), wanted)
+            source = np.asarray(other)
+            if wanted is not None and not isinstance(other, (np.ndarray, np.generic)):
+                _check_python_ints(source, wanted)
+            made = from_numpy(source, check_device("array", device), wanted)
         self._handle = made._handle
         self._shape = made._shape
         self._strides = made._strides
@@ -255,7 +259,8 @@ class NDArray:
 
         `stop` is None where a negative step runs past the first element.
         """
-        start, stop, step = sl.indices(self._shape[dim])
+        axis = normalize_axis("process_slice", dim, self.ndim)
+        start, stop, step = sl.indices(self._shape[axis])
         return slice(start, None if stop < 0 else stop, step)
 
     def __getitem__(self, index: Any) -> NDArray:
@@ -612,6 +617,13 @@ def check_writable(op: str, array: NDArray) -> None:
         )
 
 
+def _check_python_ints(source: np.ndarray[Any, Any], dtype: DType) -> None:
+    """Raises OverflowError where a Python int in a list does not fit `dtype`, as NumPy does."""
+    if source.dtype.kind in "iu" and dtype.kind in "iu" and source.size:
+        check_fits("array", dtype, int(source.min()))
+        check_fits("array", dtype, int(source.max()))
+
+
 def from_numpy(
     source: np.ndarray[Any, Any], device: Device, dtype: DType | None = None, own: bool = False
 ) -> NDArray:
@@ -653,13 +665,23 @@ def foreign_ids(op: str, ids: Any, device: Device) -> NDArray:
     return from_numpy(source, device, as_dtype("int64"))
 
 
+def as_array(a: Any) -> NDArray:
+    """An NDArray as it is, other data as NDArray(a) makes it."""
+    return a if isinstance(a, NDArray) else NDArray(a)
+
+
 def check_same_device(op: str, *arrays: NDArray | None) -> Device:
     """The device that all arrays share; None stands for an absent array.
 
     Raises:
         DeviceError: they live on different devices.
+        TypeError: one is no NDArray.
     """
-    present = [array._device for array in arrays if array is not None]
+    try:
+        present = [array._device for array in arrays if array is not None]
+    except AttributeError:
+        kinds = ", ".join(type(array).__name__ for array in arrays if array is not None)
+        raise TypeError(f"{op}: not arrays: got {kinds}: need NDArrays") from None
     for device in present:
         if device is not present[0]:
             raise DeviceError(

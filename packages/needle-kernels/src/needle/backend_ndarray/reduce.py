@@ -10,7 +10,7 @@ from needle.backend_ndarray.dtypes import INT64, NAME, DType
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.layout import Axes, Shape, dense_strides, normalize_axes
-from needle.backend_ndarray.ndarray import NDArray, wrap
+from needle.backend_ndarray.ndarray import NDArray, as_array, wrap
 
 __all__ = ["max", "min", "reduction", "sum"]
 
@@ -23,6 +23,7 @@ def sum(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     Raises:
         AxisError: there is no such axis.
     """
+    a = as_array(a)
     if a._dtype.kind != "f" and a._dtype is not INT64:
         a = a.astype(INT64)
     return reduction("sum", a, axis, keepdims)
@@ -35,6 +36,7 @@ def max(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
         AxisError: there is no such axis.
         ShapeError: an axis to reduce is empty.
     """
+    a = as_array(a)
     _check_not_empty("max", a, axis)
     return reduction("max", a, axis, keepdims)
 
@@ -46,6 +48,7 @@ def min(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
         AxisError: there is no such axis.
         ShapeError: an axis to reduce is empty.
     """
+    a = as_array(a)
     _check_not_empty("min", a, axis)
     return reduction("min", a, axis, keepdims)
 

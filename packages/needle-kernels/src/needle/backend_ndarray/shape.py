@@ -16,7 +16,14 @@ from needle.backend_ndarray.layout import (
     normalize_axes,
     normalize_axis,
 )
-from needle.backend_ndarray.ndarray import NDArray, check_same_device, copy_into, new, wrap
+from needle.backend_ndarray.ndarray import (
+    NDArray,
+    as_array,
+    check_same_device,
+    copy_into,
+    new,
+    wrap,
+)
 
 __all__ = [
     "broadcast_to",
@@ -35,17 +42,17 @@ _FILL: Final = KERNEL["fill"]
 
 def broadcast_to(array: NDArray, shape: SupportsIndex | Sequence[int]) -> NDArray:
     """A view in which axes of size 1, and new ones on the left, repeat without a copy."""
-    return array.broadcast_to(shape)
+    return as_array(array).broadcast_to(shape)
 
 
 def reshape(array: NDArray, shape: SupportsIndex | Sequence[int]) -> NDArray:
     """The same elements in another shape; a view where strides allow."""
-    return array.reshape(shape)
+    return as_array(array).reshape(shape)
 
 
 def permute(array: NDArray, axes: Sequence[int]) -> NDArray:
     """A view with axis `axes[i]` as axis i."""
-    return array.permute(axes)
+    return as_array(array).permute(axes)
 
 
 def flip(a: NDArray, axes: Axes = None) -> NDArray:
@@ -54,6 +61,7 @@ def flip(a: NDArray, axes: Axes = None) -> NDArray:
     Raises:
         AxisError: there is no such axis.
     """
+    a = as_array(a)
     reversed_axes = normalize_axes("flip", axes, a.ndim)
     index = tuple(slice(None, None, -1 if k in reversed_axes else 1) for k in range(a.ndim))
     out = new(a._device, a._shape, a._dtype)
@@ -67,6 +75,7 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
     Raises:
         ShapeError: not one pair per axis, or a negative width.
     """
+    a = as_array(a)
     widths = _pad_widths(a._shape, pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs)
     shape = tuple(left + size + right for size, (left, right) in zip(a._shape, widths, strict=True))
     out = _empty_like_order(a, shape)
@@ -99,12 +108,13 @@ def _empty_like_order(a: NDArray, shape: Shape) -> NDArray:
     return wrap(out._handle, shape, dense_strides(shape, a._strides), 0, a._dtype, a._device)
 
 
-def concatenate(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
+def concatenate(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
     """The arrays one after the other along an axis they have.
 
     Raises:
         ShapeError: no arrays, or their other axes differ.
     """
+    arrays = list(arrays)
     first = _first("concatenate", arrays)
     k = normalize_axis("concatenate", axis, first.ndim)
     for a in arrays:
@@ -124,12 +134,13 @@ def concatenate(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
     return out
 
 
-def stack(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
+def stack(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
     """The arrays side by side along a new axis.
 
     Raises:
         ShapeError: no arrays, or their shapes differ.
     """
+    arrays = list(arrays)
     first = _first("stack", arrays)
     k = normalize_axis("stack", axis, first.ndim + 1)
     for a in arrays:

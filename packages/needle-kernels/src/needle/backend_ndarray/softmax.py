@@ -10,7 +10,7 @@ from needle.backend_ndarray.dtypes import FLOAT64
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.layout import Axes
-from needle.backend_ndarray.ndarray import NDArray, check_same_device, new
+from needle.backend_ndarray.ndarray import NDArray, as_array, check_same_device, new
 from needle.backend_ndarray.reduce import reduction
 
 __all__ = [
@@ -44,6 +44,7 @@ def logsoftmax(a: NDArray) -> NDArray:
 
 
 def _along_rows(op: str, a: NDArray) -> NDArray:
+    a = as_array(a)
     if not a._shape:
         raise ShapeError(f"{op}: the array has no axes: got shape (): need at least one axis")
     a = a if a._dtype.kind == "f" else a.astype(FLOAT64)
@@ -59,6 +60,7 @@ def logsumexp(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     Raises:
         AxisError: there is no such axis.
     """
+    a = as_array(a)
     a = a if a._dtype.kind == "f" else a.astype(FLOAT64)
     return reduction("logsumexp", a, axis, keepdims)
 
