@@ -180,13 +180,14 @@ class LSTMBackward(FusedBackward):
         dy, dh, dc = self.spread(grads)
         dh, dc = _or_zeros(dh, h0), _or_zeros(dc, c0)
         dpre = nd.empty(gates.shape, gates.dtype, gates.device)
+        back = w_hh.T.compact()  # row-major once, where every step would pack it again
         for t in reversed(range(len(output))):
             if dy is not None:
                 dh = nd.add(dh, dy[t])
             before = cs[t - 1] if t else c0
             step, dc = nd.lstm_cell_grad(dh, dc, gates[t], cs[t], before)
             dpre[t] = step
-            dh = nd.matmul(step, w_hh.T)
+            dh = nd.matmul(step, back)
         last = _weight_grads(dpre, x, h0, output, w_ih)
         return last.x, dh, dc, last.w_ih, last.w_hh, *[last.bias for _ in biases]
 
@@ -244,12 +245,13 @@ class RNNBackward(FusedBackward):
         dh = _or_zeros(dh, h0)
         _, activation_grad = ACTIVATIONS[self.op.nonlinearity]
         dpre = nd.empty(output.shape, output.dtype, output.device)
+        back = w_hh.T.compact()  # row-major once, where every step would pack it again
         for t in reversed(range(len(output))):
             if dy is not None:
                 dh = nd.add(dh, dy[t])
             step = activation_grad(dh, output[t])
             dpre[t] = step
-            dh = nd.matmul(step, w_hh.T)
+            dh = nd.matmul(step, back)
         last = _weight_grads(dpre, x, h0, output, w_ih)
         return last.x, dh, last.w_ih, last.w_hh, *[last.bias for _ in biases]
 
