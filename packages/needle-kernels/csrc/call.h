@@ -3,6 +3,10 @@
 
 #include <cstdint>
 
+// A function of a header that the targets share: inlined always, so that the linker cannot keep the
+// copy of a target that this processor lacks.
+#define NEEDLE_INLINE [[gnu::always_inline]] inline
+
 namespace needle {
 
 constexpr int max_rank = 16;
@@ -19,12 +23,12 @@ struct Array {
     int64_t strides[max_rank];
 
     template <class T>
-    T* as() const
+    NEEDLE_INLINE T* as() const
     {
         return static_cast<T*>(data);
     }
 
-    int64_t size() const
+    NEEDLE_INLINE int64_t size() const
     {
         int64_t n = 1;
         for (int i = 0; i < rank; ++i) n *= shape[i];

@@ -147,8 +147,8 @@ struct Entry {
 struct Table {
     Entry entries[kernel_count];
 
-    Entry& operator[](Kernel kernel) { return entries[static_cast<int>(kernel)]; }
-    const Entry& operator[](int kernel) const { return entries[kernel]; }
+    NEEDLE_INLINE Entry& operator[](Kernel kernel) { return entries[static_cast<int>(kernel)]; }
+    NEEDLE_INLINE const Entry& operator[](int kernel) const { return entries[kernel]; }
 };
 
 }  // namespace needle
