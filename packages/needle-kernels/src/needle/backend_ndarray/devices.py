@@ -1,8 +1,10 @@
 """Devices: where arrays live and which kernels run on them.
 
-A device offers two things to the front end: `storage(size, dtype_name)`, which allocates, and
-`launch(kernel, operands, scalars)`, which runs a kernel of its table. A new backend is a new
-Device with its own two.
+A device offers four things to the front end: `storage(size, dtype_name)` allocates,
+`launch(kernel, operands, scalars)` runs a kernel of its table, `view(storage, shape, strides,
+offset)` shows elements to NumPy (sharing memory where NumPy can reach it, else a copy), and
+`upload(storage, shape, strides, source)` writes NumPy data to a fresh storage. A new backend is a
+new Device with its own four.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from needle.backend_ndarray.dtypes import FLOAT32, NAME, Scalar, as_dtype
 from needle.backend_ndarray.errors import DeviceError, ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
-from needle.backend_ndarray.layout import as_shape, compact_strides, unpack
+from needle.backend_ndarray.layout import Shape, as_shape, compact_strides, unpack
 
 __all__ = ["Device", "all_devices", "cpu", "cpu_numpy", "cuda", "default_device"]
 
@@ -33,18 +35,22 @@ _REFERENCE_MODE: Final = "np"
 class Device:
     """A place for arrays. Two devices are equal if their names are."""
 
-    __slots__ = ("launch", "name", "storage")
+    __slots__ = ("launch", "name", "storage", "upload", "view")
 
     def __init__(
         self,
         name: str,
         storage: Callable[[int, str], _cpu.Storage],
         launch: Callable[[int, tuple[Any, ...], tuple[float, ...]], None],
+        view: Callable[[_cpu.Storage, Shape, Shape, int], np.ndarray[Any, Any]],
+        upload: Callable[[_cpu.Storage, Shape, Shape, np.ndarray[Any, Any]], None],
     ) -> None:
-        """A device called `name` that allocates with `storage` and computes with `launch`."""
+        """A device called `name` that allocates, computes and exchanges data with these four."""
         self.name = name
         self.storage = storage
         self.launch = launch
+        self.view = view
+        self.upload = upload
 
     def enabled(self) -> bool:
         """Whether this machine can use the device."""
@@ -138,7 +144,8 @@ class CpuDevice(Device):
 
     def __init__(self, name: str, number: int) -> None:
         """`number` selects the kernel table in the extension."""
-        super().__init__(name, _cpu.Storage, functools.partial(_cpu.launch, number))
+        launch = functools.partial(_cpu.launch, number)
+        super().__init__(name, _cpu.Storage, launch, _cpu.view, _write)
 
     def matmul_tiled(
         self, a: _cpu.Storage, b: _cpu.Storage, out: _cpu.Storage, m: int, n: int, p: int
@@ -182,6 +189,14 @@ class CpuDevice(Device):
         return ndarray.NDArray.make(shape, device=self, handle=storage)
 
 
+def _write(
+    storage: _cpu.Storage, shape: Shape, strides: Shape, source: np.ndarray[Any, Any]
+) -> None:
+    """Writes NumPy data to memory of the CPU, cast to the storage's dtype as kernels cast."""
+    with np.errstate(all="ignore"):
+        _cpu.view(storage, shape, strides, 0)[...] = source
+
+
 class CudaDevice(Device):
     """The CUDA device of a machine without a CUDA backend: it says what is missing."""
 
@@ -189,7 +204,8 @@ class CudaDevice(Device):
 
     def __init__(self) -> None:
         """Every use raises DeviceError."""
-        super().__init__("cuda", self._unavailable, self._unavailable)
+        refuse = self._unavailable
+        super().__init__("cuda", refuse, refuse, refuse, refuse)
 
     def enabled(self) -> bool:
         """Whether driver, device and extension are all there."""

@@ -596,7 +596,7 @@ def new(device: Device, shape: Shape, dtype: DType) -> NDArray:
 
 def host_view(array: NDArray) -> np.ndarray[Any, Any]:
     """A NumPy array on the same memory; read-only where elements share a place."""
-    view = _cpu.view(array._handle, array._shape, array._strides, array._offset)
+    view = array._device.view(array._handle, array._shape, array._strides, array._offset)
     if 0 in array._strides and _repeats(array):
         view.flags.writeable = False
     return view
@@ -636,18 +636,10 @@ def from_numpy(
     elif source.dtype.kind not in "biuf":
         foreign_dtype(source.dtype, keep=False)
     shape = as_shape("array", source.shape)
-    steps = tuple(step // source.itemsize for step in source.strides)
-    array = wrap(
-        device.storage(source.size, NAME[dtype]),
-        shape,
-        dense_strides(shape, steps),
-        0,
-        dtype,
-        device,
-    )
-    with np.errstate(all="ignore"):
-        host_view(array)[...] = source
-    return array
+    strides = dense_strides(shape, tuple(step // source.itemsize for step in source.strides))
+    storage = device.storage(source.size, NAME[dtype])
+    device.upload(storage, shape, strides, source)
+    return wrap(storage, shape, strides, 0, dtype, device)
 
 
 def foreign_ids(op: str, ids: Any, device: Device) -> NDArray:

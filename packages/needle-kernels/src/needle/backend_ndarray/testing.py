@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
@@ -70,8 +71,7 @@ def array_devices() -> list[Any]:
     A device that this machine lacks is a visible skip that gives the reason; where
     NEEDLE_REQUIRE names it (`NEEDLE_REQUIRE=cuda`) it runs, and fails.
     """
-    import pytest
-
+    pytest: Any = import_module("pytest")  # the library itself does without it
     required = os.environ.get("NEEDLE_REQUIRE", "").split(",")
     parameters = []
     for target in targets():
