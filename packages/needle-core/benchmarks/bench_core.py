@@ -40,6 +40,8 @@ def outputs(result: Any) -> list[Tensor]:
 
 
 def note_speed(benchmark: Any, case: OpCase, passes: int) -> None:
+    if not benchmark.enabled:
+        return
     arrays = case.arrays(large=True)
     seconds = benchmark.stats.stats.min
     benchmark.extra_info["GFLOP/s"] = round(passes * case.flops(*arrays) / seconds / 1e9, 2)
