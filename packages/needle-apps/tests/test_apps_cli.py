@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,6 @@ import needle as ndl
 from needle.apps import sources
 from needle.apps.cli import app
 from needle.data import DownloadError, SyntheticCorpus, SyntheticImages
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("NEEDLE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True)
@@ -177,9 +173,8 @@ def test_text_of_ones_own(tmp_path):
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not (SHARED / "ptb").is_dir(), reason="needs ../shared/data/ptb")
-def test_the_real_ptb_is_named():
-    folder = SHARED / "ptb"
+def test_the_real_ptb_is_named(shared_data):
+    folder = shared_data / "ptb"
     options = ("--epochs", 1, "--max-batches", 1, "--hidden-size", 8, "--embedding-size", 8)
     output = succeed("train", "lm", "--data-dir", folder, *options).stdout
     assert f"Penn Treebank (PTB) in {folder}: 929,589 train, 73,760 valid, 82,430 test" in output

@@ -7,9 +7,6 @@ import needle as ndl
 from needle.apps.models import LanguageModel, ResNet9
 from needle.backend_ndarray import ShapeError
 
-DEVICES = list(dict.fromkeys([ndl.cpu(), ndl.cpu_numpy()]))
-devices = pytest.mark.parametrize("device", DEVICES, ids=str)
-
 
 def count(model):
     return sum(int(np.prod(p.shape)) for p in model.parameters())
@@ -88,7 +85,6 @@ def test_resnet9_draws_its_parameters_in_the_order_of_its_layers():
     )
 
 
-@devices
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-3)])
 def test_resnet9_computes_what_its_docstring_says(device, dtype, tolerance):
     np.random.seed(0)
@@ -101,7 +97,6 @@ def test_resnet9_computes_what_its_docstring_says(device, dtype, tolerance):
     np.testing.assert_allclose(logits.numpy(), resnet9(x, weights(model)), atol=tolerance)
 
 
-@devices
 def test_resnet9_gives_the_course_reference_values(device):
     """The values that homework 4 of CMU 10-714 states for this seed."""
     np.random.seed(0)
@@ -112,7 +107,6 @@ def test_resnet9_gives_the_course_reference_values(device):
     np.testing.assert_allclose(logits[0, :5], first, atol=1e-2)
 
 
-@devices
 def test_resnet9_gives_every_parameter_a_gradient(device):
     model = ResNet9(device=device)
     x = ndl.init.randn(2, 3, 32, 32, device=device)
@@ -163,7 +157,6 @@ def both_states(state):
     return state if isinstance(state, tuple) else (state, state)
 
 
-@devices
 @pytest.mark.parametrize("kind", ["rnn", "lstm"])
 @pytest.mark.parametrize("given", [False, True], ids=["zeros", "given"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
@@ -234,7 +227,6 @@ def test_language_model_draws_embedding_cells_then_linear(kind):
     np.testing.assert_allclose(model.linear.weight.numpy(), want, rtol=1e-12)
 
 
-@devices
 @pytest.mark.parametrize("kind", ["rnn", "lstm"])
 def test_language_model_gives_every_parameter_a_gradient(device, kind):
     model = LanguageModel(4, 11, 5, 2, kind, device=device)

@@ -15,9 +15,6 @@ from needle.backend_ndarray import ShapeError
 from needle.data import DataLoader, NDArrayDataset, batchify
 from needle.optim import SGD, Adam
 
-DEVICES = list(dict.fromkeys([ndl.cpu(), ndl.cpu_numpy()]))
-devices = pytest.mark.parametrize("device", DEVICES, ids=str)
-
 
 def softmax_loss(logits, y):
     """The mean of logsumexp(z) - z[y], row by row, and its gradient."""
@@ -59,7 +56,6 @@ def test_parse_mnist_rejects_a_missing_file(tmp_path):
         simple_ml.parse_mnist(tmp_path / "images", tmp_path / "labels")
 
 
-@devices
 def test_softmax_loss_and_its_gradients(device):
     np.random.seed(2)
     logits, y = np.random.randn(6, 4) * 30, np.array([0, 3, 1, 1, 2, 0])
@@ -98,7 +94,6 @@ def two_layer_epoch(X, y, W1, W2, lr, batch):
     return W1, W2
 
 
-@devices
 @pytest.mark.parametrize("batch", [10, 50, 100], ids=["even", "rest", "larger"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 def test_nn_epoch_follows_the_formulas(device, batch, dtype, tolerance):
@@ -173,7 +168,6 @@ def sgd_epochs(model, order, lr, weight_decay, epochs):
     return hits / len(X), total / len(X), W
 
 
-@devices
 def test_train_cifar10_weights_every_image_alike(device):
     model = Linear(device)
     accuracy, loss, W = sgd_epochs(model, np.arange(23), 0.1, 0.01, epochs=3)
@@ -271,7 +265,6 @@ class Recorder(nn.Module):
         return self.table(x).reshape((steps * bs, 9)), self.table.weight * 1.0
 
 
-@devices
 @pytest.mark.parametrize("kind", ["rnn", "lstm"])
 def test_evaluate_ptb_does_not_depend_on_the_window(device, kind):
     """The state is carried from window to window, and every token weighs the same."""
@@ -331,7 +324,7 @@ def test_train_ptb_clips_the_gradient():
 def test_train_ptb_learns_a_text_by_heart():
     model = LanguageModel(8, 9, 16, 1, "lstm")
     data = text(200, 4)
-    accuracy, loss = simple_ml.train_ptb(model, data, 10, 60, optimizer=Adam, lr=0.02)
+    accuracy, loss = simple_ml.train_ptb(model, data, 10, 100, optimizer=Adam, lr=0.02)
     assert accuracy > 0.9
     assert loss < 0.5
     assert simple_ml.evaluate_ptb(model, data, 10)[0] > 0.9
