@@ -466,6 +466,17 @@ def test_no_grad_as_context_decorator_and_nested() -> None:
     assert x.requires_grad
 
 
+def test_backward_within_no_grad_makes_gradients_without_graphs() -> None:
+    x = leaf([3.0])
+    y = x * x
+    with ndl.no_grad():
+        y.backward()
+    close(x.grad, [6.0])
+    assert not x.grad.requires_grad
+    y.backward()  # the graph of y was kept
+    assert x.grad.requires_grad
+
+
 def test_no_grad_is_per_thread() -> None:
     x = leaf([1.0])
     seen = []

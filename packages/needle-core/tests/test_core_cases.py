@@ -12,12 +12,14 @@ from needle import autograd, ops
 from needle.backend_ndarray import Device
 from needle.testing import (
     CASES,
+    VIEWS,
     OpCase,
     Target,
     array_devices,
     check_gradients,
     check_second_gradients,
     check_value,
+    make_view,
 )
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -34,6 +36,21 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
 @every_case
 def test_values_equal_the_oracle(case: OpCase, device: Device, dtype: str) -> None:
     check_value(case, device, dtype)
+
+
+@pytest.mark.parametrize("layout", [view for view in VIEWS if view not in ("compact", "broadcast")])
+@every_case
+def test_inputs_may_lie_in_any_order(case: OpCase, layout: str) -> None:
+    """Values and gradients for inputs that are permuted, stepped, reversed or unaligned views."""
+    inputs = leaves(case)
+    weighted_sum(case.call(*inputs)).backward()
+    views = [ndl.Tensor(make_view(layout, t.numpy(), t.device, t.dtype)) for t in inputs]
+    loss = weighted_sum(case.call(*views))
+    loss.backward()
+    for a, b in zip(inputs, views, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+        if a.grad is not None:
+            np.testing.assert_allclose(b.grad.numpy(), a.grad.numpy(), rtol=1e-10, atol=1e-10)
 
 
 @every_case

@@ -632,40 +632,40 @@ class Tensor(Value):
     def __add__(self, other: Any) -> Tensor:
         if isinstance(other, Tensor):
             return ops.add(self, other)
-        return ops.operate(ops.add, ops.add_scalar, self, other)
+        return operate(ops.add, ops.add_scalar, self, other)
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Tensor:
-        return ops.operate(ops.subtract, ops.subtract_scalar, self, other)
+        return operate(ops.subtract, ops.subtract_scalar, self, other)
 
     def __rsub__(self, other: Any) -> Tensor:
-        return ops.operate_right(ops.subtract, ops.scalar_subtract, self, other)
+        return operate_right(ops.subtract, ops.scalar_subtract, self, other)
 
     def __mul__(self, other: Any) -> Tensor:
         if isinstance(other, Tensor):
             return ops.multiply(self, other)
-        return ops.operate(ops.multiply, ops.mul_scalar, self, other)
+        return operate(ops.multiply, ops.mul_scalar, self, other)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Tensor:
-        return ops.operate(ops.divide, ops.divide_scalar, self, other)
+        return operate(ops.divide, ops.divide_scalar, self, other)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return ops.operate_right(ops.divide, ops.scalar_divide, self, other)
+        return operate_right(ops.divide, ops.scalar_divide, self, other)
 
     def __pow__(self, other: Any) -> Tensor:
-        return ops.operate(ops.power, ops.power_scalar, self, other)
+        return operate(ops.power, ops.power_scalar, self, other)
 
     def __rpow__(self, other: Any) -> Tensor:
-        return ops.operate_right(ops.power, ops.scalar_power, self, other)
+        return operate_right(ops.power, ops.scalar_power, self, other)
 
     def __matmul__(self, other: Any) -> Tensor:
-        return ops.operate(ops.matmul, ops.no_scalar_matmul, self, other)
+        return operate(ops.matmul, no_scalar_matmul, self, other)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return ops.operate_right(ops.matmul, ops.no_scalar_matmul, self, other)
+        return operate_right(ops.matmul, no_scalar_matmul, self, other)
 
     def __neg__(self) -> Tensor:
         return ops.negate(self)
@@ -802,6 +802,8 @@ def _compare(function: Callable[[Any, Any], NDArray], a: Tensor, b: Any) -> Tens
 
 # Tensors' methods are operations, operations apply to Tensors, and the engine walks both.
 from . import engine, ops  # noqa: E402
+from .ops.common import operate, operate_right  # noqa: E402
+from .ops.matmul import no_scalar_matmul  # noqa: E402
 
 
 def find_topo_sort(nodes: Sequence[Value]) -> list[Value]:

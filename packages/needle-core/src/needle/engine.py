@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .backend_ndarray import DeviceError, NDArray, ShapeError
+from .mode import current as mode
+from .mode import recording
 from .versions import check_saved
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def backward(root: Tensor, out_grad: Any, retain_graph: bool, accumulate: bool) 
     root.realize_cached_data()
     _check_order(order)
     seed = _seed(root, out_grad)
-    with autograd.recording(retain_graph):
+    with recording(retain_graph and mode.recording):
         found = _propagate(order, {id(node): seed}, frozenset(), release=not retain_graph)
         assigned = []
         for leaf, grad in found:
@@ -199,7 +201,7 @@ def plain_vjp(
     The inputs enter through aliases: one node each, even where the same Tensor comes twice. The
     aliases lead on to the inputs, so the results can be differentiated again.
     """
-    with autograd.recording(True):
+    with recording(True):
         aliases = [_alias(x) for x in inputs]
         outputs = function(*aliases)
     return vjp(outputs, out_grads, aliases)

@@ -1,6 +1,6 @@
 """Differentiable operations: one class each, and a function that calls it."""
 
-from .common import operate, operate_right, unbroadcast
+from .common import unbroadcast
 from .conv import Conv, ConvInputGrad, ConvWeightGrad, conv
 from .elementwise import (
     AddScalar,
@@ -57,7 +57,7 @@ from .elementwise import (
     to_device,
 )
 from .index import Embedding, EmbeddingGrad, embedding
-from .matmul import Linear, MatMul, linear, matmul, no_scalar_matmul
+from .matmul import Linear, MatMul, linear, matmul
 from .normalize import (
     BatchNorm,
     BatchNormBackward,
@@ -208,9 +208,6 @@ __all__ = [
     "mul_scalar",
     "multiply",
     "negate",
-    "no_scalar_matmul",
-    "operate",
-    "operate_right",
     "permute",
     "power",
     "power_scalar",
