@@ -78,16 +78,21 @@ inline void transpose_square(Item* out, int64_t, const Item* in, int64_t)
     *out = *in;
 }
 
-// out[r, c] = in[r, c], where out's columns and in's rows are contiguous.
+// out[r, c] = in[r, c], where out's columns and in's rows are contiguous. Tiles of one cache line
+// of rows by 8 columns, so that a line of `in` is used whole while the cache holds it.
 template <class Item>
 void transpose_block(Item* out, int64_t out_row, const Item* in, int64_t in_column, int64_t rows,
                      int64_t columns)
 {
     constexpr int s = side<Item>;
+    constexpr int64_t tile_rows = 64 / sizeof(Item), tile_columns = 8;
     int64_t whole_rows = rows / s * s, whole_columns = columns / s * s;
-    for (int64_t r = 0; r < whole_rows; r += s)
-        for (int64_t c = 0; c < whole_columns; c += s)
-            transpose_square(out + r * out_row + c, out_row, in + r + c * in_column, in_column);
+    for (int64_t r0 = 0; r0 < whole_rows; r0 += tile_rows)
+        for (int64_t c0 = 0; c0 < whole_columns; c0 += tile_columns)
+            for (int64_t r = r0; r < min64(r0 + tile_rows, whole_rows); r += s)
+                for (int64_t c = c0; c < min64(c0 + tile_columns, whole_columns); c += s)
+                    transpose_square(out + r * out_row + c, out_row, in + r + c * in_column,
+                                     in_column);
     for (int64_t r = 0; r < whole_rows; ++r)
         for (int64_t c = whole_columns; c < columns; ++c)
             out[r * out_row + c] = in[r + c * in_column];

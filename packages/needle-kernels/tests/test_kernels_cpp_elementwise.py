@@ -136,6 +136,18 @@ def test_large_and_transposed(isa: str, threads: int, dtype: str, layout: str) -
     same_bits(written(out), a * b)
 
 
+def test_short_rows_that_all_add_one_row(isa: str, threads: int) -> None:
+    """The row lies in a buffer that a thread fills once; a thread may begin at a smaller block."""
+    rng = np.random.default_rng(10)
+    a = draw(rng, (41, 206, 11), "float32")[:, :205, :10]
+    row = draw(rng, (10,), "float32")
+    out = np.zeros((41, 206, 11), "float32")
+    launch("add", out[:, :205, :10], a, np.broadcast_to(row, a.shape))
+    same_bits(out[:, :205, :10], a + row)
+    assert (out[:, 205:] == 0).all()
+    assert (out[:, :, 10:] == 0).all()
+
+
 def test_rank_sixteen(isa: str) -> None:
     rng = np.random.default_rng(4)
     a = lay_at_random(rng, draw(rng, (2, 1, 3) + (1, 2) * 6 + (3,), "float32"))
