@@ -180,6 +180,27 @@ def test_the_real_ptb_is_named(shared_data):
     assert f"Penn Treebank (PTB) in {folder}: 929,589 train, 73,760 valid, 82,430 test" in output
 
 
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_lm_learns_the_real_ptb(shared_data):
+    """60 of 1,328 batches: about as good as guessing by frequency, which gives about 700."""
+    output = succeed("train", "lm", "--data-dir", shared_data, "--epochs", 1, "--max-batches", 60)
+    (perplexity,) = numbers(r"test perplexity (\S+)", output.stdout)
+    assert perplexity < 1000  # of 10,000 words
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_resnet9_learns_the_real_cifar10(shared_data, tmp_path):
+    pytest.importorskip("PIL", reason="unpacking the images needs Pillow")
+    unpack = shared_data / "unpack_cifar10.py"
+    subprocess.run([sys.executable, str(unpack), str(tmp_path)], check=True, capture_output=True)
+    output = succeed("train", "resnet9", "--data-dir", tmp_path, "--epochs", 1)
+    assert "50,000 train, 10,000 test images" in output.stdout
+    (accuracy,) = numbers(r"test accuracy (\S+) %", output.stdout)
+    assert accuracy > 35
+
+
 def test_info_names_versions_target_threads_and_devices():
     lines = succeed("info").stdout.splitlines()
     names = [line[:20].strip() for line in lines]
