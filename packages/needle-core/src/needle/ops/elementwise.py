@@ -32,9 +32,12 @@ class EWiseAdd(TensorOp):
     def compute(self, a: NDArray, b: NDArray) -> NDArray:
         return nd.add(a, b)
 
-    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         a, b = node.inputs
-        return unbroadcast(out_grad, a), unbroadcast(out_grad, b)
+        return (
+            unbroadcast(out_grad, a) if a.requires_grad else None,
+            unbroadcast(out_grad, b) if b.requires_grad else None,
+        )
 
 
 class EWiseSub(TensorOp):
@@ -51,9 +54,12 @@ class EWiseSub(TensorOp):
     def compute(self, a: NDArray, b: NDArray) -> NDArray:
         return nd.subtract(a, b)
 
-    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         a, b = node.inputs
-        return unbroadcast(out_grad, a), unbroadcast(negate(out_grad), b)
+        return (
+            unbroadcast(out_grad, a) if a.requires_grad else None,
+            unbroadcast(negate(out_grad), b) if b.requires_grad else None,
+        )
 
 
 class EWiseMul(TensorOp):

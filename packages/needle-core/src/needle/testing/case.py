@@ -29,7 +29,6 @@ class OpCase:
         scale: the size of the largest intermediate, where sums cancel; 0 for a purely relative
             bound.
         flops: how many floating-point operations the inputs cost.
-        second: whether second derivatives are checked (they exist and are not all zero).
     """
 
     name: str
@@ -41,7 +40,6 @@ class OpCase:
     roundings: float = 8.0
     scale: float = 1.0
     flops: Callable[..., float] = lambda *arrays: float(arrays[0].size)
-    second: bool = True
 
     def arrays(self, large: bool = False) -> Arrays:
         """The inputs, the same each time."""
