@@ -210,6 +210,16 @@ def test_core_imports_without_the_later_packages() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
+def test_the_interpreter_ends_quietly() -> None:
+    program = (
+        "import builtins, needle as ndl, numpy\n"
+        "x = ndl.Tensor([1.0]); y = ndl.exp(x); y.backward()\n"
+        "builtins.kept = y; numpy.kept = x.grad; ndl.autograd.kept = y * 2\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_package_extends_over_distributions() -> None:
     assert isinstance(ndl.__spec__.loader, importlib.machinery.SourceFileLoader)
     assert isinstance(list(ndl.__path__), list)

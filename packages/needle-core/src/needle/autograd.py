@@ -210,7 +210,8 @@ class Value(Node):
 
     def __del__(self) -> None:
         global TENSOR_COUNTER
-        TENSOR_COUNTER -= 1
+        if TENSOR_COUNTER is not None:  # as it is when the interpreter takes modules apart
+            TENSOR_COUNTER -= 1
 
     def public(self) -> Value:
         """The value itself."""
