@@ -348,8 +348,8 @@ PYBIND11_MODULE(cpu, m)
     m.def("isas", &isas);
     m.def("isa", [] { return targets()[current_target].name; });
     m.def("set_isa", &set_isa, py::arg("name"));
-    m.def("num_threads", &num_threads);
-    m.def("set_num_threads", &set_num_threads, py::arg("n"));
+    m.def("num_threads", &thread_setting);
+    m.def("set_num_threads", &set_thread_setting, py::arg("n"));
 
     m.def("counters", &counters);
     m.def("reset_counters", &reset_call_counts);

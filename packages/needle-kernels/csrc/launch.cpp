@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "storage.h"
+#include "threads.h"
 
 namespace needle {
 
@@ -87,6 +88,7 @@ void launch(Device device, int kernel, Call& call)
         throw std::invalid_argument(std::string(device_names[static_cast<int>(device)]) +
                                     " has no kernel " + kernel_names[kernel]);
     call.kernel = kernel;
+    begin_kernel();
     Workspace workspace(entry.workspace != nullptr ? entry.workspace(call) : 0);
     call.workspace = workspace.data();
     counts[static_cast<int>(device)][kernel].fetch_add(1, std::memory_order_relaxed);

@@ -1,11 +1,7 @@
-// Threads: an OpenMP loop that stays on one thread when there is little to do.
+// A parallel loop that stays on one thread when there is little to do.
 #pragma once
 
 #include <cstdint>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 #include "threads.h"
 
@@ -22,6 +18,22 @@ inline int threads_for(int64_t n, int64_t grain)
     return static_cast<int>(max64(1, min64(wanted, num_threads())));
 }
 
+template <class Body>
+struct Loop {
+    int64_t n, align, blocks;
+    int ranges;
+    const Body& body;
+};
+
+template <class Body>
+void run_range(const void* context, int i)
+{
+    const Loop<Body>& loop = *static_cast<const Loop<Body>*>(context);
+    int64_t begin = min64(loop.n, loop.blocks * i / loop.ranges * loop.align);
+    int64_t end = min64(loop.n, loop.blocks * (i + 1) / loop.ranges * loop.align);
+    if (begin < end) loop.body(begin, end);
+}
+
 // Calls body(begin, end) on disjoint ranges that cover [0, n), one range a thread. Ranges are the
 // same for the same n and thread count, and start at multiples of `align`, so results are
 // reproducible.
@@ -33,19 +45,8 @@ void parallel_for(int64_t n, int64_t grain, int64_t align, const Body& body)
         if (n > 0) body(int64_t{0}, n);
         return;
     }
-#if defined(_OPENMP)
-    int64_t blocks = ceil_div(n, align);
-#pragma omp parallel num_threads(threads)
-    {
-        int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        int64_t begin = min64(n, blocks * me / team * align);
-        int64_t end = min64(n, blocks * (me + 1) / team * align);
-        if (begin < end) body(begin, end);
-    }
-#else
-    (void)align;
-    body(int64_t{0}, n);
-#endif
+    Loop<Body> loop{n, align, ceil_div(n, align), threads, body};
+    run_pieces(threads, run_range<Body>, &loop);
 }
 
 template <class Body>

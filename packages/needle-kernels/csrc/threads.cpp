@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
+#include <thread>
 
-#if defined(_OPENMP)
-#include <omp.h>
+#if defined(__linux__)
+#include <sched.h>
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -14,19 +16,127 @@ namespace needle {
 
 namespace {
 
-std::atomic<int> threads{0};  // 0: not chosen yet
+constexpr int most_threads = 1024;
 
-int default_threads()
+// How long an idle thread looks for work before it sleeps: some 50 microseconds, the gap between
+// two kernels of a training step. Waking a sleeper costs about as much; looking for longer takes
+// the core from others.
+constexpr int idle_turns = 2000;
+
+inline void pause_briefly()
 {
-#if defined(_OPENMP)
-    return omp_get_max_threads();  // honours OMP_NUM_THREADS and the processor affinity
-#else
-    return 1;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
 #endif
 }
 
-// The OpenMP pool's threads do not exist in a forked child, and waiting for them would hang.
-[[maybe_unused]] void after_fork_in_child() { threads.store(1, std::memory_order_relaxed); }
+int default_threads()
+{
+    if (const char* text = std::getenv("OMP_NUM_THREADS")) {
+        int n = std::atoi(text);
+        if (n >= 1) return n < most_threads ? n : most_threads;
+    }
+#if defined(__linux__)
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
+#endif
+    unsigned n = std::thread::hardware_concurrency();
+    return n == 0 ? 1 : static_cast<int>(n);
+}
+
+std::atomic<int> setting{default_threads()};
+thread_local int current = 0;  // 0: no kernel has begun on this thread
+
+// One loop at a time. `ticket` holds the loop's number (upper half) and its next free piece (lower
+// half), so a claim that succeeds belongs to the loop whose fields were read before it.
+class Pool {
+public:
+    void run(int count, void (*piece)(const void*, int), const void* context)
+    {
+        std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
+        if (!lock.owns_lock()) {  // another Python thread's kernel has the pool
+            for (int i = 0; i < count; ++i) piece(context, i);
+            return;
+        }
+        start_threads(num_threads() - 1);
+        piece_.store(piece, std::memory_order_relaxed);
+        context_.store(context, std::memory_order_relaxed);
+        count_.store(count, std::memory_order_relaxed);
+        unfinished_.store(count, std::memory_order_relaxed);
+        uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+        ticket_.store(loop << 32, std::memory_order_seq_cst);
+        if (sleepers_.load(std::memory_order_seq_cst) > 0) ticket_.notify_all();
+        while (claim_one()) {
+        }
+        for (int turn = 0; unfinished_.load(std::memory_order_acquire) > 0; ++turn)
+            turn < idle_turns ? pause_briefly() : std::this_thread::yield();
+    }
+
+private:
+    // Runs one free piece; false when there is none.
+    bool claim_one()
+    {
+        uint64_t ticket = ticket_.load(std::memory_order_acquire);
+        for (;;) {
+            auto piece = piece_.load(std::memory_order_relaxed);
+            const void* context = context_.load(std::memory_order_relaxed);
+            int count = count_.load(std::memory_order_relaxed);
+            int next = static_cast<int>(ticket & 0xffffffff);
+            if (next >= count) return false;
+            if (ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                              std::memory_order_acquire)) {
+                piece(context, next);
+                unfinished_.fetch_sub(1, std::memory_order_release);
+                return true;
+            }
+        }
+    }
+
+    void work()
+    {
+        uint64_t seen = 0;
+        for (;;) {
+            while (claim_one()) {
+            }
+            seen = ticket_.load(std::memory_order_acquire);
+            for (int turn = 0; turn < idle_turns; ++turn) {
+                if (ticket_.load(std::memory_order_acquire) != seen) break;
+                pause_briefly();
+            }
+            if (ticket_.load(std::memory_order_acquire) != seen) continue;
+            sleepers_.fetch_add(1, std::memory_order_seq_cst);
+            ticket_.wait(seen, std::memory_order_seq_cst);
+            sleepers_.fetch_sub(1, std::memory_order_relaxed);
+        }
+    }
+
+    void start_threads(int wanted)  // holds busy_
+    {
+        for (; started_ < wanted; ++started_) std::thread([this] { work(); }).detach();
+    }
+
+    std::mutex busy_;
+    int started_ = 0;
+    std::atomic<uint64_t> ticket_{0};
+    std::atomic<int> count_{0};
+    std::atomic<int> unfinished_{0};
+    std::atomic<int> sleepers_{0};
+    std::atomic<void (*)(const void*, int)> piece_{nullptr};
+    std::atomic<const void*> context_{nullptr};
+};
+
+// Never destroyed: its threads wait in it until the process ends. A forked child has none of them
+// and gets a pool of its own, which it does not use unless it asks for threads.
+Pool* pool = new Pool;
+
+[[maybe_unused]] void after_fork_in_child()
+{
+    setting.store(1, std::memory_order_relaxed);
+    current = 1;
+    pool = new Pool;
+}
 
 #if defined(__unix__) || defined(__APPLE__)
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
@@ -34,16 +144,14 @@ int default_threads()
 
 }  // namespace
 
-int num_threads()
-{
-    int n = threads.load(std::memory_order_relaxed);
-    if (n == 0) {
-        n = default_threads();
-        threads.store(n, std::memory_order_relaxed);
-    }
-    return n;
-}
+int num_threads() { return current > 0 ? current : thread_setting(); }
+int thread_setting() { return setting.load(std::memory_order_relaxed); }
+void set_thread_setting(int n) { setting.store(n, std::memory_order_relaxed); }
+void begin_kernel() { current = thread_setting(); }
 
-void set_num_threads(int n) { threads.store(n, std::memory_order_relaxed); }
+void run_pieces(int count, void (*piece)(const void* context, int i), const void* context)
+{
+    pool->run(count, piece, context);
+}
 
 }  // namespace needle

@@ -1,9 +1,25 @@
-// How many threads a kernel may use.
+// The threads that kernels share: a small pool, made for many short loops.
+//
+// A loop is cut into numbered pieces that threads claim one by one. The caller claims too, so it
+// never waits for a thread that has not woken up: on a busy machine it simply does more itself.
+// Which thread runs a piece does not matter to the result; how the loop is cut does, and that
+// depends on sizes and num_threads() alone.
 #pragma once
+
+#include <cstdint>
 
 namespace needle {
 
+// How many threads the kernel that runs on this thread may use: the same from its first line to its
+// last, whatever another thread sets meanwhile.
 int num_threads();
-void set_num_threads(int n);  // n >= 1
+
+int thread_setting();            // what the next kernel will see
+void set_thread_setting(int n);  // n >= 1
+void begin_kernel();             // by launch(), before a kernel's first line
+
+// Runs piece(context, i) for every i in [0, count), on up to num_threads() threads; returns when
+// all are done.
+void run_pieces(int count, void (*piece)(const void* context, int i), const void* context);
 
 }  // namespace needle

@@ -1,0 +1,94 @@
+"""The thread pool: many callers at once, changes of the thread count, children, few cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from needle import backend_ndarray as nd
+
+A = np.random.default_rng(0).standard_normal((300, 200)).astype("float32")
+B = np.random.default_rng(1).standard_normal((200, 260)).astype("float32")
+
+
+@pytest.fixture(autouse=True)
+def _thread_count() -> Iterator[None]:
+    before = nd.num_threads()
+    yield
+    nd.set_num_threads(before)
+
+
+def product() -> np.ndarray:
+    return nd.matmul(nd.NDArray(A, device=nd.cpu()), nd.NDArray(B, device=nd.cpu())).numpy()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 32])
+def test_more_threads_than_cores_change_nothing(threads: int) -> None:
+    nd.set_num_threads(threads)
+    for _ in range(20):
+        np.testing.assert_allclose(product(), A @ B, rtol=1e-4, atol=1e-4)
+
+
+def test_several_callers_at_once_and_a_changing_thread_count() -> None:
+    nd.set_num_threads(2)
+    expected = product()
+    wrong: list[float] = []
+
+    def call() -> None:
+        for _ in range(100):
+            error = float(np.abs(product() - expected).max())
+            if not error < 1e-4:
+                wrong.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    while any(caller.is_alive() for caller in callers):
+        for threads in (1, 4, 2, 8):
+            nd.set_num_threads(threads)
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+
+def run(source: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_the_default_follows_the_environment() -> None:
+    source = "from needle import backend_ndarray as nd; print(nd.num_threads())"
+    assert run(source, OMP_NUM_THREADS="3") == "3"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_may_ask_for_threads_again() -> None:
+    source = """
+import os, warnings
+warnings.simplefilter("ignore")  # Python 3.12 warns of fork in a process with threads
+import numpy as np
+from needle import backend_ndarray as nd
+a = nd.NDArray(np.ones((400, 400)), device=nd.cpu(), dtype="float32")
+nd.set_num_threads(4)
+nd.matmul(a, a)
+if os.fork() == 0:
+    alone = nd.num_threads()
+    nd.set_num_threads(4)
+    good = all((nd.matmul(a, a).numpy() == 400).all() for _ in range(20))
+    os._exit(0 if good and alone == 1 else 1)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert run(source) == "0"
