@@ -143,3 +143,17 @@ def test_same_result_for_any_number_of_threads(isa: str) -> None:
         sums.append(float(out))
     cpu.set_num_threads(before)
     assert len(set(sums)) == 1
+
+
+def test_what_only_decays_ends_at_zero(isa: str, threads: int) -> None:
+    """Numbers below the smallest normal one are flushed: they would slow every later step."""
+    smallest = float(np.finfo("float32").tiny)
+    w, m, v, g = (np.zeros(70_000, "float32") for _ in range(4))
+    w[:], m[:] = smallest * 1.5, smallest / 4
+    launch("adam", w, m, v, g, scalars=(1e-3, 0.9, 0.999, 1e-8, 1e-3, 0.1, 0.001))
+    assert (m == 0).all()
+    assert (w == np.float32(smallest * 1.5)).all()
+    a = np.full(70_000, smallest, "float32")
+    launch("scale", a, scalars=(0.5,))
+    assert (a == 0).all()
+    assert np.float32(smallest) * np.float32(0.5) > 0  # the caller's own arithmetic is as before
