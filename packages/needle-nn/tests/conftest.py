@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-import needle as ndl
+from needle.backend_ndarray import Device
+from needle.backend_ndarray.testing import array_devices
 
-DEVICES = list({repr(device): device for device in (ndl.cpu(), ndl.cpu_numpy())}.values())
 
-
-@pytest.fixture(params=[*DEVICES, "cuda"], ids=repr)
-def device(request: pytest.FixtureRequest) -> ndl.backend_ndarray.Device:
-    """Every device of this machine; no CUDA is a skip, or a failure with NEEDLE_REQUIRE=cuda."""
-    if request.param != "cuda":
-        return request.param
-    if not ndl.cuda().enabled():
-        required = "cuda" in os.environ.get("NEEDLE_REQUIRE", "")
-        (pytest.fail if required else pytest.skip)("cuda() is not enabled on this machine")
-    return ndl.cuda()
+@pytest.fixture(params=array_devices())
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """Every device and instruction set of this machine; no CUDA is a visible skip."""
+    with request.param.active() as where:
+        yield where
 
 
 @pytest.fixture(autouse=True)

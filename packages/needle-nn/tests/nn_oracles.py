@@ -1,6 +1,6 @@
 """The oracles: every module as plain NumPy loops in float64, and differences as gradients.
 
-Nothing here knows needle, but `flat` and `check`, which compare.
+Nothing here knows needle but `check`, which compares.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from needle.backend_ndarray.testing import compare
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Params = dict[str, Array]
@@ -194,8 +196,7 @@ def flat(result: Any) -> list[Any]:
 
 def check(name: str, got: Any, want: Array, dtype: str, rtol: float, atol: float) -> None:
     """Demands the shape, the dtype, finite values, and then closeness."""
-    assert tuple(got.shape) == want.shape, f"{name}: shape {got.shape}, want {want.shape}"
-    assert str(np.dtype(got.dtype)) == dtype, f"{name}: dtype {got.dtype}, want {dtype}"
-    values = got.numpy()
-    assert np.isfinite(values).all(), f"{name}: not finite"
-    np.testing.assert_allclose(values, want, rtol=rtol, atol=atol, err_msg=name)
+    try:
+        compare(got, want, dtype=dtype, rtol=rtol, atol=atol)
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from None
