@@ -1,4 +1,4 @@
-"""What the READMEs show must run."""
+"""What the READMEs show must run; what needs the network is marked ```python no-run."""
 
 import re
 from pathlib import Path

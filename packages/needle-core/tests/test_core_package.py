@@ -168,8 +168,8 @@ def test_what_is_not_installed_is_named(
             if full == f"needle.{name}":
                 raise ModuleNotFoundError(f"No module named {full!r}", name=full)
 
-    # hasattr, which delattr calls, imports the part: so the attribute goes first.
-    monkeypatch.delattr(ndl, name, raising=False)
+    # monkeypatch.delattr would touch the attribute, and so import the part.
+    monkeypatch.delitem(vars(ndl), name, raising=False)
     monkeypatch.delitem(sys.modules, f"needle.{name}", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Hidden, *sys.meta_path])
     with pytest.raises(
@@ -184,8 +184,8 @@ def test_a_broken_part_shows_its_own_error(monkeypatch: pytest.MonkeyPatch) -> N
             raise ModuleNotFoundError("No module named 'missing'", name="missing")
 
     finder = type("Finder", (), {"find_spec": staticmethod(find)})
-    # hasattr, which delattr calls, imports the part: so the attribute goes first.
-    monkeypatch.delattr(ndl, "nn", raising=False)
+    # monkeypatch.delattr would touch the attribute, and so import the part.
+    monkeypatch.delitem(vars(ndl), "nn", raising=False)
     monkeypatch.delitem(sys.modules, "needle.nn", raising=False)
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     with pytest.raises(ModuleNotFoundError, match="missing"):

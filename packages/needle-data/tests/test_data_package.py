@@ -13,13 +13,13 @@ README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("example", [e for e in EXAMPLES if "download" not in e])
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_of_the_readme_run(example):
     exec(compile(example, "README.md", "exec"), {})
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 2
 
 
 def test_every_public_name_exists():

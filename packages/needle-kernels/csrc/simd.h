@@ -1,6 +1,6 @@
-// Vectors of the target's width, written with the compilers' vector extension: +, -, *, /, comparisons
-// and `mask ? a : b` work lane by lane. a * b + c becomes one fused multiply-add (-ffp-contract=fast)
-// where the target has it.
+// Vectors of the target's width, written with the compilers' vector extension: +, -, *, /,
+// comparisons and `mask ? a : b` work lane by lane. a * b + c becomes one fused multiply-add
+// (-ffp-contract=fast) where the target has it.
 #pragma once
 
 #include <cstdint>
@@ -94,7 +94,8 @@ inline void store_first(T* p, Vec<T> v, int64_t n)
     std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T));
 }
 
-// As many floats as a vector has doubles, as doubles. (gcc converts 512-bit vectors in halves unless told.)
+// As many floats as a vector has doubles, as doubles. (gcc converts 512-bit vectors in halves
+// unless told.)
 inline Vec<double> load_widened(const float* p)
 {
 #if defined(__AVX512F__)
