@@ -39,7 +39,7 @@ def as_shape(op: str, sizes: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
 def as_ints(op: str, values: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
     """A tuple of ints from an int or several; TypeError where one is not an integer."""
     try:
-        if isinstance(values, Iterable):
+        if type(values) is tuple or isinstance(values, Iterable):
             return tuple(map(operator.index, values))
         return (operator.index(values),)
     except TypeError:
@@ -174,13 +174,7 @@ def normalize_axis(op: str, axis: SupportsIndex, rank: int) -> int:
         AxisError: there is no such axis.
         TypeError: the axis is not an integer.
     """
-    (number,) = as_ints(op, axis)
-    if not -rank <= number < rank:
-        raise AxisError(
-            f"{op}: axis is out of range: got {number} for {rank} axes: "
-            f"need {-rank} <= axis < {rank}"
-        )
-    return number % rank
+    return _count_from_left(op, as_ints(op, axis), rank)[0]
 
 
 def normalize_axes(op: str, axes: Axes, rank: int) -> Shape:
@@ -190,9 +184,18 @@ def normalize_axes(op: str, axes: Axes, rank: int) -> Shape:
         AxisError: an axis does not exist.
         ShapeError: an axis is named twice.
     """
-    if axes is None:
-        return tuple(range(rank))
-    result = tuple(normalize_axis(op, axis, rank) for axis in as_ints(op, axes))
+    return tuple(range(rank)) if axes is None else _count_from_left(op, as_ints(op, axes), rank)
+
+
+@lru_cache(_CACHE)
+def _count_from_left(op: str, axes: Shape, rank: int) -> Shape:
+    for axis in axes:
+        if not -rank <= axis < rank:
+            raise AxisError(
+                f"{op}: axis is out of range: got {axis} for {rank} axes: "
+                f"need {-rank} <= axis < {rank}"
+            )
+    result = tuple([axis % rank for axis in axes])
     if len(set(result)) != len(result):
         raise ShapeError(f"{op}: axis named twice: got {axes}: need different axes")
     return result

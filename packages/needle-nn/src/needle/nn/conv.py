@@ -72,9 +72,9 @@ class Conv(Module):
         check_axes("Conv", "x", x, "(N, C, H, W)")
         check_size("Conv", "x", x, 1, "in_channels", self.in_channels)
         x, weight, bias = promoted(x, self.weight, self.bias)
-        channels_last = ops.transpose(ops.transpose(x, (1, 2)), (2, 3))
+        channels_last = ops.permute(x, (0, 2, 3, 1))
         y = ops.conv(channels_last, weight, self.stride, self.padding, bias=bias)
-        return ops.transpose(ops.transpose(y, (2, 3)), (1, 2))
+        return ops.permute(y, (0, 3, 1, 2))
 
     def extra_repr(self) -> str:
         return (
