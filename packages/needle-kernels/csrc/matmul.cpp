@@ -13,6 +13,10 @@ namespace needle::NEEDLE_TARGET {
 namespace {
 
 constexpr int64_t block_k = 320;  // a B panel of block_k x tile_columns fits the first-level cache
+// A B that is read in place, and from beyond the second-level cache, is read a few whole rows at a
+// time: a panel of all its depth would touch a new page with every row.
+constexpr int64_t streamed_k = 32;
+constexpr int64_t cached_bytes = 1 << 20;
 constexpr int64_t block_rows = 12 * tile_rows;  // A block: second-level cache
 constexpr int64_t block_columns = 1024;         // B block: second-level cache
 constexpr int64_t parallel_work = 100000;       // multiply-adds that are worth a second thread
@@ -43,14 +47,21 @@ struct Plan {
 
 inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
 
+// The size of equal blocks of at most `most` that cover n.
+inline int64_t even_block(int64_t n, int64_t most)
+{
+    return ceil_div(n, max64(1, ceil_div(n, most)));
+}
+
 template <class T>
 Plan make_plan(const Product<T>& p, int threads)
 {
     Plan plan{};
-    plan.depth = ceil_div(p.depth, max64(1, ceil_div(p.depth, block_k)));
     bool a_in_place = p.a_depth == 1 || p.a_row == 1;
     plan.pack_a = !a_in_place || p.columns > 8 * tile_columns<T>;
     plan.pack_b = p.b_column != 1 || (p.rows > 4 * tile_rows && p.columns > tile_columns<T>);
+    bool streams = !plan.pack_b && p.depth * p.columns * int64_t{sizeof(T)} > cached_bytes;
+    plan.depth = even_block(p.depth, streams ? streamed_k : block_k);
 
     if (p.rows * p.columns * p.depth < parallel_work) threads = 1;
     int64_t row_tiles = ceil_div(p.rows, tile_rows),
