@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <mutex>
 #include <thread>
@@ -17,11 +18,14 @@ namespace needle {
 namespace {
 
 constexpr int most_threads = 1024;
+constexpr int waiting_turns =
+    2000;  // for the last pieces, before the caller offers its core to others
 
-// How long an idle thread looks for work before it sleeps: some 50 microseconds, the gap between
-// two kernels of a training step. Waking a sleeper costs about as much; looking for longer takes
-// the core from others.
-constexpr int idle_turns = 2000;
+// How long an idle thread looks for work before it sleeps: longer than the gap between two kernels
+// of a training step, for a sleeper takes some 50 microseconds to wake, and short kernels are over
+// by then.
+constexpr std::chrono::microseconds idle_time{200};
+constexpr int turns_per_look = 64;  // between two looks at the clock
 
 inline void pause_briefly()
 {
@@ -71,7 +75,7 @@ public:
         while (claim_one()) {
         }
         for (int turn = 0; unfinished_.load(std::memory_order_acquire) > 0; ++turn)
-            turn < idle_turns ? pause_briefly() : std::this_thread::yield();
+            turn < waiting_turns ? pause_briefly() : std::this_thread::yield();
     }
 
 private:
@@ -101,15 +105,24 @@ private:
             while (claim_one()) {
             }
             seen = ticket_.load(std::memory_order_acquire);
-            for (int turn = 0; turn < idle_turns; ++turn) {
-                if (ticket_.load(std::memory_order_acquire) != seen) break;
-                pause_briefly();
-            }
-            if (ticket_.load(std::memory_order_acquire) != seen) continue;
+            if (changes_soon(seen)) continue;
             sleepers_.fetch_add(1, std::memory_order_seq_cst);
             ticket_.wait(seen, std::memory_order_seq_cst);
             sleepers_.fetch_sub(1, std::memory_order_relaxed);
         }
+    }
+
+    // Whether the ticket becomes another one before the idle time is over.
+    bool changes_soon(uint64_t seen) const
+    {
+        auto end = std::chrono::steady_clock::now() + idle_time;
+        do {
+            for (int turn = 0; turn < turns_per_look; ++turn) {
+                if (ticket_.load(std::memory_order_acquire) != seen) return true;
+                pause_briefly();
+            }
+        } while (std::chrono::steady_clock::now() < end);
+        return false;
     }
 
     void start_threads(int wanted)  // holds busy_
