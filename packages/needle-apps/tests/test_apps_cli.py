@@ -82,6 +82,16 @@ def test_resnet9_learns_the_synthetic_images():
     )
 
 
+def test_init_chooses_the_scale_of_the_first_weights():
+    outputs = [
+        succeed(*IMAGES, "--epochs", 1, *options).stdout.splitlines()[1]
+        for options in ([], ["--init", "torch"], ["--init", "kaiming"])
+    ]
+    losses = [numbers(r"loss (\d+\.\d+)", line)[0] for line in outputs]
+    assert losses[0] == losses[1] < losses[2]
+    assert "'zeros' is not one of 'torch', 'kaiming'" in fail(*IMAGES, "--init", "zeros")
+
+
 @pytest.mark.parametrize("model", ["rnn", "lstm"])
 def test_lm_learns_the_synthetic_text(model):
     result = succeed(*TEXT, "--model", model, "--epochs", 3, "--batch-size", 4)

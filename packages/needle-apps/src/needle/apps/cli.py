@@ -32,6 +32,7 @@ from needle.apps.training import (
     evaluate,
     image_task,
     model_device,
+    scale_weights,
     text_task,
     train_epoch,
 )
@@ -137,6 +138,13 @@ class Recurrent(StrEnum):
     lstm = "lstm"
 
 
+class Init(StrEnum):
+    """The values of --init."""
+
+    torch = "torch"
+    kaiming = "kaiming"
+
+
 # Ranges are checked here, not by Typer: its message does not say what it got.
 def _at_least(lowest: int) -> Callable[[float | None], float | None]:
     def check(value: float | None) -> float | None:
@@ -192,6 +200,9 @@ SeqLen = Annotated[
     int, typer.Option(callback=_at_least(1), help="Words per step, in each of the batch's texts.")
 ]
 
+# How far the first weights of --init reach, against the layers' own +-sqrt(6 / fan_in).
+INIT_GAINS = {Init.kaiming: 1.0, Init.torch: 6**-0.5}
+
 # Learning rates that work with plain SGD and gradients clipped to a norm of 0.25.
 LM_RATES = {Recurrent.lstm: 20.0, Recurrent.rnn: 4.0}
 
@@ -222,6 +233,14 @@ def train_resnet9(
     batch_size: BatchSize = 128,
     lr: Rate = 1e-3,
     weight_decay: Annotated[float, typer.Option(callback=_at_least(0), help="L2 penalty.")] = 1e-3,
+    init: Annotated[
+        Init,
+        typer.Option(
+            help="How far from zero weights begin, for a fan-in of n. kaiming: up to sqrt(6/n), as "
+            "the layers draw them. torch: up to 1/sqrt(n), PyTorch's default: behind batch norm "
+            "smaller weights learn faster."
+        ),
+    ] = Init.torch,
     data: Data = DataChoice.auto,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -238,6 +257,7 @@ def train_resnet9(
         np.random.seed(seed)
         spec = ModelSpec("resnet9", source.kind)
         model = spec.build(where)
+        scale_weights(model, INIT_GAINS[init])
         task = _image_task(model, source, batch_size, max_batches)
         opt = Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
     report.line(_opening(model, spec, where, source))

@@ -3,7 +3,7 @@
 The CIFAR-10 and PTB functions seed NumPy's global generator with 4 on entry, as the course's do,
 so that a run can be compared number for number. So every epoch sees the same batches, which batch
 norm learns by heart: ten epochs of ResNet9 on CIFAR-10 (JPEG) end at 70.4 % on the training batches
-but 47.5 % on the test set. `needle.apps.training` seeds once and shuffles anew: 67.6 % and 57.3 %.
+but 47.5 % on the test set; seeded once and shuffled anew, at 67.6 % and 57.3 %.
 
 Source: CMU 10-714, homeworks 0, 2 and 4.
 """

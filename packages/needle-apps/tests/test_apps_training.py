@@ -1,0 +1,18 @@
+"""The training loop's own parts."""
+
+import numpy as np
+
+from needle.apps.models import ResNet9
+from needle.apps.training import scale_weights
+
+
+def test_scale_weights_reaches_convolutions_and_linear_layers_only():
+    np.random.seed(0)
+    model = ResNet9()
+    before = {name: p.numpy() for name, p in model.named_parameters()}
+    scale_weights(model, 0.5)
+    for name, p in model.named_parameters():
+        scaled = name.endswith("weight") and "norm" not in name
+        np.testing.assert_array_equal(p.numpy(), before[name] * (0.5 if scaled else 1), name)
+        assert p.dtype == np.float32
+    assert sum(name.endswith("weight") and "norm" not in name for name in before) == 10
