@@ -174,6 +174,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "softmax_cross_entropy: ids are not integers: got 0.5",
     ),
     (
+        lambda: ops.softmax_cross_entropy(t(2, 3), ints(0, 1), -0.1),
+        ValueError,
+        "softmax_cross_entropy: label smoothing: got -0.1: need a number in [0, 1]",
+    ),
+    (
         lambda: ops.softmax_cross_entropy(t(2, 3, dtype="int32"), ints(0, 1)),
         DTypeError,
         "softmax_cross_entropy: dtypes do not fit: got int32",

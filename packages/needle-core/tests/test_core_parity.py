@@ -43,6 +43,12 @@ PAIRS: list[tuple[str, Callable[..., Any], Callable[..., Any], list[Any]]] = [
         [GRID],
     ),
     (
+        "cross-entropy-smoothed",
+        lambda x: ops.softmax_cross_entropy(x, Tensor([3.0, 0.0]), 0.2),
+        lambda x: torch.nn.functional.cross_entropy(x, torch.tensor([3, 0]), label_smoothing=0.2),
+        [GRID],
+    ),
+    (
         "conv",
         lambda x, w: ops.conv(x, w, 2, 1),
         lambda x, w: torch.conv2d(

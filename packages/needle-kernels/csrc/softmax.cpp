@@ -263,20 +263,32 @@ int64_t softmax_cross_entropy_workspace(const Call& call)
     return call.arrays[2].shape[0] * static_cast<int64_t>(sizeof(double));
 }
 
+// The sum of m - x_j over a row.
+template <class T>
+double sum_below(const Line<T>& x, int64_t size, T highest)
+{
+    return sum_along<T>(size, [&](int64_t i, int64_t n) { return highest - x.load(i, n); });
+}
+
 // The loss of a row is (m - logits[label]) + log(s), which stays exact where the logits are large,
-// and the mean is taken in float64.
+// and the mean is taken in float64. With label smoothing e the first term becomes
+//     (1 - e) (m - logits[label]) + e mean(m - logits)
 void softmax_cross_entropy(const Call& call)
 {
     const Array &loss = call.arrays[0], &lse = call.arrays[1], &labels = call.arrays[3];
     double* losses = static_cast<double*>(call.workspace);
+    double smoothing = call.scalars[0];
     for_each_row(call.arrays[2], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
         Line<T> x = row_of<T>(call.arrays[2], r);
         T highest = finite_or_zero(largest(x, size));
         double log_sum = logarithm(sum_of_exp(x, size, highest));
         lse.as<T>()[r * lse.strides[0]] = static_cast<T>(static_cast<double>(highest) + log_sum);
-        losses[r] =
-            (static_cast<double>(highest) - static_cast<double>(x[label_of(labels, r)])) + log_sum;
+        double below = static_cast<double>(highest) - static_cast<double>(x[label_of(labels, r)]);
+        if (smoothing != 0)  // 0 times an infinite sum would be NaN
+            below = (1 - smoothing) * below +
+                    smoothing * (sum_below(x, size, highest) / static_cast<double>(size));
+        losses[r] = below + log_sum;
     });
     int64_t rows = call.arrays[2].shape[0];
     double sum = 0;
@@ -287,12 +299,12 @@ void softmax_cross_entropy(const Call& call)
     });
 }
 
-// dlogits = (exp(logits - lse) - one_hot(label)) * dloss / R. A large lse has too few digits after
-// the point for that: then the row's own maximum and sum are found again.
+// dlogits = (exp(logits - lse) - (1 - e) one_hot(label) - e / C) * dloss / R. A large lse has too
+// few digits after the point for that: then the row's own maximum and sum are found again.
 void softmax_cross_entropy_grad(const Call& call)
 {
     const Array &dloss = call.arrays[1], &lse = call.arrays[3], &labels = call.arrays[4];
-    double rows = static_cast<double>(call.arrays[2].shape[0]);
+    double rows = static_cast<double>(call.arrays[2].shape[0]), smoothing = call.scalars[0];
     for_each_row(call.arrays[2], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
         constexpr T largest_exact = 64;
@@ -303,10 +315,12 @@ void softmax_cross_entropy_grad(const Call& call)
             shift = largest(x, size);
             factor = static_cast<T>(static_cast<double>(scale) / sum_of_exp(x, size, shift));
         }
+        double spread = static_cast<double>(scale) * smoothing;
+        T everywhere = static_cast<T>(spread / static_cast<double>(size));
         for_vectors<T>(size, [&](int64_t i, int64_t n) {
-            out.store(i, n, vexp<T>(x.load(i, n) - shift) * factor);
+            out.store(i, n, vexp<T>(x.load(i, n) - shift) * factor - everywhere);
         });
-        out[label_of(labels, r)] -= scale;
+        out[label_of(labels, r)] -= static_cast<T>(static_cast<double>(scale) - spread);
     });
 }
 

@@ -186,24 +186,26 @@ def test_nothing(isa: str, shape: tuple[int, int]) -> None:
 
 
 def cross_entropy(
-    logits: Array, labels: Array, layout: str, dloss: float = 1.0
+    logits: Array, labels: Array, layout: str, dloss: float = 1.0, smoothing: float = 0.0
 ) -> tuple[Array, Array, Array]:
     dtype, (rows, _) = logits.dtype.name, logits.shape
     loss, lse = blank((), "compact", dtype), blank((rows,), layout, dtype)
     logits, labels = lay(logits, layout), lay(labels, layout)
-    launch("softmax_cross_entropy", loss, lse, logits, labels)
+    launch("softmax_cross_entropy", loss, lse, logits, labels, scalars=(smoothing,))
     grad = blank(logits.shape, layout, dtype)
     scale = np.array(dloss, dtype)
-    launch("softmax_cross_entropy_grad", grad, scale, logits, lse, labels)
+    launch("softmax_cross_entropy_grad", grad, scale, logits, lse, labels, scalars=(smoothing,))
     return loss, written(lse), written(grad)
 
 
-def cross_entropy_formula(logits: Array, labels: Array, dloss: float) -> tuple[Any, Array, Array]:
-    rows = np.arange(len(labels))
+def cross_entropy_formula(
+    logits: Array, labels: Array, dloss: float, smoothing: float = 0.0
+) -> tuple[Any, Array, Array]:
+    target = np.full(logits.shape, smoothing / logits.shape[1], WIDE)
+    target[np.arange(len(labels)), labels] += 1 - smoothing
     lse = logsumexp_formula(logits, (1,))
-    grad = softmax_formula(logits)
-    grad[rows, labels] -= 1
-    return (lse - logits[rows, labels]).mean(), lse, grad * dloss / len(labels)
+    loss = (lse - (target * logits).sum(1)).mean()
+    return loss, lse, (softmax_formula(logits) - target) * dloss / len(labels)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -216,6 +218,18 @@ def test_cross_entropy(isa: str, shape: tuple[int, int], layout: str, dtype: str
     want = cross_entropy_formula(logits, labels, 1.5)
     check(loss, want[0], rtol=4 * eps(dtype), atol=4 * eps(dtype))
     check(lse, want[1], rtol=2 * eps(dtype), atol=2 * eps(dtype))
+    check(grad, want[2], rtol=32 * eps(dtype), atol=4 * eps(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smoothed_cross_entropy(isa: str, shape: tuple[int, int], layout: str, dtype: str) -> None:
+    logits = draw(shape, dtype)
+    labels = np.random.default_rng(0).integers(0, shape[1], shape[0])
+    loss, _, grad = cross_entropy(logits, labels, layout, 1.5, 0.2)
+    want = cross_entropy_formula(logits, labels, 1.5, 0.2)
+    check(loss, want[0], rtol=4 * eps(dtype), atol=4 * eps(dtype))
     check(grad, want[2], rtol=32 * eps(dtype), atol=4 * eps(dtype))
 
 
@@ -247,7 +261,8 @@ def test_gradient_in_place(isa: str, dtype: str) -> None:
     labels = np.array([0, 18, 3, 3, 7])
     want = cross_entropy_formula(logits, labels, 1.0)
     lse = want[1].astype(dtype)
-    launch("softmax_cross_entropy_grad", logits, np.ones((), dtype), logits, lse, labels)
+    one = np.ones((), dtype)
+    launch("softmax_cross_entropy_grad", logits, one, logits, lse, labels, scalars=(0.0,))
     check(logits, want[2], rtol=64 * eps(dtype), atol=eps(dtype))
 
 
@@ -255,7 +270,7 @@ def test_mean_of_many_losses_is_taken_in_float64(isa: str) -> None:
     rows = 300_000
     loss, lse = np.empty((), "float32"), np.empty(rows, "float32")
     logits, labels = np.zeros((rows, 3), "float32"), np.zeros(rows, "int64")
-    launch("softmax_cross_entropy", loss, lse, logits, labels)
+    launch("softmax_cross_entropy", loss, lse, logits, labels, scalars=(0.0,))
     check(loss, np.log(3.0), rtol=eps("float32"))
 
 

@@ -103,6 +103,22 @@ def test_cross_entropy(device, shape, dtype, label_dtype):
     compare(got, p * 2.5 / rows, dtype=dtype, atol=bound)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("smoothing", [0.2, 1.0])
+def test_smoothed_cross_entropy(device, smoothing, dtype):
+    labels = np.random.default_rng(1).integers(0, 9, 6)
+    x = nd.array(draw((6, 9)), dtype=dtype, device=device)
+    ids = nd.array(labels, dtype="int64", device=device)
+    loss, lse = nd.softmax_cross_entropy(x, ids, smoothing)
+    target = (1 - smoothing) * np.eye(9)[labels] + smoothing / 9
+    want = (special.logsumexp(wide(x), 1) - (target * wide(x)).sum(1)).mean()
+    bound = rounding(dtype, 100)
+    compare(loss, want, dtype=dtype, atol=bound)
+    scale = nd.array(2.5, dtype=dtype, device=device)
+    got = nd.softmax_cross_entropy_grad(scale, x, lse, ids, smoothing)
+    compare(got, (special.softmax(wide(x), 1) - target) * 2.5 / 6, dtype=dtype, atol=bound)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_cross_entropy_views(device, view):
     x = make_view(view, draw((6, 9)), device)
@@ -138,6 +154,11 @@ def test_errors(device):
         nd.softmax_cross_entropy(x[0], ids)
     with pytest.raises(nd.ShapeError, match=r"nothing to average: got logits \(0, 3\)"):
         nd.softmax_cross_entropy(x[:0], ids[:0])
+    rule = r"label smoothing: got 1.5: need a number in \[0, 1\]"
+    with pytest.raises(ValueError, match=f"softmax_cross_entropy: {rule}"):
+        nd.softmax_cross_entropy(x, ids, 1.5)
+    with pytest.raises(ValueError, match=f"softmax_cross_entropy_grad: {rule}"):
+        nd.softmax_cross_entropy_grad(nd.ones((), device=device), x, x[:, 0], ids, 1.5)
     with pytest.raises(nd.ShapeError, match=r"dloss does not fit: got \(1,\): need \(\)"):
         nd.softmax_cross_entropy_grad(nd.ones((1,), device=device), x, x[:, 0], ids)
     with pytest.raises(nd.ShapeError, match=r"lse does not fit: got \(3,\): need \(2,\)"):

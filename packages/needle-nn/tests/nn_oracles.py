@@ -79,11 +79,12 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
     return y
 
 
-def softmax_loss(logits: Array, y: Array) -> Array:
+def softmax_loss(logits: Array, y: Array, smoothing: float = 0.0) -> Array:
     losses = []
     for row, label in zip(logits, y, strict=True):
         top = max(row)
-        losses.append(top + np.log(sum(np.exp(row - top))) - row[int(label)])
+        chosen = (1 - smoothing) * row[int(label)] + smoothing * sum(row) / len(row)
+        losses.append(top + np.log(sum(np.exp(row - top))) - chosen)
     return np.array(sum(losses) / len(losses))
 
 

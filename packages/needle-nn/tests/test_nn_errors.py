@@ -148,6 +148,7 @@ BAD_INPUTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: nn.Embedding(3, 2)(Tensor([0.0, 3.0])), IndexError, r"\b3\b.*\b3\b"),
     (lambda: nn.Embedding(3, 2)(Tensor([-1.0, 0.0])), IndexError, r"-1\b.*\b3\b"),
     (lambda: nn.SoftmaxLoss()(x(2, 3), [0, 1]), TypeError, "SoftmaxLoss: y is a list: need a Tens"),
+    (lambda: nn.SoftmaxLoss(2), ValueError, r"SoftmaxLoss: label_smoothing is 2: need a number in"),
     (lambda: nn.SoftmaxLoss()(1.0, x(2)), TypeError, "SoftmaxLoss: logits is a float: need a Tens"),
     (lambda: nn.SoftmaxLoss()(x(2, 3), x(4)), ShapeError, r"y does not fit: .*\(4,\)"),
     (lambda: nn.SoftmaxLoss()(x(0, 3), x(0)), ShapeError, r"nothing to average: .*\(0, 3\)"),

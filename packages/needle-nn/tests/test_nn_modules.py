@@ -114,6 +114,13 @@ CASES = [
         ids={1: 5},
     ),
     Case(
+        "SoftmaxLoss-smoothed",
+        lambda **at: nn.SoftmaxLoss(0.2, **at),
+        lambda p, logits, y: oracle.softmax_loss(logits, y, 0.2),
+        [(4, 5), (4,)],
+        ids={1: 5},
+    ),
+    Case(
         "Linear",
         lambda **at: nn.Linear(3, 4, **at),
         lambda p, x: oracle.linear(x, p["weight"], p["bias"]),

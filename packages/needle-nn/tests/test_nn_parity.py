@@ -187,15 +187,18 @@ def test_batch_norm_running_statistics() -> None:
     close("y in evaluation", ours(Tensor(x, dtype="float32")), theirs(torch.from_numpy(x)))
 
 
-def test_softmax_loss_and_embedding() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_softmax_loss_and_embedding(smoothing: float) -> None:
     ours, theirs = nn.Embedding(11, 7), torch.nn.Embedding(11, 7)
     load(theirs, layer_state(ours))
     ids = np.random.randint(0, 11, (6, 5))
     labels = np.random.randint(0, 7, 30)
     logits = ours(Tensor(ids, dtype="float32")).reshape((30, 7)) * 4.0
-    loss = nn.SoftmaxLoss()(logits, Tensor(labels, dtype="float32"))
+    loss = nn.SoftmaxLoss(smoothing)(logits, Tensor(labels, dtype="float32"))
     their_logits = theirs(torch.from_numpy(ids)).reshape(30, 7) * 4.0
-    their_loss = torch.nn.functional.cross_entropy(their_logits, torch.from_numpy(labels))
+    their_loss = torch.nn.functional.cross_entropy(
+        their_logits, torch.from_numpy(labels), label_smoothing=smoothing
+    )
     close("loss", loss, their_loss)
     loss.backward()
     their_loss.backward()

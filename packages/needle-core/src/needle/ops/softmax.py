@@ -9,6 +9,7 @@ from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.checks import as_ids
 from ..backend_ndarray.dtypes import DType
+from ..backend_ndarray.softmax import check_smoothing
 from .common import Axes, as_float, check_floats, check_rank, unbroadcast
 from .elementwise import exp
 from .fused import FusedBackward, item
@@ -74,10 +75,17 @@ class LogSoftmax(RowFunction):
 
 
 class SoftmaxCrossEntropy(TensorTupleOp):
-    """The mean over rows of logsumexp(logits) - logits[label]; hidden: each row's logsumexp."""
+    """The mean over rows of logsumexp(logits) - sum(target * logits); hidden: each logsumexp.
+
+    target = (1 - label_smoothing) * one_hot(label) + label_smoothing / classes
+    """
 
     name = "softmax_cross_entropy"
     hidden = 1
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        check_smoothing(self.name, label_smoothing)
+        self.label_smoothing = label_smoothing
 
     def infer(self, logits: Tensor, labels: Tensor) -> tuple[Spec, Spec]:
         dtype = check_floats(self.name, logits)
@@ -94,11 +102,15 @@ class SoftmaxCrossEntropy(TensorTupleOp):
         return Spec((), dtype), Spec(logits.shape[:1], dtype)
 
     def compute(self, logits: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
-        return nd.softmax_cross_entropy(logits, as_ids(self.name, labels, logits.shape[1]))
+        ids = as_ids(self.name, labels, logits.shape[1])
+        return nd.softmax_cross_entropy(logits, ids, self.label_smoothing)
 
     def plain(self, logits: Tensor, labels: Tensor) -> tuple[Tensor]:
         """The definition in plain operations."""
         chosen = summation(logits * one_hot_like(labels, logits), 1)
+        if self.label_smoothing:
+            e = self.label_smoothing
+            chosen = (1 - e) * chosen + e * mean(logits, 1)
         return (mean(LogSumExp(1)(logits) - chosen),)
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, None]:
@@ -107,14 +119,15 @@ class SoftmaxCrossEntropy(TensorTupleOp):
 
 
 class SoftmaxCrossEntropyBackward(FusedBackward):
-    """(softmax(logits) - one_hot(labels)) * dloss / N."""
+    """(softmax(logits) - target) * dloss / N."""
 
     wrt = (0,)
 
     def compute(
         self, logits: NDArray, labels: NDArray, dloss: NDArray, lse: NDArray
     ) -> tuple[NDArray]:
-        return (nd.softmax_cross_entropy_grad(dloss, logits, lse, labels),)
+        e = self.op.label_smoothing
+        return (nd.softmax_cross_entropy_grad(dloss, logits, lse, labels, e),)
 
 
 def logsumexp(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:
@@ -144,13 +157,22 @@ def logsoftmax(a: Tensor) -> Tensor:
     return LogSoftmax()(a)
 
 
-def softmax_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def softmax_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The mean cross entropy in nats: logits (N, classes), y (N,) class ids; result ().
+
+    Args:
+        logits: (N, classes).
+        y: (N,) class ids.
+        label_smoothing: the share of each target that is spread evenly over all classes.
 
     Raises:
         ShapeError: the shapes do not fit, or N is 0.
         DTypeError: logits are not floats, or y not whole numbers.
         IndexError: an id is outside 0 .. classes - 1.
+        ValueError: label_smoothing is outside [0, 1].
+
+    Source: Szegedy et al., Rethinking the Inception Architecture, 2015, section 7.
     """
-    loss: Tensor = SoftmaxCrossEntropy()(logits, as_whole("softmax_cross_entropy", y))[0]
+    op = SoftmaxCrossEntropy(label_smoothing)
+    loss: Tensor = op(logits, as_whole("softmax_cross_entropy", y))[0]
     return loss

@@ -141,6 +141,11 @@ def cross_entropy(logits: Array, labels: Array) -> Any:
     return np.mean(logsumexp(logits, 1) - logits[np.arange(len(labels)), labels])
 
 
+def smooth_entropy(logits: Array) -> Any:
+    """The mean of the cross entropies of all classes."""
+    return np.mean([cross_entropy(logits, np.full(len(logits), k)) for k in range(logits.shape[1])])
+
+
 def lstm(
     x: Array, h: Array, c: Array, w_ih: Array, w_hh: Array, *biases: Array
 ) -> tuple[Array, Array, Array]:
@@ -532,6 +537,14 @@ SOFTMAX = [
         cross_entropy,
         labelled((3, 4)),
         labelled((256, 4096)),
+        scale=4,
+    ),
+    OpCase(
+        "softmax-cross-entropy-smoothed",
+        ops.SoftmaxCrossEntropy,
+        lambda logits, y: ops.softmax_cross_entropy(logits, y, 0.2),
+        lambda logits, y: 0.8 * cross_entropy(logits, y) + 0.2 * smooth_entropy(logits),
+        labelled((3, 4)),
         scale=4,
     ),
 ]

@@ -65,12 +65,17 @@ def logsumexp(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     return reduction("logsumexp", a, axis, keepdims)
 
 
-def softmax_cross_entropy(logits: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
-    """The mean over rows of logsumexp(logits) - logits[label].
+def softmax_cross_entropy(
+    logits: NDArray, labels: NDArray, smoothing: float = 0.0
+) -> tuple[NDArray, NDArray]:
+    """The mean over rows of logsumexp(logits) - sum(target * logits).
+
+    target = (1 - smoothing) * one_hot(label) + smoothing / C: without smoothing, logits[label].
 
     Args:
         logits: (R, C).
         labels: (R,), integers in 0 .. C - 1.
+        smoothing: the share of the target that is spread over all classes, in [0, 1].
 
     Returns:
         loss () and lse (R,), each row's logsumexp, which the gradient needs.
@@ -79,33 +84,43 @@ def softmax_cross_entropy(logits: NDArray, labels: NDArray) -> tuple[NDArray, ND
         ShapeError: shapes do not fit, or there is no row.
         DTypeError: logits are not floats, or labels not integers.
         IndexError: a label is out of range.
+        ValueError: smoothing is outside [0, 1].
     """
     op = "softmax_cross_entropy"
     device, dtype = check_floats(op, logits)
     ids = _check_labels(op, logits, labels)
+    check_smoothing(op, smoothing)
     loss, lse = new(device, (), dtype), new(device, logits._shape[:1], dtype)
-    device.launch(_CROSS_ENTROPY, (loss, lse, logits, ids), NO_SCALARS)
+    device.launch(_CROSS_ENTROPY, (loss, lse, logits, ids), (smoothing,))
     return loss, lse
 
 
 def softmax_cross_entropy_grad(
-    dloss: NDArray, logits: NDArray, lse: NDArray, labels: NDArray
+    dloss: NDArray, logits: NDArray, lse: NDArray, labels: NDArray, smoothing: float = 0.0
 ) -> NDArray:
-    """The gradient for the logits: (softmax(logits) - one_hot(labels)) * dloss / R.
+    """The gradient for the logits: (softmax(logits) - target) * dloss / R.
 
     Raises:
         ShapeError: shapes do not fit, or there is no row.
         DTypeError: dtypes do not fit.
         IndexError: a label is out of range.
+        ValueError: smoothing is outside [0, 1].
     """
     op = "softmax_cross_entropy_grad"
     device, dtype = check_floats(op, logits, dloss, lse)
     ids = _check_labels(op, logits, labels)
+    check_smoothing(op, smoothing)
     check_shape(op, "dloss", dloss, ())
     check_shape(op, "lse", lse, logits._shape[:1])
     dlogits = new(device, logits._shape, dtype)
-    device.launch(_CROSS_ENTROPY_GRAD, (dlogits, dloss, logits, lse, ids), NO_SCALARS)
+    device.launch(_CROSS_ENTROPY_GRAD, (dlogits, dloss, logits, lse, ids), (smoothing,))
     return dlogits
+
+
+def check_smoothing(op: str, smoothing: float) -> None:
+    """Raises ValueError unless `smoothing` is in [0, 1]."""
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"{op}: label smoothing: got {smoothing}: need a number in [0, 1]")
 
 
 def _check_labels(op: str, logits: NDArray, labels: NDArray) -> NDArray:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from needle import ops
 from needle.autograd import Tensor
+from needle.backend_ndarray import Device
 
-from .checks import check_tensor
+from .checks import check_tensor, number
 from .module import Module
 
 __all__ = ["SoftmaxLoss"]
@@ -14,16 +17,31 @@ __all__ = ["SoftmaxLoss"]
 class SoftmaxLoss(Module):
     """Computes the mean cross entropy in nats.
 
-        loss = mean over i of logsumexp(logits[i]) - logits[i, y[i]]
+        loss = mean over i of logsumexp(logits[i]) - sum over c of target[i, c] * logits[i, c]
+        target[i, c] = (1 - label_smoothing) * (c == y[i]) + label_smoothing / classes
+
+    so without smoothing the second term is logits[i, y[i]].
 
     Shapes: logits (N, classes), y (N,) of class ids, of an integer or float dtype; result ().
 
     Raises:
+        ValueError: label_smoothing is outside [0, 1].
         ShapeError: the shapes do not fit.
         IndexError: a class id is outside [0, classes).
     """
 
+    def __init__(
+        self, label_smoothing: float = 0.0, device: Device | None = None, dtype: Any = "float32"
+    ) -> None:
+        super().__init__(device, dtype)
+        self.label_smoothing = number(
+            "SoftmaxLoss", "label_smoothing", label_smoothing, 0, 1, "in [0, 1]"
+        )
+
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         check_tensor("SoftmaxLoss", "logits", logits)
         check_tensor("SoftmaxLoss", "y", y)
-        return ops.softmax_cross_entropy(logits, y)
+        return ops.softmax_cross_entropy(logits, y, self.label_smoothing)
+
+    def extra_repr(self) -> str:
+        return f"label_smoothing={self.label_smoothing}" if self.label_smoothing else ""

@@ -42,18 +42,25 @@ def logsoftmax(out: Array, a: Array) -> None:
     out[...] = shifted - log_total
 
 
-def softmax_cross_entropy(loss: Array, lse: Array, logits: Array, labels: Array) -> None:
-    """loss () = the mean over rows of lse - logits[label]; lse (R,) = logsumexp of each row."""
+def softmax_cross_entropy(
+    loss: Array, lse: Array, logits: Array, labels: Array, smoothing: float
+) -> None:
+    """loss () = the mean over rows of lse - target . logits; lse (R,) = logsumexp of each row.
+
+    target = (1 - smoothing) * one_hot(label) + smoothing / C
+    """
     shifted, m, log_total = shift(logits, (1,))
     lse[...] = (m + log_total)[:, 0]
     picked = shifted[np.arange(len(labels)), labels]
+    if smoothing:  # 0 times an infinite sum would be NaN
+        picked = (1 - smoothing) * picked + smoothing * shifted.mean(axis=1)
     loss[...] = (log_total[:, 0] - picked).mean(dtype=np.float64)
 
 
 def softmax_cross_entropy_grad(
-    dlogits: Array, dloss: Array, logits: Array, lse: Array, labels: Array
+    dlogits: Array, dloss: Array, logits: Array, lse: Array, labels: Array, smoothing: float
 ) -> None:
-    """dlogits = (softmax(logits) - one_hot(labels)) * dloss / R."""
-    p = np.exp(logits - lse[:, None])
-    p[np.arange(len(labels)), labels] -= 1
+    """dlogits = (softmax(logits) - target) * dloss / R; target as in softmax_cross_entropy."""
+    p = np.exp(logits - lse[:, None]) - smoothing / logits.shape[1]
+    p[np.arange(len(labels)), labels] -= 1 - smoothing
     dlogits[...] = p * (dloss / len(labels))
