@@ -1,25 +1,27 @@
 // Matrix products: out = act(out? + a b + bias), batched, with any strides.
 //
-// Goto's algorithm: B is packed in blocks that fit the second-level cache, as panels as wide as a
-// register tile; A is packed in blocks of rows when it is read often enough to pay for that, and
-// read in place otherwise. Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix
-// Multiplication" (2008), section 4.
+// Goto's algorithm. Depth is cut so that a panel of B stays in the first-level cache while all
+// tiles below it use it, rows so that a packed block of A stays in the second-level cache. Packing
+// and multiplying are loops of their own, so threads share what is packed. Source: Goto and van de
+// Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), section 4.
 #include "families.h"
+#include "pack.h"
 #include "strided.h"
-#include "tile.h"
 
 namespace needle::NEEDLE_TARGET {
 
 namespace {
 
-constexpr int64_t block_k = 320;  // a B panel of block_k x tile_columns fits the first-level cache
+constexpr int64_t block_k = 384;  // a panel of B in the first-level cache
 // A B that is read in place, and from beyond the second-level cache, is read a few whole rows at a
 // time: a panel of all its depth would touch a new page with every row.
 constexpr int64_t streamed_k = 32;
 constexpr int64_t cached_bytes = 1 << 20;
-constexpr int64_t block_rows = 12 * tile_rows;  // A block: second-level cache
-constexpr int64_t block_columns = 1024;         // B block: second-level cache
-constexpr int64_t parallel_work = 100000;       // multiply-adds that are worth a second thread
+constexpr int64_t block_rows = 64 * tile_rows;   // A block of a thread: second-level cache
+constexpr int64_t shared_rows = 4 * block_rows;  // A block of all threads
+constexpr int64_t shared_columns = 4096;         // B block of all threads
+constexpr int64_t parallel_work = 100000;        // multiply-adds that are worth a second thread
+constexpr int64_t packing_grain = 1 << 14;       // elements packed that are worth one
 
 template <class T>
 struct Product {
@@ -38,11 +40,12 @@ struct Product {
 // How a product is cut: read from the sizes alone, so the workspace can be computed before the
 // call.
 struct Plan {
-    int64_t depth;  // of one block
+    int64_t depth, rows, columns;  // of one block
     bool pack_a, pack_b;
-    int row_threads, column_threads;
-    int64_t rows, columns;               // of one thread, rounded up to whole tiles
-    int64_t a_panel_size, b_block_size;  // elements of the two packed buffers of one thread
+    // Each thread packs the panels of B that it is about to use: none is used by another thread.
+    bool pack_as_used;
+    int threads, row_threads, column_threads;
+    int64_t packed_a, packed_b;  // elements of the packed blocks
 };
 
 inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
@@ -51,6 +54,24 @@ inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * un
 inline int64_t even_block(int64_t n, int64_t most)
 {
     return ceil_div(n, max64(1, ceil_div(n, most)));
+}
+
+// Threads as rows times columns, so that the largest part has the fewest tiles.
+template <class T>
+void split_threads(const Product<T>& p, int threads, Plan& plan)
+{
+    plan.threads = threads;
+    int64_t row_tiles = ceil_div(min64(p.rows, plan.rows), tile_rows);
+    int64_t column_tiles = ceil_div(min64(p.columns, plan.columns), tile_columns<T>);
+    int64_t fewest = -1;
+    for (int split = 1; split <= threads; ++split) {
+        if (threads % split != 0) continue;
+        int64_t tiles = ceil_div(row_tiles, split) * ceil_div(column_tiles, threads / split);
+        if (fewest >= 0 && tiles >= fewest) continue;
+        fewest = tiles;
+        plan.row_threads = split;
+        plan.column_threads = threads / split;
+    }
 }
 
 template <class T>
@@ -62,139 +83,164 @@ Plan make_plan(const Product<T>& p, int threads)
     plan.pack_b = p.b_column != 1 || (p.rows > 4 * tile_rows && p.columns > tile_columns<T>);
     bool streams = !plan.pack_b && p.depth * p.columns * int64_t{sizeof(T)} > cached_bytes;
     plan.depth = even_block(p.depth, streams ? streamed_k : block_k);
-
+    plan.rows = plan.pack_a ? round_up(even_block(p.rows, shared_rows), tile_rows) : p.rows;
+    plan.columns = plan.pack_b ? shared_columns : p.columns;
     if (p.rows * p.columns * p.depth < parallel_work) threads = 1;
-    int64_t row_tiles = ceil_div(p.rows, tile_rows),
-            column_tiles = ceil_div(p.columns, tile_columns<T>);
-    int64_t best = -1;
-    for (int split = 1; split <= threads; ++split) {
-        if (threads % split != 0) continue;
-        int64_t rows = ceil_div(row_tiles, split),
-                columns = ceil_div(column_tiles, threads / split);
-        if (best >= 0 && rows * columns >= best) continue;
-        best = rows * columns;
-        plan.row_threads = split;
-        plan.column_threads = threads / split;
-        plan.rows = rows * tile_rows;
-        plan.columns = columns * tile_columns<T>;
-    }
-    plan.a_panel_size = plan.pack_a ? min64(plan.rows, block_rows) * plan.depth : 0;
-    int64_t packed_columns = plan.pack_b ? min64(plan.columns, block_columns) : tile_columns<T>;
-    plan.b_block_size = packed_columns * plan.depth;
+    split_threads(p, threads, plan);
+    plan.pack_as_used = plan.pack_b && plan.row_threads == 1 && p.rows <= block_rows;
+    if (plan.pack_as_used) plan.columns = p.columns;
+
+    if (plan.pack_a) plan.packed_a = round_up(min64(plan.rows, p.rows) * plan.depth, 16);
+    int64_t panels = plan.pack_as_used ? threads
+                     : plan.pack_b     ? ceil_div(min64(plan.columns, p.columns), tile_columns<T>)
+                                       : 1;
+    plan.packed_b = panels * tile_columns<T> * plan.depth;
     return plan;
 }
 
-inline int64_t thread_elements(const Plan& plan)
-{
-    return round_up(plan.a_panel_size, 16) + round_up(plan.b_block_size, 16);
-}
+inline int64_t plan_elements(const Plan& plan) { return plan.packed_a + plan.packed_b; }
 
-// Panels of tile_rows rows, each [depth][rows of this panel].
-template <class T>
-void pack_rows(const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth,
-               T* out)
-{
-    for (int64_t i = 0; i < rows;) {
-        int panel = tile_rows_for(rows - i);
-        const T* from = a + i * row_stride;
-        for (int64_t k = 0; k < depth; ++k)
-            for (int r = 0; r < panel; ++r) *out++ = from[r * row_stride + k * depth_stride];
-        i += panel;
-    }
-}
+// Rows [i0, i1), columns [j0, j1), depth [k0, k1).
+struct Block {
+    int64_t i0, i1, j0, j1, k0, k1;
 
-// One panel, [depth][tile_columns]; columns that do not exist are zero.
-template <class T>
-void pack_columns(const T* b, int64_t depth_stride, int64_t column_stride, int64_t depth,
-                  int64_t columns, T* out)
-{
-    constexpr int64_t width = tile_columns<T>;
-    if (column_stride == 1 && columns == width) {
-        for (int64_t k = 0; k < depth; ++k)
-            for (int v = 0; v < tile_vectors; ++v)
-                store(out + k * width + v * lanes<T>, load(b + k * depth_stride + v * lanes<T>));
-        return;
-    }
-    if (columns < width) std::memset(out, 0, static_cast<size_t>(depth * width) * sizeof(T));
-    constexpr int64_t run = 16;  // of k: a cache line of a transposed B
-    for (int64_t k0 = 0; k0 < depth; k0 += run) {
-        int64_t k_end = min64(depth, k0 + run);
-        for (int64_t j = 0; j < columns; ++j)
-            for (int64_t k = k0; k < k_end; ++k)
-                out[k * width + j] = b[k * depth_stride + j * column_stride];
-    }
-}
-
-// The part of C that one thread computes: rows and columns [begin, end).
-struct Part {
-    int64_t row_begin, row_end, column_begin, column_end;
+    int64_t depth() const { return k1 - k0; }
 };
 
-// One block: `rows` rows from i0 on, the columns [j0, j1), the depth [k0, k0 + depth). B is already
-// packed.
-template <class T>
-void run_block(const Product<T>& p, const Plan& plan, int64_t i0, int64_t rows, int64_t j0,
-               int64_t j1, int64_t k0, int64_t depth, const T* packed_a, const T* packed_b)
+// body(begin, end) over packed rows or columns, on the threads of the plan.
+template <class Body>
+void for_packed(const Plan& plan, int64_t n, int64_t depth, int64_t tile, const Body& body)
 {
-    constexpr int64_t width = tile_columns<T>;
-    bool rows_contiguous = plan.pack_a || p.a_row == 1;
-    for (int64_t j = j0; j < j1; j += width) {
-        int64_t columns = min64(width, j1 - j);
-        bool packed = plan.pack_b || columns < width;
-        const T* b = packed ? packed_b + (plan.pack_b ? (j - j0) * depth : 0)
-                            : p.b + k0 * p.b_depth + j * p.b_column;
-        Segment<T> segment{nullptr, b, depth};
-        Tile<T> tile{&segment,
-                     1,
-                     0,
-                     packed ? width : p.b_depth,
-                     nullptr,
-                     p.c_row,
-                     columns,
-                     p.bias == nullptr ? nullptr : p.bias + j,
-                     p.activation,
-                     p.accumulate || k0 > 0,
-                     k0 + depth == p.depth};
-        for (int64_t i = 0; i < rows;) {
-            int height = tile_rows_for(rows - i);
-            tile.c = p.c + (i0 + i) * p.c_row + j;
-            if (plan.pack_a) {
-                segment.a = packed_a + i * depth;
-                tile.a_stride = height;
-            } else {
-                segment.a = p.a + (i0 + i) * p.a_row + k0 * p.a_depth;
-                tile.a_stride = p.a_row == 1 ? p.a_depth : p.a_row;
-            }
-            run_tile(height, rows_contiguous ? RowOrder::rows_contiguous : RowOrder::k_contiguous,
-                     tile);
-            i += height;
-        }
-    }
+    int64_t grain = plan.threads == 1 ? n + 1 : ceil_div(packing_grain, depth);
+    parallel_for(n, grain, tile, body);
 }
 
 template <class T>
-void run_part(const Product<T>& p, const Plan& plan, const Part& part, T* packed_a, T* packed_b)
+void pack_block_rows(const Product<T>& p, const Plan& plan, const Block& block, T* out)
+{
+    const T* a = p.a + block.i0 * p.a_row + block.k0 * p.a_depth;
+    for_packed(plan, block.i1 - block.i0, block.depth(), tile_rows,
+               [&](int64_t begin, int64_t end) {
+                   pack_rows(a + begin * p.a_row, p.a_row, p.a_depth, end - begin, block.depth(),
+                             out + begin * block.depth());
+               });
+}
+
+template <class T>
+void pack_block_columns(const Product<T>& p, const Plan& plan, const Block& block, T* out)
+{
+    const T* b = p.b + block.k0 * p.b_depth + block.j0 * p.b_column;
+    for_packed(plan, block.j1 - block.j0, block.depth(), tile_columns<T>,
+               [&](int64_t begin, int64_t end) {
+                   pack_columns(b + begin * p.b_column, p.b_depth, p.b_column, end - begin,
+                                block.depth(), out + begin * block.depth());
+               });
+}
+
+// The tiles of rows [i0, i1) below one panel of B. packed_a begins with the row `first_row`.
+template <class T>
+void run_panel(const Product<T>& p, const Plan& plan, const Block& block, int64_t first_row,
+               const T* packed_a, const T* b, int64_t b_stride)
+{
+    int64_t depth = block.depth();
+    RowOrder order =
+        plan.pack_a || p.a_row == 1 ? RowOrder::rows_contiguous : RowOrder::k_contiguous;
+    Segment<T> segment{nullptr, b, depth};
+    Tile<T> tile{&segment,
+                 1,
+                 p.a_row == 1 ? p.a_depth : p.a_row,
+                 b_stride,
+                 nullptr,
+                 p.c_row,
+                 block.j1 - block.j0,
+                 p.bias == nullptr ? nullptr : p.bias + block.j0,
+                 p.activation,
+                 p.accumulate || block.k0 > 0,
+                 block.k1 == p.depth};
+    for (int64_t i = block.i0; i < block.i1;) {
+        int height = tile_rows_for(block.i1 - i);
+        tile.c = p.c + i * p.c_row + block.j0;
+        if (plan.pack_a) {
+            segment.a = packed_a + (i - first_row) * depth;
+            tile.a_stride = height;
+        } else {
+            segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
+        }
+        run_tile(height, order, tile);
+        i += height;
+    }
+}
+
+// The part of a block that one thread computes.
+template <class T>
+void run_part(const Product<T>& p, const Plan& plan, const Block& block, const Block& part,
+              const T* packed_a, T* packed_b)
 {
     constexpr int64_t width = tile_columns<T>;
-    for (int64_t j0 = part.column_begin; j0 < part.column_end; j0 += block_columns) {
-        int64_t j1 = min64(part.column_end, j0 + block_columns);
-        for (int64_t k0 = 0; k0 < p.depth; k0 += plan.depth) {
-            int64_t depth = min64(plan.depth, p.depth - k0);
-            // All panels, or only the last one when it is not whole.
-            int64_t first = plan.pack_b ? j0 : j0 + (j1 - j0) / width * width;
-            for (int64_t j = first; j < j1; j += width)
-                pack_columns(p.b + k0 * p.b_depth + j * p.b_column, p.b_depth, p.b_column, depth,
-                             min64(width, j1 - j), packed_b + (plan.pack_b ? (j - j0) * depth : 0));
-            int64_t step = plan.pack_a ? block_rows : part.row_end - part.row_begin;
-            for (int64_t i0 = part.row_begin; i0 < part.row_end; i0 += step) {
-                int64_t rows = min64(step, part.row_end - i0);
-                if (plan.pack_a)
-                    pack_rows(p.a + i0 * p.a_row + k0 * p.a_depth, p.a_row, p.a_depth, rows, depth,
-                              packed_a);
-                run_block(p, plan, i0, rows, j0, j1, k0, depth, packed_a, packed_b);
+    int64_t depth = block.depth();
+    for (int64_t i = part.i0; i < part.i1; i += block_rows)
+        for (int64_t j = part.j0; j < part.j1; j += width) {
+            Block panel{i,        min64(part.i1, i + block_rows),
+                        j,        min64(part.j1, j + width),
+                        block.k0, block.k1};
+            const T* from = p.b + block.k0 * p.b_depth + j * p.b_column;
+            const T* b = from;
+            int64_t stride = p.b_depth;
+            if (plan.pack_as_used) {
+                pack_columns(from, p.b_depth, p.b_column, panel.j1 - j, depth, packed_b);
+                b = packed_b;
+                stride = width;
+            } else if (plan.pack_b || j + width > p.columns) {
+                b = packed_b + (plan.pack_b ? (j - block.j0) * depth : 0);
+                stride = width;
+            }
+            run_panel(p, plan, panel, block.i0, packed_a, b, stride);
+        }
+}
+
+// A whole block, both operands packed: the threads' parts are cut at whole tiles.
+template <class T>
+void run_block(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
+               T* packed_b)
+{
+    int64_t row_tiles = ceil_div(block.i1 - block.i0, tile_rows);
+    int64_t panels = ceil_div(block.j1 - block.j0, tile_columns<T>);
+    parallel_for(plan.row_threads * plan.column_threads, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            int64_t r = t / plan.column_threads, c = t % plan.column_threads;
+            auto row = [&](int64_t i) {
+                return min64(block.i1, block.i0 + row_tiles * i / plan.row_threads * tile_rows);
+            };
+            auto column = [&](int64_t i) {
+                return min64(block.j1,
+                             block.j0 + panels * i / plan.column_threads * tile_columns<T>);
+            };
+            Block part{row(r), row(r + 1), column(c), column(c + 1), block.k0, block.k1};
+            int64_t own = plan.pack_as_used ? t * tile_columns<T> * plan.depth : 0;
+            run_part(p, plan, block, part, packed_a, packed_b + own);
+        }
+    });
+}
+
+template <class T>
+void run_blocks(const Product<T>& p, const Plan& plan, T* packed_a, T* packed_b)
+{
+    constexpr int64_t width = tile_columns<T>;
+    for (int64_t j = 0; j < p.columns; j += plan.columns)
+        for (int64_t k = 0; k < p.depth; k += plan.depth) {
+            Block block{
+                0, 0, j, min64(p.columns, j + plan.columns), k, min64(p.depth, k + plan.depth)};
+            // Of a B that is read in place, a last panel that is not whole is packed.
+            Block packed = block;
+            if (!plan.pack_b) packed.j0 = p.columns / width * width;
+            if (!plan.pack_as_used) pack_block_columns(p, plan, packed, packed_b);
+            for (int64_t i = 0; i < p.rows; i += plan.rows) {
+                block.i0 = i;
+                block.i1 = min64(p.rows, i + plan.rows);
+                if (plan.pack_a) pack_block_rows(p, plan, block, packed_a);
+                run_block(p, plan, block, packed_a, packed_b);
             }
         }
-    }
 }
 
 // A sum of no terms: act(out? + bias).
@@ -215,16 +261,7 @@ void run_product(const Product<T>& p, int threads, T* workspace)
 {
     if (p.depth == 0) return run_without_depth(p);
     Plan plan = make_plan(p, threads);
-    int64_t stride = thread_elements(plan);
-    parallel_for(plan.row_threads * plan.column_threads, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) {
-            int64_t i = t / plan.column_threads, j = t % plan.column_threads;
-            Part part{min64(p.rows, i * plan.rows), min64(p.rows, (i + 1) * plan.rows),
-                      min64(p.columns, j * plan.columns), min64(p.columns, (j + 1) * plan.columns)};
-            T* packed_a = workspace + t * stride;
-            run_part(p, plan, part, packed_a, packed_a + round_up(plan.a_panel_size, 16));
-        }
-    });
+    run_blocks(p, plan, workspace, workspace + plan.packed_a);
 }
 
 // The call's batch: products of one shape, whose operands lie strides apart.
@@ -324,7 +361,7 @@ void matmul_tiled(const Call& call)
     int threads = side_by_side ? 1 : num_threads();
     int64_t work = first.rows * first.columns * max64(first.depth, 1);
     int64_t grain = side_by_side ? ceil_div(parallel_work, max64(work, 1)) : batch.count + 1;
-    int64_t stride = thread_elements(make_plan(first, 1));
+    int64_t stride = plan_elements(make_plan(first, 1));
     int64_t share = ceil_div(max64(batch.count, 1), threads_for(batch.count, grain));
     parallel_for(batch.count, grain, share, [&](int64_t begin, int64_t end) {
         for (int64_t index = begin; index < end; ++index) {
@@ -377,9 +414,8 @@ int64_t workspace_elements(const Call& call)
 {
     Product<T> p = product_of<T>(call);
     Batch batch = batch_of(call.arrays[0]);
-    if (batch_in_parallel(batch)) return thread_elements(make_plan(p, 1)) * num_threads();
-    Plan plan = make_plan(p, num_threads());
-    return thread_elements(plan) * plan.row_threads * plan.column_threads;
+    if (batch_in_parallel(batch)) return plan_elements(make_plan(p, 1)) * num_threads();
+    return plan_elements(make_plan(p, num_threads()));
 }
 
 int64_t matmul_workspace(const Call& call)

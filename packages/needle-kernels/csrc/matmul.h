@@ -1,0 +1,78 @@
+// Products with a B that is packed once and used many times: the weights of a recurrence.
+//
+//     T* buffer: packed_elements<T>(depth, columns) elements of the workspace
+//     PackedB<T> b = pack_b(from, depth_stride, column_stride, depth, columns, buffer);
+//     for each step: multiply_packed({rows, h, H, 1, c, N}, b, 0, b.columns);
+//
+// Neither function uses threads: a caller gives each thread its own range of columns, cut at
+// multiples of tile_columns<T>.
+#pragma once
+
+#include "pack.h"
+
+namespace needle::NEEDLE_TARGET {
+
+template <class T>
+struct PackedB {
+    const T* panels;  // [panel][k][tile_columns], owned by the caller
+    int64_t depth, columns;
+};
+
+template <class T>
+int64_t packed_elements(int64_t depth, int64_t columns)
+{
+    return ceil_div(columns, tile_columns<T>) * tile_columns<T> * depth;
+}
+
+// B[k, j] = b[k * depth_stride + j * column_stride], copied to out.
+template <class T>
+PackedB<T> pack_b(const T* b, int64_t depth_stride, int64_t column_stride, int64_t depth,
+                  int64_t columns, T* out)
+{
+    pack_columns(b, depth_stride, column_stride, columns, depth, out);
+    return {out, depth, columns};
+}
+
+// The left side and the result of C[i, j] = act(C[i, j]? + sum_k A[i, k] B[k, j] + bias[j]).
+template <class T>
+struct PackedProduct {
+    int64_t rows;
+    const T* a;  // A's k, or its rows, are contiguous: one of the two strides is 1
+    int64_t a_row, a_depth;
+    T* c;  // C's columns are contiguous
+    int64_t c_row;
+    const T* bias = nullptr;  // of all columns
+    Activation activation = no_activation;
+    bool accumulate = false;
+};
+
+// The columns [begin, end) of C; begin is a multiple of tile_columns<T>, end too or b.columns.
+template <class T>
+void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b, int64_t begin, int64_t end)
+{
+    constexpr int64_t width = tile_columns<T>;
+    RowOrder order = p.a_depth == 1 ? RowOrder::k_contiguous : RowOrder::rows_contiguous;
+    for (int64_t j = begin; j < end; j += width) {
+        Segment<T> segment{nullptr, b.panels + j * b.depth, b.depth};
+        Tile<T> tile{&segment,
+                     1,
+                     p.a_depth == 1 ? p.a_row : p.a_depth,
+                     width,
+                     nullptr,
+                     p.c_row,
+                     min64(width, end - j),
+                     p.bias == nullptr ? nullptr : p.bias + j,
+                     p.activation,
+                     p.accumulate,
+                     true};
+        for (int64_t i = 0; i < p.rows;) {
+            int height = tile_rows_for(p.rows - i);
+            segment.a = p.a + i * p.a_row;
+            tile.c = p.c + i * p.c_row + j;
+            run_tile(height, order, tile);
+            i += height;
+        }
+    }
+}
+
+}  // namespace needle::NEEDLE_TARGET

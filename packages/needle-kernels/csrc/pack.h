@@ -1,0 +1,125 @@
+// Packing: operands copied into the order in which a register tile reads them.
+//
+// B becomes panels of tile_columns columns, [panel][k][column], zero where there is no column.
+// A becomes panels of tile_rows_for(rows left) rows, [panel][k][row].
+#pragma once
+
+#include <utility>
+
+#include "tile.h"
+
+namespace needle::NEEDLE_TARGET {
+
+// One step of a transpose in registers: swaps the off-diagonal quarters of each 2 x 2 arrangement
+// of S x S blocks. Lane numbers from lanes<T> on mean b. Source: Eklundh, "A fast computer method
+// for matrix transposing" (1972).
+template <class T, int S, int... L>
+inline void exchange_blocks(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, L...>)
+{
+    Vec<T> first = __builtin_shufflevector(a, b, ((L & S) ? lanes<T> + L - S : L)...);
+    b = __builtin_shufflevector(a, b, ((L & S) ? lanes<T> + L : L + S)...);
+    a = first;
+}
+
+template <class T, int S = 1>
+inline void transpose_lanes(Vec<T> (&v)[lanes<T>])
+{
+    if constexpr (S < lanes<T>) {
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes<T>; ++i)
+            if ((i & S) == 0)
+                exchange_blocks<T, S>(v[i], v[i + S], std::make_integer_sequence<int, lanes<T>>{});
+        transpose_lanes<T, 2 * S>(v);
+    }
+}
+
+// out[k * out_stride + r] = from[r * row_stride + k] for the rows r of one vector, zero where there
+// is no row. `room`: how many elements from out on belong to this k. Where that is less than a
+// vector, the store runs into the next k, whose first elements must therefore be written later.
+template <class T>
+void pack_transposed(const T* from, int64_t row_stride, int64_t rows, int64_t depth, T* out,
+                     int64_t out_stride, int64_t room)
+{
+    constexpr int width = lanes<T>;
+    for (int64_t k = 0; k < depth; k += width) {
+        int64_t n = min64(width, depth - k);
+        Vec<T> v[width];
+#pragma GCC unroll 16
+        for (int r = 0; r < width; ++r) {
+            const T* row = from + r * row_stride + k;
+            v[r] = r >= rows ? Vec<T>{} : n == width ? load(row) : load_first(row, n);
+        }
+        transpose_lanes<T>(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) {
+            if (i >= n) break;
+            T* to = out + (k + i) * out_stride;
+            int64_t left = room + (depth - 1 - k - i) * out_stride;
+            if (left >= width)
+                store(to, v[i]);
+            else
+                store_first(to, v[i], left);
+        }
+    }
+}
+
+// out[k * out_stride + r] = from[k * depth_stride + r] for r < rows <= out_stride; zero behind.
+template <class T>
+void pack_straight(const T* from, int64_t depth_stride, int64_t rows, int64_t depth, T* out,
+                   int64_t out_stride)
+{
+    constexpr int64_t width = lanes<T>;
+    for (int64_t k = 0; k < depth; ++k, from += depth_stride, out += out_stride)
+        for (int64_t r = 0; r < out_stride; r += width) {
+            int64_t n = max64(0, min64(width, rows - r)), stored = min64(width, out_stride - r);
+            Vec<T> v = n == width ? load(from + r) : load_first(from + r, n);
+            if (stored == width)
+                store(out + r, v);
+            else
+                store_first(out + r, v, stored);
+        }
+}
+
+// A panel of `rows` rows of A or columns of B, padded with zeros to `out_stride`:
+// out[k * out_stride + r] = from[r * row_stride + k * depth_stride].
+template <class T>
+void pack_panel(const T* from, int64_t row_stride, int64_t depth_stride, int64_t rows,
+                int64_t depth, T* out, int64_t out_stride)
+{
+    if (row_stride == 1) return pack_straight(from, depth_stride, rows, depth, out, out_stride);
+    if (depth_stride == 1) {
+        for (int64_t r = (out_stride - 1) / lanes<T> * lanes<T>; r >= 0; r -= lanes<T>)
+            pack_transposed(from + r * row_stride, row_stride, max64(0, rows - r), depth, out + r,
+                            out_stride, out_stride - r);
+        return;
+    }
+    for (int64_t k = 0; k < depth; ++k, out += out_stride)
+        for (int64_t r = 0; r < out_stride; ++r)
+            out[r] = r < rows ? from[r * row_stride + k * depth_stride] : T{};
+}
+
+// `rows` rows of A, from a whole tile on.
+template <class T>
+void pack_rows(const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth,
+               T* out)
+{
+    for (int64_t i = 0; i < rows;) {
+        int height = tile_rows_for(rows - i);
+        pack_panel(a + i * row_stride, row_stride, depth_stride, height, depth, out + i * depth,
+                   height);
+        i += height;
+    }
+}
+
+// `columns` columns of B, from a whole panel on.
+template <class T>
+void pack_columns(const T* b, int64_t depth_stride, int64_t column_stride, int64_t columns,
+                  int64_t depth, T* out)
+{
+    constexpr int64_t width = tile_columns<T>;
+    for (int64_t j = 0; j < columns; j += width)
+        pack_panel(b + j * column_stride, column_stride, depth_stride, min64(width, columns - j),
+                   depth, out + j * depth, width);
+}
+
+}  // namespace needle::NEEDLE_TARGET
