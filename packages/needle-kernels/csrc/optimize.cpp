@@ -61,12 +61,14 @@ void update_groups(const Call& call, int group_size, const Body& body)
 template <class T>
 struct SgdStep {
     T lr, momentum, rest, decay;  // rest = 1 - momentum, rounded once
+    bool nesterov;
 
     explicit SgdStep(const double* scalars)
         : lr(static_cast<T>(scalars[0])),
           momentum(static_cast<T>(scalars[1])),
           rest(static_cast<T>(1 - scalars[1])),
-          decay(static_cast<T>(scalars[2]))
+          decay(static_cast<T>(scalars[2])),
+          nesterov(scalars[3] != 0)
     {
     }
 
@@ -76,6 +78,16 @@ struct SgdStep {
         for (int64_t i = 0; i < n; ++i) {
             u[i] = momentum * u[i] + rest * (g[i] + decay * w[i]);
             w[i] -= lr * u[i];
+        }
+    }
+
+    // The same, but w moves along what the next u would be if the gradient stayed as it is.
+    void run_ahead(T* __restrict w, T* __restrict u, const T* __restrict g, int64_t n) const
+    {
+        for (int64_t i = 0; i < n; ++i) {
+            T fresh = rest * (g[i] + decay * w[i]);
+            u[i] = momentum * u[i] + fresh;
+            w[i] -= lr * (momentum * u[i] + fresh);
         }
     }
 
@@ -94,6 +106,8 @@ void sgd(const Call& call)
             T *w = group[0].as<T>() + begin, *g = group[2].as<T>() + begin;
             if (group[1].data == nullptr)
                 step.run_without_momentum(w, g, end - begin);
+            else if (step.nesterov)
+                step.run_ahead(w, group[1].as<T>() + begin, g, end - begin);
             else
                 step.run(w, group[1].as<T>() + begin, g, end - begin);
         });

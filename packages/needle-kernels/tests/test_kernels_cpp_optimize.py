@@ -31,18 +31,19 @@ def adam_formula(state: tuple[Array, ...], hyper: tuple[float, ...], t: int) -> 
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd_is_the_averaging_form(isa: str, threads: int, dtype: str, momentum: float) -> None:
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, 0), (0.9, 0), (0.9, 1)])
+def test_sgd_is_the_averaging_form(
+    isa: str, threads: int, dtype: str, momentum: float, nesterov: int
+) -> None:
     rng = np.random.default_rng(0)
     w, u, g = (draw(rng, dtype) for _ in range(3))
     lr, decay = 0.3, 0.01
-    want_u = [
-        momentum * b.astype("float64") + (1 - momentum) * (c + decay * a.astype("float64"))
-        for a, b, c in zip(w, u, g, strict=True)
-    ]
-    want_w = [a - lr * b for a, b in zip(w, want_u, strict=True)]
+    fresh = [(1 - momentum) * (c + decay * a.astype("float64")) for a, c in zip(w, g, strict=True)]
+    want_u = [momentum * b.astype("float64") + d for b, d in zip(u, fresh, strict=True)]
+    moves = [momentum * b + d if nesterov else b for b, d in zip(want_u, fresh, strict=True)]
+    want_w = [a - lr * b for a, b in zip(w, moves, strict=True)]
     grads = [a.copy() for a in g]
-    launch("sgd", *sum(zip(w, u, g, strict=True), ()), scalars=(lr, momentum, decay))
+    launch("sgd", *sum(zip(w, u, g, strict=True), ()), scalars=(lr, momentum, decay, nesterov))
     for got, want in zip(w + u + g, want_w + want_u + grads, strict=True):
         check(got, want, rtol=4 * eps(dtype), atol=4 * eps(dtype))
 
@@ -55,7 +56,7 @@ def test_sgd_without_momenta(isa: str, dtype: str) -> None:
     operands: list[Array | None] = []
     for a, b in zip(w, g, strict=True):
         operands += [a, None, b]
-    launch("sgd", *operands, scalars=(0.3, 0.0, 0.01))
+    launch("sgd", *operands, scalars=(0.3, 0.0, 0.01, 0.0))
     for got, expected in zip(w, want, strict=True):
         check(got, expected, rtol=4 * eps(dtype), atol=4 * eps(dtype))
 

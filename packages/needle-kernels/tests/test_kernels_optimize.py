@@ -25,17 +25,17 @@ def wide(lists):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.01)])
-def test_sgd(device, dtype, momentum, weight_decay):
+def test_sgd(device, dtype, momentum, weight_decay, nesterov):
     w, u, g = parameters(3, dtype, device)
     want_w, want_u, grads = wide((w, u, g))
     for _ in range(3):
-        nd.sgd(w, u, g, 0.1, momentum, weight_decay)
-        want_u = [
-            momentum * a + (1 - momentum) * (c + weight_decay * b)
-            for a, b, c in zip(want_u, want_w, grads, strict=True)
-        ]
-        want_w = [b - 0.1 * a for a, b in zip(want_u, want_w, strict=True)]
+        nd.sgd(w, u, g, 0.1, momentum, weight_decay, nesterov)
+        for k, grad in enumerate(grads):
+            fresh = (1 - momentum) * (grad + weight_decay * want_w[k])
+            want_u[k] = momentum * want_u[k] + fresh
+            want_w[k] -= 0.1 * (momentum * want_u[k] + fresh if nesterov else want_u[k])
     for got, want in zip(w + u, want_w + want_u, strict=True):
         compare(got, want, dtype=dtype, atol=rounding(dtype, 30))
 

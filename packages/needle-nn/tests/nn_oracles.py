@@ -140,12 +140,20 @@ def lstm(x: Array, h0: Array, c0: Array, p: Params) -> tuple[Array, Array, Array
 
 
 def sgd(
-    w: Array, u: Array, grad: Array, lr: float, momentum: float, weight_decay: float
+    w: Array,
+    u: Array,
+    grad: Array,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool = False,
 ) -> tuple[Array, Array]:
     w, u = w.copy(), u.copy()
     for at in np.ndindex(w.shape):
-        u[at] = momentum * u[at] + (1 - momentum) * (grad[at] + weight_decay * w[at])
-        w[at] = w[at] - lr * u[at]
+        decayed = grad[at] + weight_decay * w[at]
+        u[at] = momentum * u[at] + (1 - momentum) * decayed
+        ahead = momentum * u[at] + (1 - momentum) * decayed
+        w[at] = w[at] - lr * (ahead if nesterov else u[at])
     return w, u
 
 

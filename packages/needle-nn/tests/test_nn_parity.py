@@ -222,6 +222,10 @@ def test_optimizers(decay: float) -> None:
             lambda p: optim.SGD(p, 0.1, 0.9, decay),
             lambda p: torch.optim.SGD(p, 0.01, 0.9, weight_decay=decay),
         ),
+        (
+            lambda p: optim.SGD(p, 0.1, 0.9, decay, nesterov=True),
+            lambda p: torch.optim.SGD(p, 0.01, 0.9, weight_decay=decay, nesterov=True),
+        ),
     ]
     for make_ours, make_theirs in kinds:
         ours = nn.Parameter(start, dtype="float32")

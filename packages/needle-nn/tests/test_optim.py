@@ -32,6 +32,7 @@ SGD_SETTINGS = [
     {"lr": 0.1, "momentum": 0.9},
     {"lr": 0.1, "weight_decay": 0.05},
     {"lr": 0.02, "momentum": 0.5, "weight_decay": 0.3},
+    {"lr": 0.02, "momentum": 0.5, "weight_decay": 0.3, "nesterov": True},
     {},
 ]
 ADAM_SETTINGS = [
@@ -456,6 +457,11 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: optim.SGD([P], momentum=1.0),
         ValueError,
         r"SGD: momentum is 1\.0: need a number in \[0, 1\)",
+    ),
+    (
+        lambda: optim.SGD([P], nesterov=True),
+        ValueError,
+        r"SGD: nesterov without momentum: got momentum 0\.0: need momentum > 0",
     ),
     (lambda: optim.SGD([P], weight_decay=-1), ValueError, "SGD: weight_decay is -1: need a numb"),
     (lambda: optim.Adam([P], lr=math.nan), ValueError, "Adam: lr is nan: need a number >= 0"),

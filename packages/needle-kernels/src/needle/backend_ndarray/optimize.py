@@ -25,17 +25,20 @@ def sgd(
     lr: float,
     momentum: float,
     weight_decay: float,
+    nesterov: bool = False,
 ) -> None:
     """u = momentum u + (1 - momentum) (g + weight_decay w); w = w - lr u, for every parameter.
 
     Writes w (params) and u (momenta). Without momentum, momenta may be None: u is not kept.
+    With nesterov, w moves by momentum u + (1 - momentum) (g + weight_decay w), of the new u.
 
     Raises:
         ShapeError: a parameter, its momentum and its gradient differ in shape.
         DTypeError: they differ in dtype or are not floats.
         DeviceError: they are on different devices.
     """
-    _update("sgd", (params, momenta, grads), (lr, momentum, weight_decay))
+    scalars = (lr, momentum, weight_decay, float(nesterov))
+    _update("sgd", (params, momenta, grads), scalars)
 
 
 def adam(

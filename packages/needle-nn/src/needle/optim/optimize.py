@@ -20,11 +20,19 @@ class SGD(Optimizer):
         u = momentum * u + (1 - momentum) * (grad + weight_decay * w)
         w = w - lr * u
 
+    Nesterov's form looks one step ahead: w moves along what the next u would be if the gradient
+    stayed as it is, w = w - lr * (momentum * u + (1 - momentum) * (grad + weight_decay * w)).
+
     Source: CMU 10-714 homework 2. PyTorch's momentum adds the full gradient instead; its lr is
-    (1 - momentum) times this one.
+    (1 - momentum) times this one. Nesterov: Sutskever et al., On the importance of initialization
+    and momentum in deep learning, ICML 2013, in PyTorch's form.
 
     Attributes:
         u: the running average of each parameter, zeros at first; kept only with momentum.
+        nesterov: whether steps look ahead.
+
+    Raises:
+        ValueError: nesterov without momentum.
     """
 
     ranges: ClassVar[Ranges] = {
@@ -36,6 +44,7 @@ class SGD(Optimizer):
     lr: float
     momentum: float
     weight_decay: float
+    nesterov: bool
     u: list[Tensor]
 
     def __init__(
@@ -44,8 +53,12 @@ class SGD(Optimizer):
         lr: float = 0.01,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        nesterov: bool = False,
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        if nesterov and not self.momentum:
+            raise ValueError("SGD: nesterov without momentum: got momentum 0.0: need momentum > 0")
+        self.nesterov = bool(nesterov)
 
     def _update(
         self,
@@ -55,7 +68,8 @@ class SGD(Optimizer):
         step: int,
     ) -> None:
         averages = state[0] if self.momentum else None
-        nd.sgd(weights, averages, gradients, self.lr, self.momentum, self.weight_decay)
+        settings = self.lr, self.momentum, self.weight_decay, self.nesterov
+        nd.sgd(weights, averages, gradients, *settings)
 
 
 class Adam(Optimizer):

@@ -10,16 +10,20 @@ from needle.backend_ndarray.reference.types import Array
 
 
 def sgd(*operands: Any) -> None:
-    """[w, u, g] of each parameter; lr, momentum, weight_decay. Without momentum u may be None.
+    """[w, u, g] of each parameter; lr, momentum, weight_decay, nesterov; u is None if not kept.
 
-    u = momentum * u + (1 - momentum) * (g + weight_decay * w)        w = w - lr * u
+    d = g + weight_decay * w        u = momentum * u + (1 - momentum) * d        w = w - lr * u
+
+    With nesterov the last u is momentum * u + (1 - momentum) * d once more.
     """
-    arrays, (lr, momentum, weight_decay) = operands[:-3], operands[-3:]
+    arrays, (lr, momentum, weight_decay, nesterov) = operands[:-4], operands[-4:]
     for w, u, g in zip(arrays[0::3], arrays[1::3], arrays[2::3], strict=True):
         decayed = g + weight_decay * w
-        if u is not None:
-            u[...] = momentum * u + (1 - momentum) * decayed
-        w -= lr * (decayed if u is None else u)
+        if u is None:
+            w -= lr * decayed
+            continue
+        u[...] = momentum * u + (1 - momentum) * decayed
+        w -= lr * (momentum * u + (1 - momentum) * decayed if nesterov else u)
 
 
 def adam(*operands: Any) -> None:
