@@ -262,7 +262,9 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
     """
     global TENSOR_COUNTER
     try:
-        spec = op.infer(*args)
+        # On the way back shapes follow from those checked on the way forward.
+        unchecked = mode.walking and kind is Tensor and not LAZY_MODE
+        spec = None if unchecked else op.infer(*args)
         edges = tuple([arg._leaf or arg for arg in args])
     except AttributeError:
         _check_values(op, args)
@@ -546,7 +548,7 @@ class Tensor(Value):
 
     def detach(self) -> Tensor:
         """The same data outside the graph, sharing memory."""
-        return _constant(self.realize_cached_data())
+        return constant(self.realize_cached_data())
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """A NumPy copy."""
@@ -777,7 +779,8 @@ def _hide(tensor: Tensor) -> None:
     tensor._data = None
 
 
-def _constant(data: NDArray) -> Tensor:
+def constant(data: NDArray) -> Tensor:
+    """A leaf that shares the memory of `data` and requires no gradient."""
     tensor: Tensor = _new(Tensor)
     _fill_constant(tensor, data)
     return tensor
@@ -796,7 +799,7 @@ def _compare(function: Callable[[Any, Any], NDArray], a: Tensor, b: Any) -> Tens
         b = b.realize_cached_data()
     elif not isinstance(b, (bool, int, float, np.generic, np.ndarray)):
         return NotImplemented  # type: ignore[no-any-return]
-    return _constant(function(a.realize_cached_data(), b))
+    return constant(function(a.realize_cached_data(), b))
 
 
 # ---- walking the graph --------------------------------------------------------------------------

@@ -71,7 +71,8 @@ def backward(root: Tensor, out_grad: Any, retain_graph: bool, accumulate: bool) 
     root.realize_cached_data()
     _check_order(order)
     seed = _seed(root, out_grad)
-    with recording(retain_graph and mode.recording):
+    graph = retain_graph and mode.recording
+    with recording(graph, walking=not graph):
         found = _propagate(order, {id(node): seed}, frozenset(), release=not retain_graph)
         assigned = []
         for leaf, grad in found:

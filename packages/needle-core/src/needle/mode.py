@@ -16,6 +16,8 @@ class Mode(threading.local):
     """Whether operations of this thread make graphs."""
 
     recording = True
+    walking = False
+    """Whether the engine is going back without recording: shapes then follow from checked ones."""
 
 
 current: Final = Mode()
@@ -24,16 +26,17 @@ current: Final = Mode()
 class recording:
     """Context in which operations do or do not make graphs, in this thread."""
 
-    __slots__ = ("_before", "_on")
+    __slots__ = ("_before", "_on", "_walking")
 
-    def __init__(self, on: bool) -> None:
-        """`on` says which."""
+    def __init__(self, on: bool, walking: bool = False) -> None:
+        """`on` says which; `walking` is the engine's."""
         self._on = on
-        self._before: list[bool] = []
+        self._walking = walking
+        self._before: list[tuple[bool, bool]] = []
 
     def __enter__(self) -> None:
-        self._before.append(current.recording)
-        current.recording = self._on
+        self._before.append((current.recording, current.walking))
+        current.recording, current.walking = self._on, self._walking
 
     def __exit__(
         self,
@@ -41,7 +44,7 @@ class recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        current.recording = self._before.pop()
+        current.recording, current.walking = self._before.pop()
 
 
 class no_grad(recording):

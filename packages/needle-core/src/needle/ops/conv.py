@@ -1,4 +1,4 @@
-"""Convolution over images, channels last."""
+"""Convolution over images, channels last or first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from ..backend_ndarray import NDArray
 from ..backend_ndarray.conv import conv_output_shape
 from ..backend_ndarray.layout import Shape, as_ints
 from .common import check_floats, check_shape, present
+from .fused import FusedBackward
 from .matmul import matmul
 from .reduce import summation
-from .shape import PutItem, concatenate, getitem, reshape
+from .shape import PutItem, concatenate, getitem, permute, reshape
+
+LAST = (0, 2, 3, 1)
+"""The axes of (N, C, H, W) in the order (N, H, W, C)."""
+FIRST = (0, 3, 1, 2)
 
 
 class Conv(TensorOp):
@@ -18,25 +23,41 @@ class Conv(TensorOp):
 
     x (N, H, W, C_in) has `padding` zeros on every side, w (K, K, C_in, C_out), s is the stride;
     the result is (N, OH, OW, C_out) with OH = (H + 2 padding - K) // stride + 1.
+
+    With `channels_first`, x is (N, C_in, H, W) and the result (N, C_out, OH, OW), by their shapes:
+    in memory the result has its channels last, as the kernel wrote it.
     """
 
     name = "conv"
     saves = (0, 1)
 
-    def __init__(self, stride: int = 1, padding: int = 0) -> None:
+    def __init__(self, stride: int = 1, padding: int = 0, channels_first: bool = False) -> None:
         (self.stride,) = as_ints("conv", stride)
         (self.padding,) = as_ints("conv", padding)
+        self.channels_first = channels_first
 
     def infer(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Spec:
-        shape = conv_output_shape("conv", a.shape, b.shape, self.stride, self.padding)
+        images = a.shape
+        if self.channels_first and len(images) == 4:
+            images = images[0], images[2], images[3], images[1]
+        n, h, w, c = conv_output_shape("conv", images, b.shape, self.stride, self.padding)
         check_shape("conv", "bias", bias, b.shape[3:])
-        return Spec(shape, check_floats("conv", a, b, bias))
+        return Spec(
+            (n, c, h, w) if self.channels_first else (n, h, w, c), check_floats("conv", a, b, bias)
+        )
 
     def compute(self, a: NDArray, b: NDArray, bias: NDArray | None = None) -> NDArray:
-        return nd.conv(a, b, bias, self.stride, self.padding)
+        y = nd.conv(self.last(a), b, bias, self.stride, self.padding)
+        return y.permute(FIRST) if self.channels_first else y
+
+    def last(self, images: NDArray) -> NDArray:
+        """The images with their channels last."""
+        return images.permute(LAST) if self.channels_first else images
 
     def plain(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> tuple[Tensor]:
         """The definition in plain operations: pad, gather every kernel place, one matmul."""
+        if self.channels_first:
+            a = permute(a, LAST)
         n, height, width, channels = a.shape
         _, rows, columns, filters = conv_output_shape(
             "conv", a.shape, b.shape, self.stride, self.padding
@@ -53,16 +74,49 @@ class Conv(TensorOp):
         y = reshape(
             matmul(patches, reshape(b, (k * k * channels, filters))), (n, rows, columns, filters)
         )
-        return (y if bias is None else y + bias,)
+        if bias is not None:
+            y = y + bias
+        return (permute(y, FIRST) if self.channels_first else y,)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
-        x, w = node.inputs[:2]
-        settings = self.stride, self.padding
-        return (
-            ConvInputGrad(x.shape, *settings)(out_grad, w) if x.requires_grad else None,
-            ConvWeightGrad(w.shape[0], *settings)(x, out_grad) if w.requires_grad else None,
-            *[summation(out_grad, (0, 1, 2)) for _ in node.inputs[2:]],
-        )
+        return ConvBackward.apply(self, node.inputs, (out_grad,), ())
+
+
+class ConvBackward(FusedBackward):
+    """The gradients of conv for those of its inputs that need one."""
+
+    def positions(self) -> tuple[int, ...]:
+        return tuple([i for i in range(self.count) if self.needs[i]])
+
+    def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
+        conv: Conv = self.op
+        x, w, *_, dy = args
+        x, dy = conv.last(x), conv.last(dy)
+        settings = conv.stride, conv.padding
+        grads = []
+        if self.needs[0]:
+            dx = nd.conv_input_grad(dy, w, x.shape, *settings)
+            grads.append(dx.permute(FIRST) if conv.channels_first else dx)
+        if self.needs[1]:
+            grads.append(nd.conv_weight_grad(x, dy, w.shape[0], *settings))
+        grads.extend([dy.sum((0, 1, 2)) for needed in self.needs[2:] if needed])
+        return tuple(grads)
+
+    def plain(self, *args: Tensor) -> list[Tensor | None]:
+        """The same in operations that are linear in each input, and quick to differentiate."""
+        conv: Conv = self.op
+        x, w, *_, dy = args
+        if conv.channels_first:
+            x, dy = permute(x, LAST), permute(dy, LAST)
+        settings = conv.stride, conv.padding
+        grads: list[Tensor | None] = []
+        if self.needs[0]:
+            dx = ConvInputGrad(x.shape, *settings)(dy, w)
+            grads.append(permute(dx, FIRST) if conv.channels_first else dx)
+        if self.needs[1]:
+            grads.append(ConvWeightGrad(w.shape[0], *settings)(x, dy))
+        grads.extend([summation(dy, (0, 1, 2)) for needed in self.needs[2:] if needed])
+        return grads
 
 
 class ConvInputGrad(TensorOp):
@@ -112,7 +166,12 @@ class ConvWeightGrad(TensorOp):
 
 
 def conv(
-    a: Tensor, b: Tensor, stride: int = 1, padding: int = 0, bias: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    stride: int = 1,
+    padding: int = 0,
+    bias: Tensor | None = None,
+    channels_first: bool = False,
 ) -> Tensor:
     """Slides weight b over the images a and adds the bias; zeros lie around the images.
 
@@ -122,6 +181,8 @@ def conv(
         stride: pixels of `a` from one output pixel to the next.
         padding: zeros on every side of `a`.
         bias: (C_out,) or None.
+        channels_first: a is (N, C_in, H, W) and the result (N, C_out, OH, OW), by their shapes; the
+            result's memory has its channels last, which costs no copy between layers.
 
     Returns:
         (N, OH, OW, C_out), OH = (H + 2 * padding - K) // stride + 1.
@@ -130,4 +191,4 @@ def conv(
         ShapeError: shapes, stride or padding do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    return Conv(stride, padding)(*present(a, b, bias))
+    return Conv(stride, padding, channels_first)(*present(a, b, bias))

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from .. import engine
-from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp
+from .. import autograd, engine
+from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp, constant
+from ..mode import current as mode
 from .shape import TupleGetItem
 
 
@@ -25,22 +26,34 @@ class FusedBackward(TensorTupleOp):
     wrt: ClassVar[tuple[int, ...] | None] = None
     """The inputs that have gradients, one output each; None for all."""
 
-    def __init__(self, op: Any, count: int, given: Sequence[bool]) -> None:
-        """`count` inputs; `given` says which outputs have a gradient."""
+    def __init__(self, op: Any, needs: Sequence[bool], given: Sequence[bool]) -> None:
+        """`needs` says which inputs need a gradient, `given` which outputs have one."""
         self.op = op
-        self.count = count
+        self.needs = tuple(needs)
+        self.count = len(self.needs)
         self.given = tuple(given)
 
     @classmethod
     def apply(
         cls, op: Any, inputs: Sequence[Any], out_grads: Sequence[Tensor | None], kept: Sequence[Any]
-    ) -> TensorTuple:
-        """The gradients of `op` for its inputs `wrt`."""
-        backward = cls(op, len(inputs), [grad is not None for grad in out_grads])
-        return backward(*inputs, *[grad for grad in out_grads if grad is not None], *kept)
+    ) -> tuple[Tensor | None, ...]:
+        """The gradient of `op` for each of its inputs; None for those it does not compute."""
+        needs = [x.requires_grad for x in inputs]
+        backward = cls(op, needs, [grad is not None for grad in out_grads])
+        args = *inputs, *[grad for grad in out_grads if grad is not None], *kept
+        found: Any
+        if mode.walking and not autograd.LAZY_MODE:  # no node: nobody will ask for it
+            arrays = backward.compute(*[arg.realize_cached_data() for arg in args])
+            found = [constant(array) for array in arrays]
+        else:
+            found = backward(*args)
+        grads: list[Tensor | None] = [None] * len(inputs)
+        for i, grad in zip(backward.positions(), found, strict=True):
+            grads[i] = grad
+        return tuple(grads)
 
     def positions(self) -> tuple[int, ...]:
-        """The inputs that have gradients."""
+        """The inputs whose gradients this operation computes, in order."""
         return tuple(range(self.count)) if self.wrt is None else self.wrt
 
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
@@ -66,4 +79,6 @@ class FusedBackward(TensorTupleOp):
 
 def item(node: TensorTuple, index: int) -> Tensor:
     """An output of a fused operation, also a hidden one."""
+    if mode.walking and not autograd.LAZY_MODE:
+        return constant(node.realize_cached_data()[index])
     return TupleGetItem(index)(node)

@@ -12,7 +12,7 @@ from ..backend_ndarray.dtypes import promote
 from ..backend_ndarray.layout import broadcast_shapes
 from .common import check_floats, present, unbroadcast
 from .elementwise import add
-from .reduce import summation
+from .fused import FusedBackward
 from .shape import reshape, transpose
 
 
@@ -76,22 +76,40 @@ class Linear(TensorOp):
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[1])
 
     @staticmethod
-    def plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor]:
         """The definition in plain operations."""
         y = matmul(x, weight)
-        return y if bias is None else add(y, bias)
+        return (y if bias is None else add(y, bias),)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = node.inputs[:2]
-        rows = math.prod(out_grad.shape[:-1])
-        flat = reshape(out_grad, (rows, weight.shape[1]))
-        dx = dw = None
-        if x.requires_grad:
-            dx = reshape(matmul(flat, transpose(weight)), x.shape)
-        if weight.requires_grad:
-            dw = matmul(transpose(reshape(x, (rows, weight.shape[0]))), flat)
-        db = [reshape(summation(flat, 0), bias.shape) for bias in node.inputs[2:]]
-        return (dx, dw, *db)
+        return LinearBackward.apply(self, node.inputs, (out_grad,), ())
+
+
+class LinearBackward(FusedBackward):
+    """The gradients of linear for those of its inputs that need one."""
+
+    def positions(self) -> tuple[int, ...]:
+        return tuple([i for i in range(self.count) if self.needs[i]])
+
+    def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
+        x, weight, *biases, dy = args
+        inputs, outputs = weight.shape
+        rows = dy if dy.ndim == 2 else dy.reshape(dy.size // outputs, outputs)
+        grads = []
+        if self.needs[0]:
+            dx = nd.matmul(rows, weight.T)
+            grads.append(dx if x.ndim == 2 else dx.reshape(x.shape))
+        if self.needs[1]:
+            flat = x if x.ndim == 2 else x.reshape(x.size // inputs, inputs)
+            grads.append(nd.matmul(flat.T, rows))
+        grads.extend(
+            [
+                rows.sum(0, keepdims=bias.ndim == 2)
+                for bias, needed in zip(biases, self.needs[2:], strict=True)
+                if needed
+            ]
+        )
+        return tuple(grads)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

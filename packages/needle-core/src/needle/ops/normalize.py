@@ -163,9 +163,9 @@ class LayerNorm(TensorTupleOp):
         var = mean((x - centre) * (x - centre), -1, keepdims=True)
         return (_scale(x, centre, var, self.eps) * weight + bias,)
 
-    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, ...]:
+    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
         kept = [item(node, 1), item(node, 2)]
-        return LayerNormBackward.apply(self, node.inputs, out_grad[:1], kept).tuple()
+        return LayerNormBackward.apply(self, node.inputs, out_grad[:1], kept)
 
 
 class LayerNormBackward(FusedBackward):

@@ -165,9 +165,9 @@ class LSTM(Recurrent):
         output, h = self.plain_steps(args, step)
         return output, h, c
 
-    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, ...]:
+    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
         kept = [item(node, i) for i in (0, 3, 4)]
-        return LSTMBackward.apply(self, node.inputs, out_grad[:3], kept).tuple()
+        return LSTMBackward.apply(self, node.inputs, out_grad[:3], kept)
 
 
 class LSTMBackward(FusedBackward):
@@ -230,8 +230,8 @@ class RNN(Recurrent):
         activation, _ = ACTIVATIONS[self.nonlinearity]
         return self.plain_steps(args, lambda pre, h: activation(pre))
 
-    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, ...]:
-        return RNNBackward.apply(self, node.inputs, out_grad, [item(node, 0)]).tuple()
+    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
+        return RNNBackward.apply(self, node.inputs, out_grad, [item(node, 0)])
 
 
 class RNNBackward(FusedBackward):

@@ -113,9 +113,9 @@ class SoftmaxCrossEntropy(TensorTupleOp):
             chosen = (1 - e) * chosen + e * mean(logits, 1)
         return (mean(LogSumExp(1)(logits) - chosen),)
 
-    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor, None]:
-        grads = SoftmaxCrossEntropyBackward.apply(self, node.inputs, out_grad[:1], [item(node, 1)])
-        return grads[0], None
+    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
+        kept = [item(node, 1)]
+        return SoftmaxCrossEntropyBackward.apply(self, node.inputs, out_grad[:1], kept)
 
 
 class SoftmaxCrossEntropyBackward(FusedBackward):

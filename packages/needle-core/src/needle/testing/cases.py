@@ -448,6 +448,14 @@ CONV = [
         normal((2, 5, 4, 1), (3, 3, 1, 2), (2,)),
         scale=38,
     ),
+    OpCase(
+        "conv-channels-first",
+        ops.Conv,
+        lambda x, w, b: ops.conv(x, w, 2, 1, b, channels_first=True),
+        lambda x, w, b: conv(2, 1)(x.transpose(0, 2, 3, 1), w, b).transpose(0, 3, 1, 2),
+        normal((2, 2, 5, 4), (3, 3, 2, 2), (2,)),
+        scale=72,
+    ),
 ]
 
 NORMALIZE = [

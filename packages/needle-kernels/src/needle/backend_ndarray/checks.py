@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from needle.backend_ndarray.devices import Device
-from needle.backend_ndarray.dtypes import INT64, DType
+from needle.backend_ndarray.dtypes import FLOAT32, FLOAT64, INT64, DType
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.layout import Shape
 from needle.backend_ndarray.ndarray import NDArray, check_same_device
@@ -16,6 +16,21 @@ def check_floats(op: str, *arrays: NDArray | None) -> tuple[Device, DType]:
         DeviceError: they live on different devices.
         DTypeError: they differ in dtype, or are not float32 or float64.
     """
+    try:
+        device, dtype = arrays[0]._device, arrays[0]._dtype  # type: ignore[union-attr]
+        for array in arrays:
+            if array is not None and (array._dtype is not dtype or array._device is not device):
+                break
+        else:
+            if dtype is FLOAT32 or dtype is FLOAT64:
+                return device, dtype
+    except AttributeError:
+        pass
+    return _explain(op, *arrays)
+
+
+def _explain(op: str, *arrays: NDArray | None) -> tuple[Device, DType]:
+    """What check_floats raises; it returns where only the first array is absent."""
     device = check_same_device(op, *arrays)
     present = [array for array in arrays if array is not None]
     dtype = present[0]._dtype

@@ -96,6 +96,14 @@ def is_dense(shape: Shape, strides: Shape) -> bool:
 
 
 @lru_cache(_CACHE)
+def same_places(shape: Shape, strides: Shape, others: Shape) -> bool:
+    """Whether two strides put each element at the same place; those of size-1 axes do not count."""
+    return all(
+        size <= 1 or step == other for size, step, other in zip(shape, strides, others, strict=True)
+    )
+
+
+@lru_cache(_CACHE)
 def extent(shape: Shape, strides: Shape) -> tuple[int, int]:
     """The lowest and highest element that a view touches, relative to its offset.
 

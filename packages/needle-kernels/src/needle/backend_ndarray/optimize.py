@@ -10,12 +10,13 @@ from needle.backend_ndarray.devices import Device
 from needle.backend_ndarray.dtypes import FLOAT64, DType
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL
-from needle.backend_ndarray.layout import is_dense
+from needle.backend_ndarray.layout import is_dense, same_places
 from needle.backend_ndarray.ndarray import NDArray, check_writable, copy_into, new
 
 __all__ = ["adam", "scale", "sgd", "sum_squares"]
 
-Groups: TypeAlias = dict[tuple[Device, DType], list[NDArray]]
+Row: TypeAlias = tuple[NDArray, ...]
+Kind: TypeAlias = tuple[Device, DType]
 
 
 def sgd(
@@ -90,9 +91,9 @@ def scale(arrays: Sequence[NDArray], factor: float) -> None:
         _store(group, dense)
 
 
-def _by_kind(op: str, arrays: Sequence[NDArray]) -> Groups:
+def _by_kind(op: str, arrays: Sequence[NDArray]) -> dict[Kind, list[NDArray]]:
     """The arrays by device and dtype: a kernel call has one of each."""
-    groups: Groups = {}
+    groups: dict[Kind, list[NDArray]] = {}
     for array in arrays:
         groups.setdefault(check_floats(op, array), []).append(array)
     return groups
@@ -110,40 +111,42 @@ def _update(
         raise ShapeError(
             f"{op}: lengths differ: got {[len(c) for c in there]} arrays: need equally many"
         )
-    groups: Groups = {}
+    groups: dict[Kind, list[Row]] = {}
     for row in zip(*there, strict=True):
-        kind = check_floats(op, *row)
-        for array in row[1:]:
-            check_shape(op, "an array", array, row[0]._shape)
-        for array in row[:-1]:
-            check_writable(op, array)
-        groups.setdefault(kind, []).extend(row)
-    width = len(there)
-    for (device, _), arrays in groups.items():
-        dense = _same_layout(arrays, width)
+        groups.setdefault(_check_row(op, row), []).append(row)
+    for (device, _), rows in groups.items():
+        dense = [_same_layout(row) for row in rows]
         operands: list[NDArray | None] = []
-        for k in range(0, len(dense), width):
-            present = iter(dense[k : k + width])
-            operands.extend(None if column is None else next(present) for column in columns)
+        for row in dense:
+            present = iter(row)
+            operands.extend([None if column is None else next(present) for column in columns])
         device.launch(KERNEL[op], tuple(operands), scalars)
-        for k in range(width - 1):
-            _store(arrays[k::width], dense[k::width])
+        for row, result in zip(rows, dense, strict=True):
+            _store(row[:-1], result[:-1])
 
 
-def _same_layout(arrays: Sequence[NDArray], width: int) -> list[NDArray]:
-    """The arrays of each row of `width` without gaps and in one memory order, copied if need be.
+def _check_row(op: str, row: Row) -> Kind:
+    """The device and dtype of a parameter, its state and its gradient, which must fit."""
+    kind = check_floats(op, *row)
+    shape = row[0]._shape
+    for array in row[1:]:
+        check_shape(op, "an array", array, shape)
+    for array in row[:-1]:
+        check_writable(op, array)
+    return kind
+
+
+def _same_layout(row: Row) -> Row:
+    """The arrays without gaps and in one memory order, copied if need be.
 
     The kernels then run over them as flat memory.
     """
-    result: list[NDArray] = []
-    for start in range(0, len(arrays), width):
-        row = arrays[start : start + width]
-        strides = row[0]._strides
-        if is_dense(row[0]._shape, strides) and all(a._strides == strides for a in row):
-            result.extend(row)
-        else:
-            result.extend(a.compact() for a in row)
-    return result
+    shape, strides = row[0]._shape, row[0]._strides
+    if is_dense(shape, strides) and all(
+        a._strides == strides or same_places(shape, a._strides, strides) for a in row
+    ):
+        return row
+    return tuple([a.compact() for a in row])
 
 
 def _store(arrays: Sequence[NDArray], results: Sequence[NDArray]) -> None:

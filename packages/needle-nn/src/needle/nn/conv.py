@@ -72,9 +72,7 @@ class Conv(Module):
         check_axes("Conv", "x", x, "(N, C, H, W)")
         check_size("Conv", "x", x, 1, "in_channels", self.in_channels)
         x, weight, bias = promoted(x, self.weight, self.bias)
-        channels_last = ops.permute(x, (0, 2, 3, 1))
-        y = ops.conv(channels_last, weight, self.stride, self.padding, bias=bias)
-        return ops.permute(y, (0, 3, 1, 2))
+        return ops.conv(x, weight, self.stride, self.padding, bias=bias, channels_first=True)
 
     def extra_repr(self) -> str:
         return (

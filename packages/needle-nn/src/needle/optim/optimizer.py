@@ -110,26 +110,30 @@ class Optimizer:
 
     def _gradients(self) -> dict[int, NDArray]:
         """Returns the gradient array of each parameter that has one, in the parameter's dtype."""
-        op = type(self).__name__
         gradients: dict[int, NDArray] = {}
         for i, parameter in enumerate(self.params):
             if parameter.grad is None:
                 continue
             gradient, weight = array_of(parameter.grad), array_of(parameter)
-            if gradient.shape != weight.shape:
-                raise ShapeError(
-                    f"{op}: shapes differ: parameter {i} is {weight.shape}, its grad "
-                    f"{gradient.shape}: need equal shapes"
-                )
-            if gradient.device != weight.device:
-                raise DeviceError(
-                    f"{op}: devices differ: parameter {i} is on {weight.device}, its grad on "
-                    f"{gradient.device}: need the same device"
-                )
-            if gradient.dtype != weight.dtype:
+            if gradient.shape != weight.shape or gradient.device is not weight.device:
+                self._check_gradient(i, gradient, weight)
+            if gradient.dtype is not weight.dtype:
                 gradient = gradient.astype(weight.dtype)
             gradients[i] = gradient
         return gradients
+
+    def _check_gradient(self, i: int, gradient: NDArray, weight: NDArray) -> None:
+        op = type(self).__name__
+        if gradient.shape != weight.shape:
+            raise ShapeError(
+                f"{op}: shapes differ: parameter {i} is {weight.shape}, its grad "
+                f"{gradient.shape}: need equal shapes"
+            )
+        if gradient.device != weight.device:
+            raise DeviceError(
+                f"{op}: devices differ: parameter {i} is on {weight.device}, its grad on "
+                f"{gradient.device}: need the same device"
+            )
 
     def _groups(self, gradients: Mapping[int, NDArray]) -> list[list[int]]:
         """Splits parameters into groups that one kernel call can update together.
@@ -142,8 +146,8 @@ class Optimizer:
         for i in gradients:
             weight = array_of(self.params[i])
             storage = weight._handle.ptr()
-            uses[storage] = uses.get(storage, 0) + 1
-            key = (repr(weight.device), weight.dtype, self.steps[i], uses[storage])
+            uses[storage] = use = uses.get(storage, 0) + 1
+            key = (weight.device, weight.dtype, self.steps[i], use)
             groups.setdefault(key, []).append(i)
         return list(groups.values())
 
