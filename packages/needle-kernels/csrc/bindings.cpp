@@ -8,6 +8,8 @@
 #include <string>
 
 #include "launch.h"
+#include "peak.h"
+#include "recorder.h"
 #include "storage.h"
 #include "target.h"
 #include "threads.h"
@@ -296,14 +298,59 @@ py::dict counters()
     return found;
 }
 
+void set_tracing(bool on) { on ? default_recorder().start() : default_recorder().stop(); }
+
 py::list trace()
 {
     py::list found;
-    for (const TraceEvent& event : take_trace())
-        found.append(py::make_tuple(device_names[static_cast<int>(event.device)],
-                                    kernel_names[event.kernel], event.start, event.duration,
-                                    event.operands));
+    for (const TraceEvent& event : default_recorder().take())
+        found.append(py::make_tuple(device_names[event.device], kernel_names[event.kernel],
+                                    event.start, event.duration, describe_operands(event)));
     return found;
+}
+
+py::tuple tuple_of(const int64_t* values, int count)
+{
+    py::tuple found(count);
+    for (int i = 0; i < count; ++i) found[i] = values[i];
+    return found;
+}
+
+py::tuple operands_of(const TraceEvent& event)
+{
+    py::tuple found(event.operands.size());
+    const int64_t* extents = event.extents.data();
+    for (size_t i = 0; i < event.operands.size(); ++i) {
+        auto [dtype, rank] = event.operands[i];
+        if (rank < 0) {
+            found[i] = py::none();
+            continue;
+        }
+        found[i] = py::make_tuple(dtype_name(dtype), tuple_of(extents, rank),
+                                  tuple_of(extents + rank, rank));
+        extents += 2 * rank;
+    }
+    return found;
+}
+
+py::list calls(Recorder& recorder)
+{
+    py::list found;
+    for (const TraceEvent& event : recorder.take())
+        found.append(py::make_tuple(device_names[event.device], kernel_names[event.kernel],
+                                    event.thread, event.start, event.duration, operands_of(event),
+                                    py::tuple(py::cast(event.scalars))));
+    return found;
+}
+
+py::tuple peak()
+{
+    Peak found;
+    {
+        py::gil_scoped_release unlocked;
+        found = measure_peak(targets()[current_target].peak_loops());
+    }
+    return py::make_tuple(found.flops32, found.flops64, found.bytes);
 }
 
 py::dict stats()
@@ -334,6 +381,15 @@ PYBIND11_MODULE(cpu, m)
         .def_property_readonly("itemsize", [](const Storage& s) { return item_size(s.dtype()); })
         .def_property_readonly("nbytes", &Storage::bytes)
         .def_readwrite("version", &Storage::version);
+
+    py::class_<Recorder>(m, "Recorder")
+        .def(py::init<>())
+        .def("start", &Recorder::start)
+        .def("stop", &Recorder::stop)
+        .def("take", &calls);
+    m.def("clock", &clock_now);
+    m.def("thread_number", &thread_number);
+    m.def("peak", &peak);
 
     py::list kernels;
     for (const char* name : kernel_names) kernels.append(name);

@@ -68,6 +68,44 @@ def set_tracing(on: bool) -> None:
 def trace() -> list[tuple[str, str, int, int, str]]:
     """The recorded calls (device, kernel, start ns, duration ns, operands), then forgotten."""
 
+class Recorder:
+    """Keeps every call of every kernel in the process, from start to stop."""
+
+    def __init__(self) -> None: ...
+    def start(self) -> None:
+        """Begins, or goes on."""
+
+    def stop(self) -> None:
+        """Ends; what was recorded stays."""
+
+    def take(
+        self,
+    ) -> list[
+        tuple[
+            str,
+            str,
+            int,
+            int,
+            int,
+            tuple[tuple[str, tuple[int, ...], tuple[int, ...]] | None, ...],
+            tuple[float, ...],
+        ]
+    ]:
+        """The recorded calls, then forgotten.
+
+        Each is (device, kernel, thread, start ns, duration ns, operands, scalars); an operand is
+        (dtype, shape, strides), or None where it was absent.
+        """
+
+def clock() -> int:
+    """The time that recorded calls are stamped with, in ns."""
+
+def thread_number() -> int:
+    """The number that recorded calls of this thread carry."""
+
+def peak() -> tuple[float, float, float]:
+    """Operations per second in float32 and float64, and bytes per second, measured now."""
+
 def memory_stats() -> dict[str, int]:
     """Bytes in_use, held, peak, limit; blocks allocations, system_allocations."""
 

@@ -23,10 +23,10 @@ bool has_avx512()
 #endif
 
 const Target all_targets[] = {
-    {"scalar", always, scalar::make_table},
+    {"scalar", always, scalar::make_table, scalar::peak_loops},
 #if defined(__x86_64__)
-    {"avx2", has_avx2, avx2::make_table},
-    {"avx512", has_avx512, avx512::make_table},
+    {"avx2", has_avx2, avx2::make_table, avx2::peak_loops},
+    {"avx512", has_avx512, avx512::make_table, avx512::peak_loops},
 #endif
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "peak.h"
 
 namespace needle::NEEDLE_TARGET {
 
@@ -16,5 +17,7 @@ void add_softmax(Table& table);
 void add_recurrent(Table& table);
 void add_index(Table& table);
 void add_optimize(Table& table);
+
+PeakLoops peak_loops();
 
 }  // namespace needle::NEEDLE_TARGET

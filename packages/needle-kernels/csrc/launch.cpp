@@ -1,11 +1,10 @@
 #include "launch.h"
 
 #include <atomic>
-#include <chrono>
-#include <mutex>
 #include <new>
 #include <stdexcept>
 
+#include "recorder.h"
 #include "storage.h"
 #include "threads.h"
 
@@ -16,45 +15,11 @@ namespace {
 Table tables[device_count];
 std::atomic<uint64_t> counts[device_count][kernel_count];
 
-std::atomic<bool> tracing{false};
-std::mutex trace_mutex;
-std::vector<TraceEvent> trace_events;
-
-int64_t now()
+void run_recorded(Device device, const Entry& entry, const Call& call)
 {
-    auto since_epoch = std::chrono::steady_clock::now().time_since_epoch();
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(since_epoch).count();
-}
-
-std::string describe_operands(const Call& call)
-{
-    static const char* names[] = {"float32", "float64", "int32", "int64", "uint8", "bool"};
-    std::string text;
-    for (int i = 0; i < call.count; ++i) {
-        const Array& array = call.arrays[i];
-        if (i > 0) text += ' ';
-        if (array.data == nullptr) {
-            text += "none";
-            continue;
-        }
-        text += names[static_cast<int>(array.dtype)];
-        text += '(';
-        for (int axis = 0; axis < array.rank; ++axis) {
-            if (axis > 0) text += ',';
-            text += std::to_string(array.shape[axis]);
-        }
-        text += ')';
-    }
-    return text;
-}
-
-void run_traced(Device device, const Entry& entry, const Call& call)
-{
-    TraceEvent event{device, call.kernel, now(), 0, describe_operands(call)};
+    int64_t start = clock_now();
     entry.run(call);
-    event.duration = now() - event.start;
-    std::lock_guard<std::mutex> lock(trace_mutex);
-    trace_events.push_back(std::move(event));
+    record(static_cast<int>(device), start, clock_now() - start, call);
 }
 
 // Scratch memory for one call, given back when the call ends.
@@ -92,8 +57,8 @@ void launch(Device device, int kernel, Call& call)
     Workspace workspace(entry.workspace != nullptr ? entry.workspace(call) : 0);
     call.workspace = workspace.data();
     counts[static_cast<int>(device)][kernel].fetch_add(1, std::memory_order_relaxed);
-    if (__builtin_expect(tracing.load(std::memory_order_relaxed), 0))
-        run_traced(device, entry, call);
+    if (__builtin_expect(recording(), 0))
+        run_recorded(device, entry, call);
     else
         entry.run(call);
 }
@@ -107,16 +72,6 @@ void reset_call_counts()
 {
     for (auto& device : counts)
         for (auto& count : device) count.store(0, std::memory_order_relaxed);
-}
-
-void set_tracing(bool on) { tracing.store(on, std::memory_order_relaxed); }
-
-std::vector<TraceEvent> take_trace()
-{
-    std::lock_guard<std::mutex> lock(trace_mutex);
-    std::vector<TraceEvent> events;
-    events.swap(trace_events);
-    return events;
 }
 
 }  // namespace needle

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
 #include "kernels.h"
 
@@ -25,16 +23,5 @@ void launch(Device device, int kernel, Call& call);
 // How often each kernel ran: always counted.
 uint64_t call_count(Device device, int kernel);
 void reset_call_counts();
-
-// With tracing on, every launch is also recorded.
-struct TraceEvent {
-    Device device;
-    int kernel;
-    int64_t start;         // ns on the steady clock
-    int64_t duration;      // ns
-    std::string operands;  // "float32(2,3) float32(3,4) ..."
-};
-void set_tracing(bool on);
-std::vector<TraceEvent> take_trace();  // returns what was recorded and forgets it
 
 }  // namespace needle

@@ -2,23 +2,28 @@
 #pragma once
 
 #include "kernels.h"
+#include "peak.h"
 
 namespace needle {
 
 namespace scalar {
 Table make_table();
-}
+PeakLoops peak_loops();
+}  // namespace scalar
 namespace avx2 {
 Table make_table();
-}
+PeakLoops peak_loops();
+}  // namespace avx2
 namespace avx512 {
 Table make_table();
-}
+PeakLoops peak_loops();
+}  // namespace avx512
 
 struct Target {
     const char* name;
     bool (*supported)();
     Table (*make_table)();
+    PeakLoops (*peak_loops)();
 };
 
 // From the plainest to the widest; those not compiled for this architecture are absent.

@@ -21,6 +21,7 @@ from needle.backend_ndarray.config import (
     trace,
 )
 from needle.backend_ndarray.conv import conv, conv_input_grad, conv_output_shape, conv_weight_grad
+from needle.backend_ndarray.costs import COSTS, Cost, KernelCall, Operand, Recorder, cost_of
 from needle.backend_ndarray.creation import array, empty, from_dlpack, full, ones, zeros
 from needle.backend_ndarray.devices import (
     Device,
@@ -71,6 +72,7 @@ from needle.backend_ndarray.normalize import (
     layer_norm_grad,
 )
 from needle.backend_ndarray.optimize import adam, scale, sgd, sum_squares
+from needle.backend_ndarray.peak import Peak, peak
 from needle.backend_ndarray.recurrent import lstm_cell, lstm_cell_grad
 from needle.backend_ndarray.reduce import max, min, sum
 from needle.backend_ndarray.reference import table as _reference_table
@@ -93,11 +95,17 @@ from needle.backend_ndarray.softmax import (
 )
 
 __all__ = [
+    "COSTS",
     "AxisError",
+    "Cost",
     "DTypeError",
     "Device",
     "DeviceError",
+    "KernelCall",
     "NDArray",
+    "Operand",
+    "Peak",
+    "Recorder",
     "ShapeError",
     "abs",
     "adam",
@@ -116,6 +124,7 @@ __all__ = [
     "conv_output_shape",
     "conv_weight_grad",
     "copy_into",
+    "cost_of",
     "counters",
     "cpu",
     "cpu_numpy",
@@ -158,6 +167,7 @@ __all__ = [
     "one_hot",
     "ones",
     "pad",
+    "peak",
     "permute",
     "power",
     "relu",
