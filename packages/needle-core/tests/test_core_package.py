@@ -30,6 +30,8 @@ NAMES = [
     "no_grad",
     "set_num_threads",
     "show_config",
+    "profile",
+    "peak",
     "ShapeError",
     "DTypeError",
     "DeviceError",

@@ -186,8 +186,8 @@ def test_lstm_cell() -> None:
     assert back == (want_back, 4 * b * h * 13)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd(momentum: float) -> None:
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd(momentum: float, nesterov: bool) -> None:
     lr, decay = 0.1, 0.01
     w, u, g = counted(5), counted(5), counted(5)
 
@@ -196,12 +196,13 @@ def test_sgd(momentum: float) -> None:
             step = g[i] + decay * w[i]
             if momentum:
                 # 1 - momentum is one number for all
-                step = momentum * u[i] + (1 - momentum) * step
+                mean = momentum * u[i] + (1 - momentum) * step
+                step = momentum * mean + (1 - momentum) * step if nesterov else mean
             _ = w[i] - lr * step
 
     p, q, r = arrays((5,), (5,), (5,))
     flops, nbytes = last_cost(
-        lambda: nd.sgd([p], [q] if momentum else None, [r], lr, momentum, 0.01)
+        lambda: nd.sgd([p], [q] if momentum else None, [r], lr, momentum, decay, nesterov)
     )
     assert flops == flops_of(loop)
     assert nbytes == 4 * 5 * (5 if momentum else 3)

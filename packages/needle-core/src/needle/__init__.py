@@ -18,6 +18,7 @@ from .backend_ndarray import (
     DeviceError,
     DTypeError,
     NDArray,
+    Peak,
     ShapeError,
     all_devices,
     cpu,
@@ -25,6 +26,7 @@ from .backend_ndarray import (
     cuda,
     default_device,
     num_threads,
+    peak,
     set_num_threads,
     show_config,
 )
@@ -85,6 +87,7 @@ from .ops import (
     unbroadcast,
     undilate,
 )
+from .profiler import ProfileRow, profile
 
 if _TYPE_CHECKING:
     from . import apps as apps
@@ -129,6 +132,8 @@ __all__ = [
     "Device",
     "DeviceError",
     "NDArray",
+    "Peak",
+    "ProfileRow",
     "ShapeError",
     "Tensor",
     "TensorTuple",
@@ -175,9 +180,11 @@ __all__ = [
     "ones",
     "ones_like",
     "ops",
+    "peak",
     "permute",
     "power",
     "power_scalar",
+    "profile",
     "relu",
     "reshape",
     "rnn",

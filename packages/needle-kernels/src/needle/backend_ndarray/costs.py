@@ -99,8 +99,8 @@ class Recorder:
     def take(self) -> list[KernelCall]:
         """What was recorded since the last `take`, in the order in which calls ended."""
         return [
-            KernelCall(*head, tuple([a and Operand(*a) for a in operands]), scalars)
-            for *head, operands, scalars in self._recorder.take()
+            call._replace(operands=tuple([a and Operand(*a) for a in call.operands]))
+            for call in map(KernelCall._make, self._recorder.take())
         ]
 
 
@@ -203,9 +203,14 @@ def scatter_add_bytes(operands: Operands, scalars: Scalars) -> int:
     return 3 * src.nbytes + ids.nbytes
 
 
+def cross_entropy_flops(operands: Operands, scalars: Scalars) -> int:
+    """Four per logit, as for logsumexp; one more with label smoothing."""
+    return (4 + bool(scalars[0])) * array(operands, 2).size
+
+
 def cross_entropy_grad_flops(operands: Operands, scalars: Scalars) -> int:
-    """Three per logit, and one off at each label."""
-    return 3 * array(operands, 0).size + array(operands, 4).size
+    """Three per logit, one more with label smoothing, and one off at each label."""
+    return (3 + bool(scalars[0])) * array(operands, 0).size + array(operands, 4).size
 
 
 def every(first: int, step: int, operands: Operands) -> list[Operand]:
@@ -214,9 +219,10 @@ def every(first: int, step: int, operands: Operands) -> list[Operand]:
 
 
 def sgd_flops(operands: Operands, scalars: Scalars) -> int:
-    """Seven per weight, four without momentum."""
+    """Seven per weight; ten with Nesterov's momentum, four without any."""
+    momentum = 10 if scalars[3] else 7
     states = zip(operands[0::3], operands[1::3], strict=True)
-    return sum((4 if u is None else 7) * w.size for w, u in states if w is not None)
+    return sum((4 if u is None else momentum) * w.size for w, u in states if w is not None)
 
 
 def sgd_bytes(operands: Operands, scalars: Scalars) -> int:
@@ -277,7 +283,7 @@ COSTS: Final[dict[str, Cost]] = {
     "softmax": Cost(per_element(1, 5)),
     "logsoftmax": Cost(per_element(1, 5)),
     "logsumexp": Cost(per_element(1, 4)),
-    "softmax_cross_entropy": Cost(per_element(2, 4)),
+    "softmax_cross_entropy": Cost(cross_entropy_flops),
     "softmax_cross_entropy_grad": Cost(cross_entropy_grad_flops),
     # recurrent, per hidden unit
     "lstm_cell": Cost(per_element(0, 9)),
