@@ -84,7 +84,7 @@ def test_resnet9_learns_the_synthetic_images():
 
 def test_init_chooses_the_scale_of_the_first_weights():
     outputs = [
-        succeed(*IMAGES, "--epochs", 1, *options).stdout.splitlines()[1]
+        succeed(*IMAGES, "--epochs", 1, *options).stdout.splitlines()[2]
         for options in ([], ["--init", "torch"], ["--init", "kaiming"])
     ]
     losses = [numbers(r"loss (\d+\.\d+)", line)[0] for line in outputs]
@@ -338,7 +338,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
     assert "no such file: nothing" in fail("eval", "nothing")
     assert "is not a checkpoint, or damaged" in fail("eval", tmp_path / "text")
     assert "is a folder" in fail("eval", tmp_path)
-    assert "Missing argument 'CHECKPOINT'" in fail("eval")
+    assert "Missing argument 'RUN|CHECKPOINT'" in fail("eval")
 
 
 def test_a_checkpoint_and_data_that_do_not_belong_together(tmp_path):
@@ -378,7 +378,7 @@ def start(*arguments, **environment):
 
 def test_ctrl_c_stops_cleanly(tmp_path):
     path = tmp_path / "model.safetensors"
-    options = ("--epochs", 1000, "--max-batches", 1, "--save", path)
+    options = ("--epochs", 1000, "--max-batches", 1, "--save", path, "--runs-dir", tmp_path / "r")
     process = start("train", "lm", "--data", "synthetic", "--hidden-size", 8, *options)
     deadline = time.monotonic() + 60
     while not path.exists() and time.monotonic() < deadline:
@@ -387,9 +387,9 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
-        r"stopped in epoch \d+ of 1000; .*model.safetensors holds the last whole epoch\n", stderr
+        r"stopped in epoch \d+ of 1000; go on with: needle train lm --resume .*-lm-1\n", stderr
     )
-    assert os.listdir(tmp_path) == [path.name]
+    assert sorted(os.listdir(tmp_path)) == [path.name, "r"]
 
 
 def test_the_command_in_a_process_of_its_own():
@@ -408,10 +408,11 @@ def test_a_terminal_sees_a_bar_and_a_pipe_does_not(capsys):
     from needle.apps.training import Score
 
     for terminal in (True, False):
-        report = Report("images")
+        report = Report()
         report._stderr = Console(stderr=True, force_terminal=terminal, width=150)
-        with report.watch("epoch 1/3", 10) as observe:
-            observe(Score(correct=3, total_loss=8.0, examples=4, steps=5, seconds=2.0))
+        score = Score(correct=3, total_loss=8.0, examples=4, steps=5, seconds=2.0)
+        report.show("epoch 1/3", 10, 5, score, "images")
+        report.hide()
         shown = capsys.readouterr().err
         assert ("epoch 1/3" in shown) == terminal
         assert ("5/10" in shown) == terminal

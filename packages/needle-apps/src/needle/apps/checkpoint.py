@@ -1,15 +1,30 @@
-"""Checkpoints: a model's parameters and buffers in one safetensors file.
+"""Checkpoints: a model, and where its training stood, in one safetensors file.
 
-Such a file holds arrays and text, nothing that runs: reading one from a stranger is safe. Its
-metadata is a `ModelSpec`: which model to build, and which data it was trained on.
+Such a file holds arrays and text, nothing that runs: reading one from a stranger is safe. The
+arrays are the model's by their names, and under `optimizer/`, `hidden/` and `generator/` those of
+its training. The text, in the file's metadata, is
+
+```
+format     this format's name
+spec       JSON: a `ModelSpec`, which model to build and which data it was trained on
+training   JSON: settings, progress, optimizer, generator, versions; absent in a mere model
+checksum   SHA-256 of all arrays and the texts above
+```
+
+One file, so that the parts cannot be of different moments, and written in one piece, so that there
+is always a whole one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +32,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+import needle
 from needle import nn
+from needle.apps.config import Config, ConfigError, parse_config
 from needle.apps.models import LanguageModel, ResNet9
+from needle.apps.runfolder import write_atomically
+from needle.apps.trainer import Progress, TrainingState
+from needle.apps.training import Score
 
-FORMAT = "needle-checkpoint-1"
+FORMAT = "needle-checkpoint-2"
 MODELS: dict[str, Callable[..., nn.Module]] = {"resnet9": ResNet9, "lm": LanguageModel}
 LM_CONFIG = {
     "embedding_size": int,
@@ -29,6 +49,7 @@ LM_CONFIG = {
     "num_layers": int,
     "seq_model": str,
 }
+MAX_TEXT = 2**20  # characters of a JSON text: ours have some 2,000
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -57,23 +78,103 @@ class ModelSpec:
         return MODELS[self.model](**self.config, device=device)
 
 
-def save(path: Path, model: nn.Module, spec: ModelSpec) -> None:
+@dataclass(frozen=True)
+class Training:
+    """How a checkpoint's model came about, and all that is needed to go on.
+
+    Attributes:
+        config: the run's settings.
+        state: where it stood.
+        environment: versions and machine, for a warning where they differ.
+    """
+
+    config: Config
+    state: TrainingState
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's content, checked.
+
+    Attributes:
+        path: the file.
+        spec: the model.
+        arrays: its parameters and buffers.
+        training: how it came about; None in a mere model.
+    """
+
+    path: Path
+    spec: ModelSpec
+    arrays: Arrays
+    training: Training | None
+
+    def fill(self, model: nn.Module) -> None:
+        """Give a model this one's parameters and buffers.
+
+        Raises:
+            CheckpointError: they do not fit it; it is then as it was.
+        """
+        try:
+            model.load_state_dict(self.arrays)
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"load: {self.path} does not fit its model {self.spec.model}: {_reason(error)}"
+            ) from error
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    spec: ModelSpec,
+    config: Config | None = None,
+    state: TrainingState | None = None,
+) -> None:
     """Write a checkpoint in one piece: whatever happens, `path` holds the old one or the new one.
 
     Raises:
         OSError: the file cannot be written.
     """
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    content = to_bytes(arrays, {"format": FORMAT, "spec": json.dumps(asdict(spec))})
-    partial = _partial(path)
+    texts = {"format": FORMAT, "spec": json.dumps(asdict(spec))}
+    if config is not None and state is not None:
+        more, plain = _split(state)
+        arrays |= more
+        plain |= {"task": config.task, "config": config.plain(), "environment": environment()}
+        texts["training"] = json.dumps(plain, allow_nan=False)
+    write_atomically(path, to_bytes(arrays, {**texts, "checksum": checksum(arrays, texts)}))
+
+
+def checksum(arrays: Arrays, texts: Mapping[str, str]) -> str:
+    """SHA-256 of all arrays, with names, types and shapes, and of all texts, as hex."""
+    digest = hashlib.sha256()
+    for name, text in sorted(texts.items()):
+        digest.update(json.dumps([name, text]).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """What a run's last bits depend on besides its settings."""
+    return {
+        **{name: _version(name) for name in ("needle-kernels", "needle-core", "needle-nn")},
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cpu": needle.backend_ndarray.isa(),
+        "threads": str(needle.num_threads()),
+    }
+
+
+def _version(distribution: str) -> str:
     try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return version(distribution)
+    except PackageNotFoundError:
+        return "source tree"
 
 
 def check_writable(path: Path) -> None:
@@ -86,7 +187,7 @@ def check_writable(path: Path) -> None:
         raise IsADirectoryError(f"save: {path} is a folder: need a file name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"save: no such folder: {path.parent}: create it first")
-    partial = _partial(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         partial.touch(exist_ok=False)
     except OSError as error:
@@ -94,52 +195,104 @@ def check_writable(path: Path) -> None:
     partial.unlink()
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+def _split(state: TrainingState) -> tuple[Arrays, dict[str, Any]]:
+    """A TrainingState as arrays and as plain values for JSON."""
+    arrays, hyper = {}, {}
+    for name, value in state.optimizer.items():
+        if isinstance(value, float):
+            hyper[name] = value
+        else:
+            arrays[f"optimizer/{name}"] = value.numpy()
+    arrays |= {f"hidden/{i}": h for i, h in enumerate(state.hidden)}
+    progress = asdict(state.progress)
+    if math.isinf(state.progress.best_loss):  # JSON knows no infinity
+        progress["best_loss"] = None
+    plain = {"progress": progress, "optimizer": hyper}
+    for name, generator in (("now", state.generator), ("order", state.order)):
+        arrays[f"generator/{name}"] = generator["state"]["key"]
+        plain[name] = {
+            "pos": int(generator["state"]["pos"]),
+            "has_gauss": int(generator["has_gauss"]),
+            "gauss": float(generator["gauss"]),
+        }
+    return arrays, plain
+
+
+# ---- reading -------------------------------------------------------------------------------------
 
 
 def load(path: Path, device: Any = None) -> tuple[nn.Module, ModelSpec]:
-    """Read a checkpoint back: the model on `device`, and what it is.
+    """Read a checkpoint's model back: the model on `device`, and what it is.
 
     Raises:
         OSError: there is no such file.
         CheckpointError: it is damaged, foreign, or its arrays do not fit its model.
     """
-    arrays, spec = _read(path)
+    content = read(path)
+    model = content.spec.build(device)
+    content.fill(model)
+    return model, content.spec
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and check a whole checkpoint; nothing of it is used before all of it is checked.
+
+    Raises:
+        OSError: there is no such file.
+        CheckpointError: it is damaged or foreign.
+    """
+    arrays, texts = _read(path)
+    spec = _parse_spec(path, texts.get("spec", ""))
     if spec.model == "lm":
         _check_sizes(path, arrays, spec.config)
-    model = spec.build(device)
-    try:
-        model.load_state_dict(arrays)
-    except (KeyError, ValueError, TypeError) as error:
-        reason = error.args[0] if error.args else error
+    given = texts.pop("checksum", "none")
+    found = checksum(arrays, texts)
+    if given != found:
         raise CheckpointError(
-            f"load: {path} does not fit its model {spec.model}: {reason}"
-        ) from error
-    return model, spec
+            f"load: {path} was changed after it was written: checksum is {found[:12]}...: need "
+            f"{given[:12]}..."
+        )
+    own = {name: array for name, array in arrays.items() if "/" not in name}
+    training = _parse_training(path, texts["training"], arrays) if "training" in texts else None
+    return Checkpoint(path, spec, own, training)
 
 
-def _read(path: Path) -> tuple[Arrays, ModelSpec]:
+def _read(path: Path) -> tuple[Arrays, dict[str, str]]:
     if path.is_dir():
         raise IsADirectoryError(f"load: {path} is a folder: need a checkpoint file")
-    if not path.exists():
+    if not path.is_file():  # a pipe or a device would never end
         raise FileNotFoundError(f"load: no such file: {path}")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            texts = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, TypeError) as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"load: {path} is not a checkpoint, or damaged: {error}") from error
-    if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "none")
+    if texts.get("format") != FORMAT:
+        found = texts.get("format", "none")
         raise CheckpointError(f"load: {path} is not needle's: format is {found}: need {FORMAT}")
-    return arrays, _parse(path, metadata.get("spec", ""))
+    return arrays, texts
 
 
-def _parse(path: Path, text: str) -> ModelSpec:
+def _parse_json(text: str) -> Any:
+    """JSON of limited size, without NaN and infinities.
+
+    Raises:
+        ValueError, RecursionError: it is not.
+    """
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"text too long: {len(text)} characters: need at most {MAX_TEXT}")
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a number")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _parse_spec(path: Path, text: str) -> ModelSpec:
     """The metadata as a ModelSpec, every field checked: the file may come from anywhere."""
     try:
-        spec = ModelSpec(**json.loads(text))
+        spec = ModelSpec(**_parse_json(text))
         wanted = {"resnet9": {}, "lm": LM_CONFIG}[spec.model]
         found = {name: type(value) for name, value in spec.config.items()}
         if found != wanted:
@@ -167,3 +320,92 @@ def _check_sizes(path: Path, arrays: Arrays, config: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"load: {path}: num_layers is {config['num_layers']}: it holds {len(arrays)} arrays"
         )
+
+
+def _parse_training(path: Path, text: str, arrays: Arrays) -> Training:
+    """The training part, every value checked for type and range."""
+    try:
+        plain = _dict(_parse_json(text), "training")
+        config = parse_config(plain.get("task"), _dict(plain.get("config"), "config"), "config")
+        optimizer: dict[str, Any] = {
+            name: _number(value, name) for name, value in _dict(plain["optimizer"], "opt").items()
+        }
+        optimizer |= _under("optimizer/", arrays)
+        hidden = _under("hidden/", arrays)
+        state = TrainingState(
+            _parse_progress(_dict(plain["progress"], "progress")),
+            optimizer,
+            tuple(hidden[str(i)] for i in range(len(hidden))),
+            *(_parse_generator(plain[name], arrays, name) for name in ("now", "order")),
+        )
+        recorded = _dict(plain["environment"], "environment")
+    except (ConfigError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"load: {path} does not say how to go on training: {_reason(error)}"
+        ) from error
+    return Training(config, state, {str(k): str(v) for k, v in recorded.items()})
+
+
+def _parse_progress(plain: dict[str, Any]) -> Progress:
+    best = plain["best_loss"]
+    return Progress(
+        epoch=_count(plain["epoch"], "epoch"),
+        batch=_count(plain["batch"], "batch"),
+        step=_count(plain["step"], "step"),
+        score=_parse_score(_dict(plain["score"], "score")),
+        best_loss=math.inf if best is None else _number(best, "best_loss"),
+        best_epoch=_count(plain["best_epoch"], "best_epoch"),
+        seconds=_number(plain["seconds"], "seconds"),
+    )
+
+
+def _parse_score(plain: dict[str, Any]) -> Score:
+    return Score(
+        correct=_count(plain["correct"], "correct"),
+        total_loss=_number(plain["total_loss"], "total_loss"),
+        examples=_count(plain["examples"], "examples"),
+        steps=_count(plain["steps"], "steps"),
+        seconds=_number(plain["seconds"], "seconds"),
+    )
+
+
+def _parse_generator(plain: Any, arrays: Arrays, name: str) -> dict[str, Any]:
+    """The state of a Mersenne Twister, in the form that `np.random.set_state` takes."""
+    plain, key = _dict(plain, name), arrays[f"generator/{name}"]
+    if key.dtype != np.uint32 or key.shape != (624,):
+        raise ValueError(f"generator/{name} is {key.dtype} {key.shape}: need uint32 (624,)")
+    pos = _count(plain["pos"], "pos")
+    if pos > 624 or plain["has_gauss"] not in (0, 1):
+        raise ValueError(f"{name}: pos is {pos}, has_gauss {plain['has_gauss']}")
+    return {
+        "bit_generator": "MT19937",
+        "state": {"key": key, "pos": pos},
+        "has_gauss": _count(plain["has_gauss"], "has_gauss"),
+        "gauss": _number(plain["gauss"], "gauss"),
+    }
+
+
+def _under(prefix: str, arrays: Arrays) -> Arrays:
+    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+
+
+def _dict(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is {value!r:.50}: need an object")
+    return value
+
+
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"{name} is {value!r:.50}: need a whole number from 0 on")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r:.50}: need a number")
+    return float(value)
+
+
+def _reason(error: Exception) -> Any:
+    return error.args[0] if error.args else error

@@ -1,21 +1,26 @@
-"""What a run prints: a progress bar on a terminal, plain lines anywhere else."""
+"""What a run prints: a progress bar on a terminal, plain lines elsewhere, JSON for machines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from needle.apps.training import Observer, Score
+from needle.apps.sources import Source
+from needle.apps.trainer import Callback, EpochMetrics, Outcome, StepMetrics, Trainer
+from needle.apps.training import Score
 
 
 def figures(score: Score, unit: str) -> str:
@@ -35,40 +40,97 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class Report:
-    """Prints the passes of a run: results to stdout, progress and warnings to stderr.
+def closing(source: Source, measured: Mapping[str, Score], unit: str, cut: int | None) -> str:
+    """`synthetic images: test accuracy 59.31 % (cut short at 2 batches)`."""
+    found = ", ".join(result(split, score, unit) for split, score in measured.items())
+    short = f" (cut short at {count(cut, 'batch', 'batches')})" if cut is not None else ""
+    return f"{source.name}: {found}{short}"
+
+
+def result(split: str, score: Score, unit: str) -> str:
+    """What a split is judged by: `test accuracy 59.31 %` or `valid perplexity 98.7`."""
+    if unit == "tokens":
+        return f"{split} perplexity {score.perplexity:.1f}"
+    return f"{split} accuracy {100 * score.accuracy:.2f} %"
+
+
+def count(n: int, one: str, many: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{n} {one if n == 1 else many}"
+
+
+class Report(Callback):
+    """Prints a run for people: results to stdout, a progress bar and warnings to stderr.
+
+    The bar is for terminals; anywhere else there is a line for each epoch.
 
     Args:
+        quiet: print no results, for one who prints them otherwise.
+
+    Attributes:
         unit: what is counted, "images" or "tokens".
     """
 
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
         self._stdout = Console(highlight=False, soft_wrap=True)
         self._stderr = Console(highlight=False, soft_wrap=True, stderr=True)
+        self._bar: tuple[str, Progress, TaskID] | None = None
+        self._epochs = 0
+        self.unit = "images"
 
     def line(self, text: str) -> None:
         """Print one line of results."""
-        self._stdout.print(text, markup=False)
-
-    def finished(self, title: str, score: Score) -> None:
-        """Print what a whole pass measured, and how fast it was."""
-        rate, time = f"{score.rate:,.0f} {self.unit}/s", duration(score.seconds)
-        self.line(f"{title}: {figures(score, self.unit)}, {rate}, {time}")
+        if not self.quiet:
+            self._stdout.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """Print a warning that cannot be overlooked."""
         self._stderr.print(f"WARNING: {text}", style="bold yellow", markup=False)
 
-    def result(self, split: str, score: Score) -> str:
-        """What a split is judged by: `test accuracy 59.31 %` or `valid perplexity 98.7`."""
-        if self.unit == "tokens":
-            return f"{split} perplexity {score.perplexity:.1f}"
-        return f"{split} accuracy {100 * score.accuracy:.2f} %"
+    # ---- a run ---------------------------------------------------------------------------------
 
-    @contextmanager
-    def watch(self, title: str, batches: int) -> Iterator[Observer]:
-        """Show a pass while it runs; the bar is gone when it ends, however it ends."""
+    def on_start(self, trainer: Trainer) -> None:
+        self._epochs = trainer.epochs
+        self.unit = trainer.task.unit
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        title = f"epoch {metrics.epoch}/{self._epochs}"
+        self.show(title, metrics.batches, metrics.batch, metrics.score, metrics.unit)
+
+    def on_measure(self, split: str, batches: int, score: Score) -> None:
+        self.show(split, batches, score.steps, score, self.unit)
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self.hide()
+        train, unit = metrics.train, metrics.unit
+        rate, seconds = f"{train.rate:,.0f} {unit}/s", duration(train.seconds)
+        others = "".join(f"; {result(*item, unit)}" for item in metrics.measured.items())
+        title = f"epoch {metrics.epoch}/{metrics.epochs}"
+        self.line(f"{title}: {figures(train, unit)}, {rate}, {seconds}{others}")
+
+    def on_close(self) -> None:
+        self.hide()
+
+    # ---- the bar -------------------------------------------------------------------------------
+
+    def show(self, title: str, total: int, done: int, score: Score, unit: str) -> None:
+        """Move the bar, or begin a new one for a new title."""
+        if not self._stderr.is_terminal:
+            return
+        if self._bar is None or self._bar[0] != title:
+            self.hide()
+            self._bar = (title, *self._begin(title, total))
+        text = f"{figures(score, unit)}, {score.rate:,.0f} {unit}/s"
+        self._bar[1].update(self._bar[2], completed=done, figures=text)
+
+    def hide(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar[1].stop()
+            self._bar = None
+
+    def _begin(self, title: str, total: int) -> tuple[Progress, TaskID]:
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -78,14 +140,36 @@ class Report:
             TimeRemainingColumn(),
             console=self._stderr,
             transient=True,
-            disable=not self._stderr.is_terminal,
         )
-        bar = progress.add_task(title, total=batches, figures="")
+        task = progress.add_task(title, total=total, figures="")
+        progress.start()
+        return progress, task
 
-        def observe(score: Score) -> None:
-            if not progress.disable:
-                text = f"{figures(score, self.unit)}, {score.rate:,.0f} {self.unit}/s"
-                progress.update(bar, completed=score.steps, figures=text)
 
-        with progress:
-            yield observe
+class JsonReport(Callback):
+    """Prints a run for machines: one JSON object a line on stdout.
+
+    Args:
+        log_every: steps between two step lines.
+    """
+
+    def __init__(self, log_every: int) -> None:
+        self.log_every = log_every
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        if metrics.step % self.log_every == 0:
+            print_json(metrics.record())
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        print_json(metrics.record())
+
+    def on_end(self, outcome: Outcome) -> None:
+        print_json(outcome.record())
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print a JSON object as one line; NaN and infinities, which JSON lacks, become null."""
+    plain = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
+    }
+    print(json.dumps(plain, allow_nan=False), flush=True)

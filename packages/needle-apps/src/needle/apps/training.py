@@ -1,40 +1,44 @@
-"""One training loop for images and text, free of seeds, printing and files.
+"""One pass over images or text, free of seeds, printing and files.
 
-A *step* is a pair (logits, targets). `image_steps` and `text_steps` produce them, `run_epoch`
-consumes them: loss, backward, clip, update, and a running score. A `Task` binds a model to its
-data, split by split; `train_epoch` and `evaluate` are one pass over a split.
+A *step* is a model's logits for a batch, and their targets. `image_steps` and `text_steps` produce
+steps, `run_epoch` consumes them: loss, backward, clip, update, and a running score. `tasks` binds
+a model to its data, `trainer` makes whole runs of such passes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from needle import Tensor, cpu, default_device, nn, no_grad
-from needle.data import batchify, get_batch
+from needle.data import get_batch
 from needle.optim import Optimizer
 
 
-class DivergedError(ArithmeticError):
-    """The loss is no longer a number."""
+class Step(NamedTuple):
+    """What the model says of one batch.
 
+    Attributes:
+        logits: (n, classes).
+        targets: class ids (n,).
+        state: the recurrent state after the batch, detached; None for images.
+        weight: what the mean loss counts for in training.
+    """
 
-Step = tuple[Tensor, Tensor]
-"""Logits (n, classes) and class ids (n,)."""
+    logits: Tensor
+    targets: Tensor
+    state: Any = None
+    weight: float = 1.0
+
 
 Observer = Callable[["Score"], None]
 """Called after every step with the score so far."""
-
-
-class Batches(Sized, Iterable[Any], Protocol):
-    """What a DataLoader is to this module: (images, labels) pairs, of a known number."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,20 @@ class Score:
     examples: int = 0
     steps: int = 0
     seconds: float = 0.0
+
+    def plus(self, step: Step, loss: float, seconds: float) -> Score:
+        """The score with one step more, of this mean loss, after so many seconds."""
+        labels = step.targets.numpy()
+        # On the CPU this shares the logits' memory: those of a language model are large.
+        scores = np.asarray(step.logits.detach().to(cpu()))
+        hits = int(np.count_nonzero(scores.argmax(axis=1) == labels))
+        return Score(
+            correct=self.correct + hits,
+            total_loss=self.total_loss + loss * len(labels),
+            examples=self.examples + len(labels),
+            steps=self.steps + 1,
+            seconds=seconds,
+        )
 
     @property
     def accuracy(self) -> float:
@@ -97,7 +115,7 @@ def image_steps(batches: Iterable[Any], model: nn.Module) -> Iterator[Step]:
     """Run the model over (images, labels) batches, moved to its device."""
     device = model_device(model)
     for images, labels in batches:
-        yield model(_on(images, device)), _on(labels, device)
+        yield Step(model(_on(images, device)), _on(labels, device))
 
 
 def text_steps(
@@ -106,6 +124,10 @@ def text_steps(
     seq_len: int,
     device: Any = None,
     dtype: Any = "float32",
+    *,
+    first: int = 0,
+    state: Any = None,
+    sum_steps: bool = False,
 ) -> Iterator[Step]:
     """Run the model over a text in windows, carrying its hidden state, detached, along.
 
@@ -115,6 +137,10 @@ def text_steps(
         seq_len: rows of a window; the last one may be shorter.
         device: where the batches go; the model's device when None.
         dtype: the type of the ids in a batch.
+        first: the window to begin with.
+        state: the state before it; None for zeros.
+        sum_steps: a window's weight is its number of rows, not 1: the loss is then summed over the
+            rows and averaged over the batch.
 
     Raises:
         ValueError: seq_len is not positive.
@@ -122,12 +148,11 @@ def text_steps(
     if seq_len < 1:
         raise ValueError(f"text_steps: seq_len too small: {seq_len}: need at least 1")
     device = model_device(model) if device is None else device
-    state = None
-    for i in range(0, len(data) - 1, seq_len):
+    for i in range(first * seq_len, len(data) - 1, seq_len):
         x, y = get_batch(data, i, seq_len, device=device, dtype=dtype)
         logits, state = model(x, state)
         state = _detach(state)
-        yield logits, y
+        yield Step(logits, y, state, x.shape[0] if sum_steps else 1.0)
 
 
 def run_epoch(
@@ -155,11 +180,11 @@ def run_epoch(
     model.train(opt is not None)
     score, start = Score(), time.perf_counter()
     with no_grad() if opt is None else nullcontext():
-        for logits, targets in steps:
-            loss = loss_fn(logits, targets)
+        for step in steps:
+            loss = loss_fn(step.logits, step.targets)
             if opt is not None:
-                _update(loss, opt, clip)
-            score = _count(score, logits, targets, loss.item(), time.perf_counter() - start)
+                update(loss, opt, clip)
+            score = score.plus(step, loss.item(), time.perf_counter() - start)
             if observe is not None:
                 observe(score)
     if score.steps == 0:
@@ -167,26 +192,17 @@ def run_epoch(
     return score
 
 
-def _update(loss: Tensor, opt: Optimizer, clip: float | None) -> None:
+def update(loss: Tensor, opt: Optimizer, clip: float | None = None) -> float | None:
+    """One step of the optimizer down the gradient of `loss`.
+
+    Returns:
+        The gradient's norm before clipping; None without `clip`.
+    """
     opt.reset_grad()
     loss.backward(retain_graph=False)
-    if clip is not None:
-        opt.clip_grad_norm(clip)
+    norm = None if clip is None else opt.clip_grad_norm(clip)
     opt.step()
-
-
-def _count(score: Score, logits: Tensor, targets: Tensor, loss: float, seconds: float) -> Score:
-    labels = targets.numpy()
-    # On the CPU this shares the logits' memory: those of a language model are large.
-    scores = np.asarray(logits.detach().to(cpu()))
-    hits = int(np.count_nonzero(scores.argmax(axis=1) == labels))
-    return Score(
-        correct=score.correct + hits,
-        total_loss=score.total_loss + loss * len(labels),
-        examples=score.examples + len(labels),
-        steps=score.steps + 1,
-        seconds=seconds,
-    )
+    return norm
 
 
 def _on(batch: Any, device: Any) -> Tensor:
@@ -195,111 +211,3 @@ def _on(batch: Any, device: Any) -> Tensor:
 
 def _detach(state: Any) -> Any:
     return tuple(map(_detach, state)) if isinstance(state, tuple) else state.detach()
-
-
-# ---- a model and its data ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Split:
-    """One part of a data set, ready to be run through the model.
-
-    Attributes:
-        steps: starts a pass.
-        batches: how many steps a pass has.
-    """
-
-    steps: Callable[[], Iterator[Step]]
-    batches: int
-
-
-@dataclass(frozen=True)
-class Task:
-    """A model bound to its data.
-
-    Attributes:
-        model: what is trained.
-        unit: what an example is, in the plural: "images" or "tokens".
-        splits: "train", "test" and, for text, "valid".
-        clip: the largest gradient norm of an update; None for no limit.
-        max_batches: stop every pass after so many; None for whole passes.
-    """
-
-    model: nn.Module
-    unit: str
-    splits: Mapping[str, Split]
-    clip: float | None = None
-    max_batches: int | None = None
-
-    def batches(self, split: str) -> int:
-        """How many batches a pass over a split has."""
-        limit = self.max_batches
-        return (
-            self.splits[split].batches if limit is None else min(limit, self.splits[split].batches)
-        )
-
-    def steps(self, split: str) -> Iterator[Step]:
-        """One pass over a split, as far as max_batches allows."""
-        return islice(self.splits[split].steps(), self.max_batches)
-
-
-def image_task(
-    model: nn.Module, loaders: Mapping[str, Batches], max_batches: int | None = None
-) -> Task:
-    """Bind an image classifier to the DataLoader of each split."""
-
-    def split(loader: Batches) -> Split:
-        return Split(lambda: image_steps(loader, model), len(loader))
-
-    splits = {name: split(loader) for name, loader in loaders.items()}
-    return Task(model, "images", splits, max_batches=max_batches)
-
-
-def text_task(
-    model: nn.Module,
-    texts: Mapping[str, Any],
-    batch_size: int,
-    seq_len: int,
-    clip: float | None = None,
-    max_batches: int | None = None,
-) -> Task:
-    """Bind a language model to texts of word ids, cut into batch_size parallel streams.
-
-    Raises:
-        ValueError: a text is too short to give each stream a word and its successor.
-    """
-
-    def split(name: str, words: Any) -> Split:
-        if len(words) < 2 * batch_size:
-            raise ValueError(
-                f"batch size too large: {batch_size}: the {name} text has "
-                f"{len(words)} words, so at most {len(words) // 2}"
-            )
-        data = batchify(words, batch_size, device=None, dtype="float32")
-        return Split(lambda: text_steps(data, model, seq_len), -(-(len(data) - 1) // seq_len))
-
-    splits = {name: split(name, words) for name, words in texts.items()}
-    return Task(model, "tokens", splits, clip, max_batches)
-
-
-def train_epoch(task: Task, opt: Optimizer, observe: Observer | None = None) -> Score:
-    """Train on the train split once.
-
-    Raises:
-        DivergedError: the loss became infinite or NaN.
-    """
-
-    def check(score: Score) -> None:
-        if not math.isfinite(score.total_loss):
-            raise DivergedError(
-                f"train: loss is not finite: batch {score.steps}: lower the learning rate"
-            )
-        if observe is not None:
-            observe(score)
-
-    return run_epoch(task.steps("train"), task.model, nn.SoftmaxLoss(), opt, task.clip, check)
-
-
-def evaluate(task: Task, split: str, observe: Observer | None = None) -> Score:
-    """Measure the model, in evaluation mode, on a split."""
-    return run_epoch(task.steps(split), task.model, nn.SoftmaxLoss(), observe=observe)

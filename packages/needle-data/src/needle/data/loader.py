@@ -73,13 +73,21 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Begin a pass; the random order is drawn now, not with the first batch."""
-        n = len(self.dataset)
-        return self._batches(np.random.permutation(n) if self.shuffle else np.arange(n))
+        return self.start()
 
-    def _batches(self, order: Array[np.int64]) -> Iterator[tuple[Tensor, ...]]:
+    def start(self, first: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Begin a pass at batch `first`, in the order that the whole pass would have.
+
+        So a pass that was broken off goes on: with NumPy's generator as it was when that pass
+        began, the batches from `first` on are the ones it did not come to.
+        """
+        n = len(self.dataset)
+        return self._batches(np.random.permutation(n) if self.shuffle else np.arange(n), first)
+
+    def _batches(self, order: Array[np.int64], first: int) -> Iterator[tuple[Tensor, ...]]:
         dataset = self.dataset
         fetch = dataset.batch if isinstance(dataset, Dataset) else partial(collate, dataset)
-        for k in range(len(self)):
+        for k in range(first, len(self)):
             indices = order[k * self.batch_size : (k + 1) * self.batch_size]
             yield tuple(self._tensor(field) for field in fetch(indices))
 

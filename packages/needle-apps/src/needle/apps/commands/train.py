@@ -1,0 +1,281 @@
+"""`needle train`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+import needle
+from needle.apps import checkpoint, config, recipes, runfolder
+from needle.apps.checkpoints import CheckpointFolder
+from needle.apps.commands.base import (
+    InterruptedRunError,
+    RunFailedError,
+    app,
+    mistakes,
+    prepare_machine,
+    show_help,
+)
+from needle.apps.commands.options import Json, RunsDir, config_options
+from needle.apps.config import Config, ConfigError, ImageConfig, TextConfig, about
+from needle.apps.recipes import Recipe
+from needle.apps.report import JsonReport, Report, closing, count, duration, print_json
+from needle.apps.runfolder import RunFolder
+from needle.apps.trainer import (
+    Callback,
+    DivergedError,
+    EpochMetrics,
+    Outcome,
+    StoppedError,
+    Trainer,
+)
+
+train = typer.Typer(help="Train a network, then measure it on its test set.")
+train.callback(invoke_without_command=True)(show_help)
+app.add_typer(train, name="train")
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings by name (`--preset list` shows them), or a .toml file such as a run's "
+        "config.toml. Options typed besides go before."
+    ),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[RUN]",
+        help="Go on with a run that was stopped or killed, as if it never had been: its name or "
+        "folder; without one, the latest.",
+        rich_help_panel="Checkpoints",
+    ),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the model, without what training needs, to this file after every epoch.",
+        rich_help_panel="Checkpoints",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was typed besides the settings."""
+
+    preset: str | None
+    resume: str | None
+    runs_dir: Path
+    save: Path | None
+    as_json: bool
+
+
+@train.command("resnet9")
+@config_options(ImageConfig)
+def train_resnet9(
+    settings: dict[str, Any],
+    preset: Preset = None,
+    resume: Resume = None,
+    save: Save = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Train ResNet9 to tell ten kinds of small colour images apart (CIFAR-10)."""
+    launch("resnet9", settings, Request(preset, resume, runs_dir, save, as_json))
+
+
+@train.command("lm")
+@config_options(TextConfig)
+def train_lm(
+    settings: dict[str, Any],
+    preset: Preset = None,
+    resume: Resume = None,
+    save: Save = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Train a language model to predict each next word of a text (Penn Treebank)."""
+    launch("lm", settings, Request(preset, resume, runs_dir, save, as_json))
+
+
+# ---- setting up ----------------------------------------------------------------------------------
+
+
+def launch(task: str, settings: dict[str, Any], request: Request) -> None:
+    """Set a run up, and train."""
+    report = Report(quiet=request.as_json)
+    if request.preset == "list":
+        for name in config.preset_names(task):
+            typer.echo(name)
+        return
+    with mistakes():
+        old, wanted = _settle(task, settings, request)
+        if request.save is not None:
+            checkpoint.check_writable(request.save)
+        device = prepare_machine(wanted.device, wanted.threads)
+        recipe = recipes.build(wanted, device, report.warn)
+        folder = old or runfolder.create(request.runs_dir, recipe.config)
+    with _holding(folder):
+        _train(recipe, folder, old is not None, report, request)
+
+
+def _settle(
+    task: str, settings: dict[str, Any], request: Request
+) -> tuple[RunFolder | None, Config]:
+    """The settings of the run, and its folder if it is an old one."""
+    if request.resume is None:
+        return None, config.resolve(task, request.preset, **settings)
+    folder = runfolder.find(request.runs_dir, request.resume, task)
+    return folder, _continued(folder.config(), settings, request)
+
+
+def _continued(old: Config, settings: dict[str, Any], request: Request) -> Config:
+    """A run's settings, with those changed that may be.
+
+    Raises:
+        ConfigError: one may not.
+    """
+    if request.preset is not None:
+        raise ConfigError("resume: a run keeps its settings: got --preset: need --resume without")
+    fixed = [each.name for each in fields(old) if not about(each).on_resume]
+    for name, value in settings.items():
+        if name in fixed and value != getattr(old, name):
+            raise ConfigError(
+                f"resume: a run keeps its settings: got {name} {value}: it has {getattr(old, name)}"
+            )
+    return old.changed(**settings)
+
+
+@contextmanager
+def _holding(folder: RunFolder) -> Iterator[None]:
+    with mistakes():
+        lock = folder.locked()
+        lock.__enter__()
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+# ---- running -------------------------------------------------------------------------------------
+
+
+def _train(
+    recipe: Recipe, folder: RunFolder, resumed: bool, report: Report, request: Request
+) -> None:
+    keeper = CheckpointFolder(folder.checkpoints, recipe.spec, recipe.config, report.warn)
+    callbacks: list[Callback] = [report]
+    if request.as_json:
+        callbacks.append(JsonReport(recipe.config.log_every))
+    if request.save is not None:
+        callbacks.append(ModelFile(request.save, recipe))
+    trainer = recipe.trainer(callbacks, keeper)
+    with mistakes():
+        source = keeper.restore(trainer) if resumed else None
+        runfolder.write_atomically(folder.config_path, recipe.config.to_toml().encode())
+    _announce(recipe, folder, trainer, source, report, request)
+    outcome = _run(trainer, folder, keeper, recipe.config.task)
+    took = duration(outcome.seconds)
+    text = closing(recipe.source, outcome.measured, outcome.unit, recipe.config.max_batches)
+    early = f", stopped early: best was epoch {outcome.best_epoch}" if outcome.stopped_early else ""
+    report.line(f"{text}, after {count(outcome.epochs, 'epoch', 'epochs')} in {took}{early}")
+
+
+def _run(trainer: Trainer, folder: RunFolder, keeper: CheckpointFolder, task: str) -> Outcome:
+    again = f"needle train {task} --resume {shlex.quote(str(folder.path))}"
+    with stopping(trainer) as received:
+        try:
+            return trainer.run()
+        except StoppedError as error:
+            text = f"{error}; go on with: {again}"
+            raise InterruptedRunError(text, received[0] if received else signal.SIGINT) from None
+        except DivergedError as error:
+            raise RunFailedError(f"{error} (last checkpoint: {keeper.saved})") from error
+        except OSError as error:
+            kept = f"the last whole checkpoint is {keeper.files()[-1]}" if keeper.files() else ""
+            raise RunFailedError(
+                f"cannot write: {error.strerror or error}: make room, then go on with: {again}; "
+                f"{kept or 'nothing was saved'}"
+            ) from error
+
+
+@contextmanager
+def stopping(trainer: Trainer) -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM stop a trainer after its step; a second one ends the process at once.
+
+    Yields:
+        The signals received.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        trainer.stop = True
+        # A checkpoint is whole or absent at any moment, so the second signal may kill.
+        for each in handled:
+            signal.signal(each, signal.SIG_DFL)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, stop) for each in handled}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+class ModelFile(Callback):
+    """Writes the model after every epoch, for `--save`."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        checkpoint.save(self.path, self.recipe.task.model, self.recipe.spec)
+
+
+def _announce(
+    recipe: Recipe,
+    folder: RunFolder,
+    trainer: Trainer,
+    source: Path | None,
+    report: Report,
+    request: Request,
+) -> None:
+    """Say what runs, where, on which data."""
+    model = recipe.task.model
+    size = sum(math.prod(p.shape) for p in model.parameters())
+    if request.as_json:
+        print_json(
+            {
+                "event": "start",
+                "run": str(folder.path),
+                "resumed_from": None if source is None else str(source),
+                "step": trainer.at.step,
+                "parameters": size,
+                "data": recipe.source.summary,
+                "config": recipe.config.plain(),
+            }
+        )
+    report.line(opening(model, recipe.spec, recipe.source))
+    at = f" from epoch {trainer.at.epoch + 1}, batch {trainer.at.batch + 1}" if source else ""
+    report.line(f"{'going on' if source else 'run'} in {folder.path}{at}")
+
+
+def opening(model: Any, spec: checkpoint.ModelSpec, source: Any) -> str:
+    """`ResNet9, 431,946 parameters, on cpu() with 2 threads; CIFAR-10 in data: ...`."""
+    kind = spec.config.get("seq_model", "").upper()
+    name = f"{kind} language model" if kind else "ResNet9"
+    size = sum(math.prod(p.shape) for p in model.parameters())
+    device = next(p.device for p in model.parameters())
+    threads = count(needle.num_threads(), "thread", "threads")
+    return f"{name}, {size:,} parameters, on {device} with {threads}; {source.summary}"
