@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -35,8 +34,8 @@ from safetensors.numpy import save as to_bytes
 import needle
 from needle import nn
 from needle.apps.config import Config, ConfigError, parse_config
+from needle.apps.files import partial_path, write_atomically
 from needle.apps.models import LanguageModel, ResNet9
-from needle.apps.runfolder import write_atomically
 from needle.apps.trainer import Progress, TrainingState
 from needle.apps.training import Score
 
@@ -187,7 +186,7 @@ def check_writable(path: Path) -> None:
         raise IsADirectoryError(f"save: {path} is a folder: need a file name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"save: no such folder: {path.parent}: create it first")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = partial_path(path)
     try:
         partial.touch(exist_ok=False)
     except OSError as error:

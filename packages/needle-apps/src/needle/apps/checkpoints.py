@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from needle.apps import checkpoint
+from needle.apps import checkpoint, runs
 from needle.apps.checkpoint import Checkpoint, CheckpointError, ModelSpec
 from needle.apps.config import Config, about, parse_interval
-from needle.apps.runfolder import sync_folder
+from needle.apps.files import partial_path, remove_partial, sync_folder
 from needle.apps.trainer import Checkpointer, Trainer
 
 BEST = "best.safetensors"
@@ -64,8 +64,7 @@ class CheckpointFolder(Checkpointer):
 
     def _link(self, path: Path) -> None:
         """Keep a checkpoint as the best one too: another name of the same file."""
-        partial = self.folder / f".{BEST}.{os.getpid()}.part"
-        partial.unlink(missing_ok=True)
+        partial = partial_path(self.folder / BEST)
         try:
             os.link(path, partial)
         except OSError:  # a file system without links
@@ -84,8 +83,7 @@ class CheckpointFolder(Checkpointer):
         Raises:
             CheckpointError: there are some, but none can be used.
         """
-        for partial in self.folder.glob(".*.part"):  # of a process that was killed
-            partial.unlink(missing_ok=True)
+        remove_partial(self.folder)
         unusable = []
         for path in reversed(self.files()):
             try:
@@ -174,3 +172,25 @@ def _named(spec: ModelSpec) -> str:
 def _data(spec: ModelSpec) -> str:
     words = f" with vocabulary {spec.vocabulary[:12]}" if spec.vocabulary else ""
     return f"{spec.data}{words}"
+
+
+def model_file(given: Path, root: Path) -> Path:
+    """The checkpoint that a command is given: a file, or of a run the best one, else the latest.
+
+    Args:
+        given: a file, or what `runs.find` takes: a run's folder, name, a part of it, or "latest".
+        root: the folder of all runs.
+
+    Raises:
+        RunError: there is no such run, or more than one.
+        CheckpointError: the run has no checkpoint.
+        OSError: a file cannot be read.
+    """
+    if given.is_file():
+        return given
+    folder = runs.find(str(given), root).checkpoints
+    best = folder / BEST
+    files = [best] if best.is_file() else sorted(folder.glob("step-*.safetensors"))
+    if not files:
+        raise CheckpointError(f"load: no checkpoint in {folder}: train the run first")
+    return files[-1]

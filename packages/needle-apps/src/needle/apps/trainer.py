@@ -364,7 +364,7 @@ class Trainer:
             self._tell("on_step", metrics)
             if self.stop:
                 self._save()
-                raise StoppedError(f"stopped in epoch {metrics.epoch} of {self.epochs}")
+                raise self._stopped()
             if self.checkpoints.due(self.at.step):
                 self._save()
 
@@ -415,7 +415,7 @@ class Trainer:
         def observe(score: Score) -> None:
             self._tell("on_measure", split, batches, score)
             if self.stop:
-                raise StoppedError(f"stopped in epoch {self.at.epoch + 1} of {self.epochs}")
+                raise self._stopped()
 
         return self.task.measure(split, observe)
 
@@ -455,6 +455,10 @@ class Trainer:
     def _tell(self, event: str, *details: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(*details)
+
+    def _stopped(self) -> StoppedError:
+        epoch = min(self.at.epoch + 1, self.epochs)
+        return StoppedError(f"stopped in epoch {epoch} of {self.epochs}")
 
     # ---- state -------------------------------------------------------------------------------
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from needle.apps import checkpoint, runfolder, sources
+from needle.apps import checkpoint, runs, sources
 from needle.apps.checkpoint import Checkpoint, CheckpointError, ModelSpec
+from needle.apps.checkpoints import model_file
 from needle.apps.commands.base import app, mistakes, prepare_machine
 from needle.apps.commands.options import (
     Data,
@@ -54,14 +54,14 @@ def evaluate_checkpoint(
     device: DeviceName = None,
     threads: Threads = None,
     max_batches: MaxBatches = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = runs.ROOT,
     as_json: Json = False,
 ) -> None:
     """Measure a checkpoint, or the best one of a run, on the test set of its data."""
     report = Report(quiet=as_json)
     with mistakes():
         where = prepare_machine(device, threads)
-        content = checkpoint.read(runfolder.model_file(file, runs_dir))
+        content = checkpoint.read(model_file(file, runs_dir))
         spec = content.spec
         model = spec.build(where)
         content.fill(model)

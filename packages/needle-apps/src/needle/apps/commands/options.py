@@ -104,7 +104,9 @@ RunsDir = Annotated[
 ]
 Model = Annotated[
     Path,
-    typer.Argument(metavar="RUN|CHECKPOINT", help="The folder of a run, or a checkpoint file."),
+    typer.Argument(
+        metavar="RUN|CHECKPOINT", help="A run, by folder or name or `latest`, or a checkpoint file."
+    ),
 ]
 Data = Annotated[
     DataChoice,

@@ -6,7 +6,7 @@ import math
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import needle
-from needle.apps import checkpoint, config, recipes, runfolder
+from needle.apps import checkpoint, config, recipes, runs
 from needle.apps.checkpoints import CheckpointFolder
 from needle.apps.commands.base import (
     InterruptedRunError,
@@ -27,9 +27,10 @@ from needle.apps.commands.base import (
 )
 from needle.apps.commands.options import Json, RunsDir, config_options
 from needle.apps.config import Config, ConfigError, ImageConfig, TextConfig, about
+from needle.apps.files import write_atomically
 from needle.apps.recipes import Recipe
 from needle.apps.report import JsonReport, Report, closing, count, duration, print_json
-from needle.apps.runfolder import RunFolder
+from needle.apps.runs import Run, RunError
 from needle.apps.trainer import (
     Callback,
     DivergedError,
@@ -86,7 +87,7 @@ def train_resnet9(
     preset: Preset = None,
     resume: Resume = None,
     save: Save = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = runs.ROOT,
     as_json: Json = False,
 ) -> None:
     """Train ResNet9 to tell ten kinds of small colour images apart (CIFAR-10)."""
@@ -100,7 +101,7 @@ def train_lm(
     preset: Preset = None,
     resume: Resume = None,
     save: Save = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = runs.ROOT,
     as_json: Json = False,
 ) -> None:
     """Train a language model to predict each next word of a text (Penn Treebank)."""
@@ -118,24 +119,55 @@ def launch(task: str, settings: dict[str, Any], request: Request) -> None:
             typer.echo(name)
         return
     with mistakes():
-        old, wanted = _settle(task, settings, request)
+        old = _find(task, request)
+        wanted = _settle(task, settings, request, old)
         if request.save is not None:
             checkpoint.check_writable(request.save)
         device = prepare_machine(wanted.device, wanted.threads)
         recipe = recipes.build(wanted, device, report.warn)
-        folder = old or runfolder.create(request.runs_dir, recipe.config)
-    with _holding(folder):
-        _train(recipe, folder, old is not None, report, request)
+        run = old or _create(recipe.config, request)
+    try:
+        _train(recipe, run, old is not None, report, request)
+    finally:
+        run.release()
 
 
-def _settle(
-    task: str, settings: dict[str, Any], request: Request
-) -> tuple[RunFolder | None, Config]:
-    """The settings of the run, and its folder if it is an old one."""
+def _find(task: str, request: Request) -> Run | None:
+    """The run to go on with, locked.
+
+    Raises:
+        RunError: there is none, it is another task's, or another process has it.
+    """
     if request.resume is None:
-        return None, config.resolve(task, request.preset, **settings)
-    folder = runfolder.find(request.runs_dir, request.resume, task)
-    return folder, _continued(folder.config(), settings, request)
+        return None
+    if request.resume == "latest":
+        mine = [run for run in runs.all_runs(request.runs_dir) if run.record.task == task]
+        if not mine:
+            raise RunError(f"resume: no run of train {task} in {request.runs_dir}: begin one first")
+        run = mine[-1]
+    else:
+        run = runs.find(request.resume, request.runs_dir)
+    if run.record.task != task:
+        raise RunError(
+            f"resume: wrong task: {run.folder} is a run of train {run.record.task}: need {task}"
+        )
+    run.lock()
+    return run
+
+
+def _create(settings: Config, request: Request) -> Run:
+    preset = request.preset or str(getattr(settings, "model", settings.task))
+    name = "custom" if preset.endswith(".toml") else preset
+    return Run.create(
+        settings.task, name, settings.to_toml(), root=request.runs_dir, epochs=settings.epochs
+    )
+
+
+def _settle(task: str, settings: dict[str, Any], request: Request, old: Run | None) -> Config:
+    """The settings of the run."""
+    if old is None:
+        return config.resolve(task, request.preset, **settings)
+    return _continued(config.read_config(old.folder / runs.CONFIG), settings, request)
 
 
 def _continued(old: Config, settings: dict[str, Any], request: Request) -> Config:
@@ -155,24 +187,11 @@ def _continued(old: Config, settings: dict[str, Any], request: Request) -> Confi
     return old.changed(**settings)
 
 
-@contextmanager
-def _holding(folder: RunFolder) -> Iterator[None]:
-    with mistakes():
-        lock = folder.locked()
-        lock.__enter__()
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
-
-
 # ---- running -------------------------------------------------------------------------------------
 
 
-def _train(
-    recipe: Recipe, folder: RunFolder, resumed: bool, report: Report, request: Request
-) -> None:
-    keeper = CheckpointFolder(folder.checkpoints, recipe.spec, recipe.config, report.warn)
+def _train(recipe: Recipe, run: Run, resumed: bool, report: Report, request: Request) -> None:
+    keeper = CheckpointFolder(run.checkpoints, recipe.spec, recipe.config, report.warn)
     callbacks: list[Callback] = [report]
     if request.as_json:
         callbacks.append(JsonReport(recipe.config.log_every))
@@ -181,31 +200,38 @@ def _train(
     trainer = recipe.trainer(callbacks, keeper)
     with mistakes():
         source = keeper.restore(trainer) if resumed else None
-        runfolder.write_atomically(folder.config_path, recipe.config.to_toml().encode())
-    _announce(recipe, folder, trainer, source, report, request)
-    outcome = _run(trainer, folder, keeper, recipe.config.task)
+        write_atomically(run.folder / runs.CONFIG, recipe.config.to_toml().encode())
+        run.update(state=runs.RUNNING, epochs=recipe.config.epochs)
+    _announce(recipe, run, trainer, source, report, request)
+    outcome = _run(trainer, run, keeper, recipe.config.task)
     took = duration(outcome.seconds)
     text = closing(recipe.source, outcome.measured, outcome.unit, recipe.config.max_batches)
     early = f", stopped early: best was epoch {outcome.best_epoch}" if outcome.stopped_early else ""
     report.line(f"{text}, after {count(outcome.epochs, 'epoch', 'epochs')} in {took}{early}")
 
 
-def _run(trainer: Trainer, folder: RunFolder, keeper: CheckpointFolder, task: str) -> Outcome:
-    again = f"needle train {task} --resume {shlex.quote(str(folder.path))}"
+def _run(trainer: Trainer, run: Run, keeper: CheckpointFolder, task: str) -> Outcome:
+    again = f"needle train {task} --resume {shlex.quote(str(run.folder))}"
+    state = runs.FAILED
     with stopping(trainer) as received:
         try:
-            return trainer.run()
+            outcome = trainer.run()
+            state = runs.FINISHED
+            return outcome
         except StoppedError as error:
+            state = runs.STOPPED
             text = f"{error}; go on with: {again}"
             raise InterruptedRunError(text, received[0] if received else signal.SIGINT) from None
         except DivergedError as error:
             raise RunFailedError(f"{error} (last checkpoint: {keeper.saved})") from error
         except OSError as error:
-            kept = f"the last whole checkpoint is {keeper.files()[-1]}" if keeper.files() else ""
             raise RunFailedError(
-                f"cannot write: {error.strerror or error}: make room, then go on with: {again}; "
-                f"{kept or 'nothing was saved'}"
+                f"cannot write: {error.strerror or error}: make room, then go on with: {again} "
+                f"(last checkpoint: {keeper.saved})"
             ) from error
+        finally:
+            with suppress(OSError):  # the state is a convenience, the error above is not
+                run.update(state=state, seconds=trainer.at.seconds)
 
 
 @contextmanager
@@ -245,7 +271,7 @@ class ModelFile(Callback):
 
 def _announce(
     recipe: Recipe,
-    folder: RunFolder,
+    run: Run,
     trainer: Trainer,
     source: Path | None,
     report: Report,
@@ -258,7 +284,7 @@ def _announce(
         print_json(
             {
                 "event": "start",
-                "run": str(folder.path),
+                "run": str(run.folder),
                 "resumed_from": None if source is None else str(source),
                 "step": trainer.at.step,
                 "parameters": size,
@@ -268,7 +294,7 @@ def _announce(
         )
     report.line(opening(model, recipe.spec, recipe.source))
     at = f" from epoch {trainer.at.epoch + 1}, batch {trainer.at.batch + 1}" if source else ""
-    report.line(f"{'going on' if source else 'run'} in {folder.path}{at}")
+    report.line(f"{'going on' if source else 'run'} in {run.folder}{at}")
 
 
 def opening(model: Any, spec: checkpoint.ModelSpec, source: Any) -> str:
