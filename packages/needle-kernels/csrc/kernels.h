@@ -70,6 +70,7 @@ enum class Kernel : int {
     scatter_add,
     one_hot,
     // optimize
+    moving_average,
     sgd,
     adam,
     sum_squares,
@@ -132,6 +133,7 @@ inline constexpr const char* kernel_names[] = {
     "gather",
     "scatter_add",
     "one_hot",
+    "moving_average",
     "sgd",
     "adam",
     "sum_squares",

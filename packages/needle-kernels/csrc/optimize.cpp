@@ -160,6 +160,22 @@ void adam(const Call& call)
     });
 }
 
+// running = (1 - momentum) * running + momentum * value
+void moving_average(const Call& call)
+{
+    update_groups(call, 2, [&](const Array* group, int64_t begin, int64_t end) {
+        with_float(group[0].dtype, [&](auto zero) {
+            using T = decltype(zero);
+            T* __restrict running = group[0].as<T>();
+            const T* __restrict value = group[1].as<T>();
+            T momentum = static_cast<T>(call.scalars[0]);
+            T rest = static_cast<T>(1 - call.scalars[0]);
+            for (int64_t i = begin; i < end; ++i)
+                running[i] = rest * running[i] + momentum * value[i];
+        });
+    });
+}
+
 void scale(const Call& call)
 {
     update_groups(call, 1, [&](const Array* array, int64_t begin, int64_t end) {
@@ -245,6 +261,7 @@ void sum_squares(const Call& call)
 
 void add_optimize(Table& table)
 {
+    table[Kernel::moving_average].run = moving_average;
     table[Kernel::sgd].run = sgd;
     table[Kernel::adam].run = adam;
     table[Kernel::scale].run = scale;

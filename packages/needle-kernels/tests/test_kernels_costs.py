@@ -186,6 +186,12 @@ def test_lstm_cell() -> None:
     assert back == (want_back, 4 * b * h * 13)
 
 
+def test_moving_average() -> None:
+    running, value = arrays((3, 5), (3, 5))
+    # three flops for each of 15; two arrays read, one written
+    assert last_cost(lambda: nd.moving_average([running], [value], 0.1)) == (45, 4 * 15 * 3)
+
+
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_sgd(momentum: float, nesterov: bool) -> None:
     lr, decay = 0.1, 0.01

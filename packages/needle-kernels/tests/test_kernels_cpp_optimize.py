@@ -49,6 +49,17 @@ def test_sgd_is_the_averaging_form(
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_moving_average(isa: str, threads: int, dtype: str) -> None:
+    rng = np.random.default_rng(4)
+    running, values = draw(rng, dtype), draw(rng, dtype)
+    want = [0.9 * a.astype("float64") + 0.1 * b for a, b in zip(running, values, strict=True)]
+    before = [b.copy() for b in values]
+    launch("moving_average", *sum(zip(running, values, strict=True), ()), scalars=(0.1,))
+    for got, expected in zip(running + values, want + before, strict=True):
+        check(got, expected, rtol=4 * eps(dtype), atol=4 * eps(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_sgd_without_momenta(isa: str, dtype: str) -> None:
     rng = np.random.default_rng(1)
     w, g = draw(rng, dtype), draw(rng, dtype)

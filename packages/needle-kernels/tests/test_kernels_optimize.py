@@ -71,6 +71,16 @@ def test_views_are_written_through(device, view):
         compare(got, want.numpy())
 
 
+def test_moving_average(device):
+    averages = [nd.array([1.0, 2.0], device=device), nd.array(4.0, device=device)]
+    nd.moving_average(averages, [nd.ones((2,), device=device), nd.zeros((), device=device)], 0.25)
+    compare(averages[0], np.array([1.0, 1.75], "float32"))
+    compare(averages[1], np.array(3.0, "float32"))
+    assert [a._handle.version for a in averages] == [1, 1]
+    with pytest.raises(nd.ShapeError, match=r"moving_average: an array .* \(3,\): need \(2,\)"):
+        nd.moving_average(averages[:1], [nd.ones((3,), device=device)], 0.25)
+
+
 def test_layouts_may_differ(device):
     w = nd.array(draw((4, 5)), dtype="float32", device=device)
     u, g = (

@@ -32,18 +32,20 @@ def _order(roots: Iterable[Node], stops: frozenset[int], everything: bool) -> li
     order: list[Node] = []
     seen: set[int] = set()
     for root in roots:
-        stack: list[tuple[Node, bool]] = [(root, False)]
+        stack: list[Node | None] = [root]
         while stack:
-            node, entered = stack.pop()
-            if entered:
-                order.append(node)
+            node = stack.pop()
+            if node is None:  # marks a node below it whose inputs are all listed
+                order.append(stack.pop())  # type: ignore[arg-type]
                 continue
             if id(node) in seen or not (everything or node.needs):
                 continue
             seen.add(id(node))
-            stack.append((node, True))
-            if id(node) not in stops:
-                stack.extend([(edge, False) for edge in reversed(_edges(node, everything))])
+            edges = () if id(node) in stops else _edges(node, everything)
+            if edges:
+                stack += (node, None, *reversed(edges))
+            else:
+                order.append(node)
     return order
 
 
@@ -142,10 +144,9 @@ def _propagate(
         if grad is not None:
             if type(grad) is dict:
                 grad = tuple([grad.get(i) for i in range(len(node._spec))])
-            for edge, part in zip(
-                node._inputs or (), node.op.gradient_as_tuple(grad, node), strict=True
-            ):
-                if edge.needs and part is not None:
+            parts = node.op.gradient_as_tuple(grad, node)
+            for edge, part in zip(node._inputs or (), parts, strict=True):
+                if part is not None and edge.needs:
                     _add(pending, id(edge), part)
         if release:
             node.release()

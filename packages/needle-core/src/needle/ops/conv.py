@@ -48,11 +48,11 @@ class Conv(TensorOp):
 
     def compute(self, a: NDArray, b: NDArray, bias: NDArray | None = None) -> NDArray:
         y = nd.conv(self.last(a), b, bias, self.stride, self.padding)
-        return y.permute(FIRST) if self.channels_first else y
+        return nd.channels_first(y) if self.channels_first else y
 
     def last(self, images: NDArray) -> NDArray:
         """The images with their channels last."""
-        return images.permute(LAST) if self.channels_first else images
+        return nd.channels_last(images) if self.channels_first else images
 
     def plain(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> tuple[Tensor]:
         """The definition in plain operations: pad, gather every kernel place, one matmul."""
@@ -96,7 +96,7 @@ class ConvBackward(FusedBackward):
         grads = []
         if self.needs[0]:
             dx = nd.conv_input_grad(dy, w, x.shape, *settings)
-            grads.append(dx.permute(FIRST) if conv.channels_first else dx)
+            grads.append(nd.channels_first(dx) if conv.channels_first else dx)
         if self.needs[1]:
             grads.append(nd.conv_weight_grad(x, dy, w.shape[0], *settings))
         grads.extend([dy.sum((0, 1, 2)) for needed in self.needs[2:] if needed])

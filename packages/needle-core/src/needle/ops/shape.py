@@ -512,13 +512,14 @@ def tuple_get_item(value: TensorTuple, index: int) -> Tensor:
     """
     if not isinstance(value, TensorTuple):
         raise TypeError(f"tuple_get_item: got {type(value).__name__}: need a TensorTuple")
-    (i,) = as_ints("tuple_get_item", index)
-    if not -len(value) <= i < len(value):
+    i = index if type(index) is int else as_ints("tuple_get_item", index)[0]
+    count = len(value)
+    if not -count <= i < count:
         raise IndexError(
-            f"tuple_get_item: out of range: got {i} for {len(value)} items: "
-            f"need {-len(value)} <= index < {len(value)}"
+            f"tuple_get_item: out of range: got {i} for {count} items: "
+            f"need {-count} <= index < {count}"
         )
-    i %= len(value)
+    i %= count
     if isinstance(value.op, MakeTensorTuple) and value._inputs:
         item: Tensor = value.inputs[i]
         return item

@@ -20,7 +20,14 @@ from needle.backend_ndarray.config import (
     show_config,
     trace,
 )
-from needle.backend_ndarray.conv import conv, conv_input_grad, conv_output_shape, conv_weight_grad
+from needle.backend_ndarray.conv import (
+    channels_first,
+    channels_last,
+    conv,
+    conv_input_grad,
+    conv_output_shape,
+    conv_weight_grad,
+)
 from needle.backend_ndarray.costs import COSTS, Cost, KernelCall, Operand, Recorder, cost_of
 from needle.backend_ndarray.creation import array, empty, from_dlpack, full, ones, zeros
 from needle.backend_ndarray.devices import (
@@ -71,7 +78,7 @@ from needle.backend_ndarray.normalize import (
     layer_norm,
     layer_norm_grad,
 )
-from needle.backend_ndarray.optimize import adam, scale, sgd, sum_squares
+from needle.backend_ndarray.optimize import adam, moving_average, scale, sgd, sum_squares
 from needle.backend_ndarray.peak import Peak, peak
 from needle.backend_ndarray.recurrent import lstm_cell, lstm_cell_grad
 from needle.backend_ndarray.reduce import max, min, sum
@@ -117,6 +124,8 @@ __all__ = [
     "batch_norm_eval",
     "batch_norm_grad",
     "broadcast_to",
+    "channels_first",
+    "channels_last",
     "concatenate",
     "config_dict",
     "conv",
@@ -160,6 +169,7 @@ __all__ = [
     "memory_stats",
     "min",
     "minimum",
+    "moving_average",
     "multiply",
     "negate",
     "not_equal",

@@ -11,7 +11,14 @@ from needle.backend_ndarray.layout import Shape, as_shape
 from needle.backend_ndarray.matmul import activation_code
 from needle.backend_ndarray.ndarray import NDArray, new
 
-__all__ = ["conv", "conv_input_grad", "conv_output_shape", "conv_weight_grad"]
+__all__ = [
+    "channels_first",
+    "channels_last",
+    "conv",
+    "conv_input_grad",
+    "conv_output_shape",
+    "conv_weight_grad",
+]
 
 _CONV: Final = KERNEL["conv"]
 _INPUT_GRAD: Final = KERNEL["conv_input_grad"]
@@ -89,6 +96,20 @@ def conv_weight_grad(
     dw = new(device, shape, dtype)
     device.launch(_WEIGHT_GRAD, (dw, x, dy), (stride, padding))
     return dw
+
+
+def channels_last(images: NDArray) -> NDArray:
+    """A view of images (N, C, H, W) as (N, H, W, C)."""
+    n, c, h, w = images._shape
+    by_n, by_c, by_h, by_w = images._strides
+    return images._view((n, h, w, c), (by_n, by_h, by_w, by_c))
+
+
+def channels_first(images: NDArray) -> NDArray:
+    """A view of images (N, H, W, C) as (N, C, H, W)."""
+    n, h, w, c = images._shape
+    by_n, by_h, by_w, by_c = images._strides
+    return images._view((n, c, h, w), (by_n, by_c, by_h, by_w))
 
 
 def conv_output_shape(op: str, x: Shape, w: Shape, stride: int, padding: int) -> Shape:

@@ -293,6 +293,10 @@ COSTS: Final[dict[str, Cost]] = {
     "scatter_add": Cost(per_element(1, 1), scatter_add_bytes),
     "one_hot": BYTES_ONLY,
     # optimize
+    "moving_average": Cost(
+        lambda operands, _: 3 * sum(a.size for a in every(0, 2, operands)),
+        lambda operands, _: each_once(operands) + each_once(operands[0::2]),
+    ),
     "sgd": Cost(sgd_flops, sgd_bytes),
     "adam": Cost(adam_flops, adam_bytes),
     "sum_squares": Cost(lambda operands, _: 2 * sum(a.size for a in every(1, 1, operands))),

@@ -87,6 +87,7 @@ def dense_strides(shape: Shape, strides: Shape) -> Shape:
     return tuple(result)
 
 
+@lru_cache(_CACHE)
 def is_dense(shape: Shape, strides: Shape) -> bool:
     """Whether the elements fill one stretch of memory, each place once and upwards."""
     return all(

@@ -13,7 +13,7 @@ from needle.backend_ndarray.extension import KERNEL
 from needle.backend_ndarray.layout import is_dense, same_places
 from needle.backend_ndarray.ndarray import NDArray, check_writable, copy_into, new
 
-__all__ = ["adam", "scale", "sgd", "sum_squares"]
+__all__ = ["adam", "moving_average", "scale", "sgd", "sum_squares"]
 
 Row: TypeAlias = tuple[NDArray, ...]
 Kind: TypeAlias = tuple[Device, DType]
@@ -70,6 +70,17 @@ def adam(
     _update("adam", (params, ms, vs, grads), scalars)
 
 
+def moving_average(averages: Sequence[NDArray], values: Sequence[NDArray], momentum: float) -> None:
+    """average = (1 - momentum) * average + momentum * value, for every pair; writes averages.
+
+    Raises:
+        ShapeError: an average and its value differ in shape.
+        DTypeError: they differ in dtype or are not floats.
+        DeviceError: they are on different devices.
+    """
+    _update("moving_average", (averages, values), (momentum,))
+
+
 def sum_squares(arrays: Sequence[NDArray]) -> float:
     """The sum of the squares of all elements of all arrays, in float64."""
     total = 0.0
@@ -116,13 +127,25 @@ def _update(
         groups.setdefault(_check_row(op, row), []).append(row)
     for (device, _), rows in groups.items():
         dense = [_same_layout(row) for row in rows]
-        operands: list[NDArray | None] = []
-        for row in dense:
-            present = iter(row)
-            operands.extend([None if column is None else next(present) for column in columns])
+        operands: list[NDArray | None] = [array for row in dense for array in row]
+        if len(there) < len(columns):
+            operands = _with_gaps(operands, columns)
         device.launch(KERNEL[op], tuple(operands), scalars)
         for row, result in zip(rows, dense, strict=True):
             _store(row[:-1], result[:-1])
+
+
+def _with_gaps(
+    operands: Sequence[NDArray | None], columns: Sequence[Sequence[NDArray] | None]
+) -> list[NDArray | None]:
+    """The operands of all rows with None where a column is absent."""
+    given = iter(operands)
+    width = sum(column is not None for column in columns)
+    return [
+        None if column is None else next(given)
+        for _ in range(len(operands) // width)
+        for column in columns
+    ]
 
 
 def _check_row(op: str, row: Row) -> Kind:
@@ -142,11 +165,13 @@ def _same_layout(row: Row) -> Row:
     The kernels then run over them as flat memory.
     """
     shape, strides = row[0]._shape, row[0]._strides
-    if is_dense(shape, strides) and all(
-        a._strides == strides or same_places(shape, a._strides, strides) for a in row
-    ):
-        return row
-    return tuple([a.compact() for a in row])
+    if is_dense(shape, strides):
+        for array in row:
+            if array._strides != strides and not same_places(shape, array._strides, strides):
+                break
+        else:
+            return row
+    return tuple([array.compact() for array in row])
 
 
 def _store(arrays: Sequence[NDArray], results: Sequence[NDArray]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from needle import backend_ndarray as nd
 from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, NDArray, ShapeError
 
 from .checks import check_axes, check_size, check_tensor, float_dtype, number, positive, promoted
 from .module import Module, Parameter
-from .state import array_of, replace
+from .state import array_of
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm1d"]
 
@@ -60,15 +61,15 @@ class _BatchNorm(Module):
         x, weight, bias = promoted(x, self.weight, self.bias)
         result = ops.batch_norm(x, weight, bias, self.eps, self.relu)
         _, mean, var = result.realize_cached_data()
-        self._average(self.running_mean, mean)
-        self._average(self.running_var, var)
+        self._average(mean, var)
         y: Tensor = result[0]
         return y
 
-    def _average(self, running: Tensor, batch: NDArray) -> None:
-        """Moves a running statistic towards the batch's; on arrays, so that no graph is kept."""
-        moved = array_of(running) * (1 - self.momentum) + batch * self.momentum
-        replace(running, moved.astype(running.dtype, copy=False))
+    def _average(self, *batch: NDArray) -> None:
+        """Moves the running statistics towards the batch's; on arrays, so that no graph is kept."""
+        running = [array_of(self.running_mean), array_of(self.running_var)]
+        batch = tuple([b.astype(r.dtype, copy=False) for b, r in zip(batch, running, strict=True)])
+        nd.moving_average(running, batch, self.momentum)
 
     def extra_repr(self) -> str:
         settings = f"{self.dim}, eps={self.eps}, momentum={self.momentum}"

@@ -59,10 +59,10 @@ class Optimizer:
         self._checked({name: getattr(self, name) for name in self.ranges})
         gradients = self._gradients()
         for group in self._groups(gradients):
+            weights = [_writable(self.params[i]) for i in group]
+            state = [self._slot(slot, group, weights) for slot in self.slots]
             for i in group:
                 self.steps[i] += 1
-            state = [[self._slot(slot, i) for i in group] for slot in self.slots]
-            weights = [_writable(self.params[i]) for i in group]
             self._update(weights, state, [gradients[i] for i in group], self.steps[group[0]])
 
     def _update(
@@ -151,14 +151,15 @@ class Optimizer:
             groups.setdefault(key, []).append(i)
         return list(groups.values())
 
-    def _slot(self, slot: str, i: int) -> NDArray:
-        """Returns a state array of parameter i, moved along if the parameter has moved."""
-        tensor: Tensor = getattr(self, slot)[i]
-        weight = array_of(self.params[i])
-        if tensor.device != weight.device or tensor.dtype != weight.dtype:
-            moved = NDArray(array_of(tensor), device=weight.device, dtype=weight.dtype)
-            replace(tensor, moved)
-        return array_of(tensor)
+    def _slot(self, slot: str, group: list[int], weights: list[NDArray]) -> list[NDArray]:
+        """Returns the state arrays of a group, each moved along if its parameter has moved."""
+        tensors: list[Tensor] = getattr(self, slot)
+        arrays = [array_of(tensors[i]) for i in group]
+        for k, (array, weight) in enumerate(zip(arrays, weights, strict=True)):
+            if array.device is not weight.device or array.dtype is not weight.dtype:
+                arrays[k] = NDArray(array, device=weight.device, dtype=weight.dtype)
+                replace(tensors[group[k]], arrays[k])
+        return arrays
 
     # ---- saving and loading -------------------------------------------------------------------
 

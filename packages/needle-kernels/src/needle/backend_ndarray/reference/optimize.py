@@ -44,6 +44,16 @@ def adam(*operands: Any) -> None:
         w -= lr * (m / correction1) / (np.sqrt(v / correction2) + eps)
 
 
+def moving_average(*operands: Any) -> None:
+    """[running, value] of each average; momentum.
+
+    running = (1 - momentum) * running + momentum * value
+    """
+    arrays, momentum = operands[:-1], operands[-1]
+    for running, value in zip(arrays[0::2], arrays[1::2], strict=True):
+        running[...] = (1 - momentum) * running + momentum * value
+
+
 def sum_squares(out: Array, *arrays: Array) -> None:
     """out () = the sum of the squares of all elements, in float64."""
     out[...] = sum(np.square(a, dtype=np.float64).sum() for a in arrays)
