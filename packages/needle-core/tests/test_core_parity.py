@@ -57,6 +57,12 @@ PAIRS: list[tuple[str, Callable[..., Any], Callable[..., Any], list[Any]]] = [
         [np.sin(np.arange(98.0)).reshape(1, 7, 7, 2), np.cos(np.arange(54.0)).reshape(3, 3, 2, 3)],
     ),
     (
+        "max-pool-ties",
+        lambda x: ops.max_pool(x, 2, 1, 1),
+        lambda x: torch.max_pool2d(x.permute(0, 3, 1, 2), 2, 1, 1).permute(0, 2, 3, 1),
+        [GRID.reshape(1, 2, 4, 1)],
+    ),
+    (
         "layer-norm",
         ops.layer_norm,
         lambda x, w, b: torch.nn.functional.layer_norm(x, (4,), w, b),

@@ -123,6 +123,36 @@ def test_matmul_batched_broadcast_and_accumulated() -> None:
 
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding"),
+    [(4, 2, 2, 0), (7, 3, 2, 1), (5, 4, 1, 2), (3, 1, 3, 0)],
+)
+def test_pooling_counts_the_pixels_under_the_windows(
+    size: int, kernel: int, stride: int, padding: int
+) -> None:
+    x = counted(2, size, size + 1, 3)
+    rows, columns = ((n + 2 * padding - kernel) // stride + 1 for n in x.shape[1:3])
+
+    def loop() -> None:
+        for n, i, j, c in np.ndindex(2, rows, columns, 3):
+            total = 0.0
+            for u, v in np.ndindex(kernel, kernel):
+                row, column = i * stride + u - padding, j * stride + v - padding
+                if 0 <= row < size and 0 <= column < size + 1:
+                    total = total + x[n, row, column, c]
+
+    pixels = flops_of(loop)
+    a, dy = arrays(x.shape, (2, rows, columns, 3))
+    window = kernel, stride, padding
+    index = nd.max_pool(a, *window)[1]
+    assert last_cost(lambda: nd.max_pool(a, *window)) == (pixels, 4 * (a.size + 2 * dy.size))
+    assert last_cost(lambda: nd.max_pool_grad(dy, index, a.shape, *window))[0] == dy.size
+    assert last_cost(lambda: nd.max_pool_pick(a, index, *window))[0] == 0
+    assert last_cost(lambda: nd.avg_pool(a, *window))[0] == pixels + dy.size
+    back = last_cost(lambda: nd.avg_pool_grad(dy, a.shape, *window))
+    assert back == (pixels + dy.size, 4 * (a.size + dy.size))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"),
     [(1, 3, 1, 1), (5, 3, 1, 1), (6, 3, 2, 1), (7, 4, 3, 0), (4, 2, 1, 3), (8, 7, 4, 3)],
 )
 def test_conv_counts_the_taps_inside_the_image(

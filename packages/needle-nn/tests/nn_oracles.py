@@ -5,6 +5,7 @@ Nothing here knows needle but `check`, which compares.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,35 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
         var = sum((v - mean) ** 2 for v in x[row]) / len(x[row])
         for d, v in enumerate(x[row]):
             y[(*row, d)] = weight[d] * (v - mean) / np.sqrt(var + eps) + bias[d]
+    return y
+
+
+def pool(
+    mean_or_max: Callable[[Array], Any],
+    x: Array,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    fill: float = 0.0,
+    ceil_mode: bool = False,
+) -> Array:
+    """Each window of x (N, C, H, W); what lies outside is `fill`."""
+    counts = []
+    for size, k, s, p in zip(x.shape[2:], kernel, stride, padding, strict=True):
+        n = (size + 2 * p - k) / s
+        counts.append((math.ceil(n) if ceil_mode else math.floor(n)) + 1)
+        if (counts[-1] - 1) * s >= size + p:
+            counts[-1] -= 1
+    y = np.zeros((*x.shape[:2], *counts))
+    for n, c, i, j in np.ndindex(y.shape):
+        top, left = i * stride[0] - padding[0], j * stride[1] - padding[1]
+        y[n, c, i, j] = mean_or_max(
+            np.array([
+                x[n, c, h, w] if 0 <= h < x.shape[2] and 0 <= w < x.shape[3] else fill
+                for h in range(top, top + kernel[0])
+                for w in range(left, left + kernel[1])
+            ])
+        )  # fmt: skip
     return y
 
 

@@ -32,6 +32,14 @@ BAD_SETTINGS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: nn.Conv(3, 3, ()), ShapeError, r"Conv: kernel_size is \(\): need one size"),
     (lambda: nn.Conv(3, 3, 3, dtype="bool"), DTypeError, "Conv: dtype is bool: need float32"),
     (lambda: nn.BatchNorm1d(0), ShapeError, "BatchNorm1d: dim is 0: need an integer >= 1"),
+    (lambda: nn.MaxPool2d(0), ShapeError, r"MaxPool2d: got kernel_size \(0, 0\), stride \(0, 0\)"),
+    (lambda: nn.AvgPool2d(2, padding=2), ShapeError, r"AvgPool2d: padding does not fit: got padd"),
+    (
+        lambda: nn.MaxPool2d(2)(x(2, 3, 4)),
+        ShapeError,
+        r"MaxPool2d: x is \(2, 3, 4\): need the axes",
+    ),
+    (lambda: nn.MaxPool2d(5)(x(2, 3, 4, 5)), ShapeError, r"the image is smaller than the window"),
     (lambda: nn.BatchNorm2d(3, eps=-1.0), ValueError, r"BatchNorm2d: eps is -1\.0: need .* >= 0"),
     (
         lambda: nn.BatchNorm2d(3, momentum=1.5),

@@ -107,6 +107,30 @@ CASES = [
         [(5, 3)],
     ),
     Case(
+        "MaxPool2d",
+        lambda **at: nn.MaxPool2d(2, **at),
+        lambda p, x: oracle.pool(np.max, x, (2, 2), (2, 2), (0, 0)),
+        [(2, 3, 4, 5)],
+    ),
+    Case(
+        "MaxPool2d-overlap-pad-ceil",
+        lambda **at: nn.MaxPool2d((3, 2), (2, 1), (1, 0), True, **at),
+        lambda p, x: oracle.pool(np.max, x, (3, 2), (2, 1), (1, 0), fill=-np.inf, ceil_mode=True),
+        [(2, 2, 4, 3)],
+    ),
+    Case(
+        "AvgPool2d",
+        lambda **at: nn.AvgPool2d(2, 1, 1, **at),
+        lambda p, x: oracle.pool(np.mean, x, (2, 2), (1, 1), (1, 1)),
+        [(2, 3, 3, 4)],
+    ),
+    Case(
+        "AvgPool2d-without-pad-ceil",
+        lambda **at: nn.AvgPool2d(2, 3, 1, True, count_include_pad=False, **at),
+        lambda p, x: oracle.pool(np.nanmean, x, (2, 2), (3, 3), (1, 1), np.nan, ceil_mode=True),
+        [(2, 3, 4, 4)],
+    ),
+    Case(
         "SoftmaxLoss",
         nn.SoftmaxLoss,
         lambda p, logits, y: oracle.softmax_loss(logits, y),

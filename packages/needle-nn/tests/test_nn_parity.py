@@ -69,6 +69,24 @@ PAIRS = [
         )
         for k, s in [(1, 1), (3, 1), (3, 2), (5, 3), (7, 4), (2, 1)]
     ],
+    *[
+        Pair(
+            f"{name}-{size}",
+            lambda name=name, size=size: getattr(nn, name)(*size),
+            lambda name=name, size=size: getattr(torch.nn, name)(
+                *size[:3], **({"ceil_mode": size[3]} if len(size) > 3 else {})
+            ),
+            [(3, 5, 11, 12)],
+        )
+        for name in ("MaxPool2d", "AvgPool2d")
+        for size in [(2,), (3, 2, 1), ((3, 2), (2, 3), (1, 0)), (2, 2, 0, True), (3, 4, 1, True)]
+    ],
+    Pair(
+        "AvgPool2d-without-pad",
+        lambda: nn.AvgPool2d(3, 2, 1, True, False),
+        lambda: torch.nn.AvgPool2d(3, 2, 1, True, False),
+        [(3, 5, 11, 12)],
+    ),
     Pair("BatchNorm1d", lambda: nn.BatchNorm1d(6), lambda: torch.nn.BatchNorm1d(6), [(9, 6)]),
     Pair("BatchNorm2d", lambda: nn.BatchNorm2d(6), lambda: torch.nn.BatchNorm2d(6), [(4, 6, 5, 3)]),
     Pair("LayerNorm1d", lambda: nn.LayerNorm1d(20), lambda: torch.nn.LayerNorm(20), [(7, 20)]),

@@ -68,6 +68,7 @@ from .normalize import (
     batch_norm_eval,
     layer_norm,
 )
+from .pool import AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad, MaxPoolPick, avg_pool, max_pool
 from .recurrent import LSTM, RNN, LSTMBackward, RNNBackward, lstm, rnn
 from .reduce import Max, Mean, Summation, max, mean, summation
 from .shape import (
@@ -117,6 +118,8 @@ __all__ = [
     "AddScalar",
     "Alias",
     "AsType",
+    "AvgPool",
+    "AvgPoolGrad",
     "BatchNorm",
     "BatchNormBackward",
     "BatchNormEval",
@@ -148,6 +151,9 @@ __all__ = [
     "MakeTensorTuple",
     "MatMul",
     "Max",
+    "MaxPool",
+    "MaxPoolGrad",
+    "MaxPoolPick",
     "Maximum",
     "Mean",
     "MulScalar",
@@ -181,6 +187,7 @@ __all__ = [
     "add",
     "add_scalar",
     "astype",
+    "avg_pool",
     "batch_norm",
     "batch_norm_eval",
     "broadcast_to",
@@ -203,6 +210,7 @@ __all__ = [
     "make_tuple",
     "matmul",
     "max",
+    "max_pool",
     "maximum",
     "mean",
     "mul_scalar",

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import ops
+from ..backend_ndarray.pool import windows
 from .case import Arrays, OpCase
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -99,6 +100,35 @@ def conv(stride: int, padding: int) -> Callable[..., Array]:
         return y if bias is None else y + bias
 
     return run
+
+
+def pool(
+    mean_or_max: Callable[..., Any], kernel: Any, stride: Any, padding: Any, fill: float = 0
+) -> Callable[[Array], Array]:
+    """Window by window, padding included; sizes are ints or pairs."""
+    (rows, columns), (s, t), (p, q) = (
+        size if isinstance(size, tuple) else (size, size) for size in (kernel, stride, padding)
+    )
+
+    def run(x: Array) -> Array:
+        x = np.pad(x, ((0, 0), (p, p), (q, q), (0, 0)), constant_values=fill)
+        height, width = (x.shape[1] - rows) // s + 1, (x.shape[2] - columns) // t + 1
+        y = np.zeros((x.shape[0], height, width, x.shape[3]))
+        for i, j in np.ndindex(height, width):
+            window = x[:, i * s : i * s + rows, j * t : j * t + columns]
+            y[:, i, j] = mean_or_max(window, axis=(1, 2))
+        return y
+
+    return run
+
+
+def pick(a: Array, index: Array) -> Array:
+    """The pixel at the given place of each window of 2 x 2."""
+    out = np.zeros(index.shape)
+    for n, i, j, c in np.ndindex(*index.shape):
+        u, v = divmod(index[n, i, j, c], 2)
+        out[n, i, j, c] = a[n, 2 * i + u, 2 * j + v, c]
+    return out
 
 
 def batch_norm(relu: bool) -> Callable[..., tuple[Array, Array, Array]]:
@@ -458,6 +488,48 @@ CONV = [
     ),
 ]
 
+POOL = [
+    OpCase(
+        "max-pool",
+        ops.MaxPool,
+        lambda x: ops.max_pool(x, 2),
+        pool(np.max, 2, 2, 0),
+        distinct((2, 4, 4, 2)),
+        distinct((32, 32, 32, 64)),
+    ),
+    OpCase(
+        "max-pool-overlap",
+        ops.MaxPool,
+        lambda x: ops.max_pool(x, (3, 2), 1, (1, 0)),
+        pool(np.max, (3, 2), 1, (1, 0), fill=-np.inf),
+        distinct((1, 3, 4, 2)),
+    ),
+    OpCase(
+        "max-pool-pick",
+        ops.MaxPoolPick,
+        lambda a, index: ops.MaxPoolPick(windows("max_pool", 2))(a, index),
+        pick,
+        lambda rng: (*normal((2, 4, 2, 3))(rng), rng.integers(0, 4, (2, 2, 1, 3))),
+    ),
+    OpCase(
+        "avg-pool",
+        ops.AvgPool,
+        lambda x: ops.avg_pool(x, 2),
+        pool(np.mean, 2, 2, 0),
+        normal((2, 4, 4, 2)),
+        normal((32, 32, 32, 64)),
+        scale=8,
+    ),
+    OpCase(
+        "avg-pool-overlap",
+        ops.AvgPool,
+        lambda x: ops.avg_pool(x, (3, 2), 1, (1, 0)),
+        pool(np.mean, (3, 2), 1, (1, 0)),
+        normal((1, 3, 4, 2)),
+        scale=12,
+    ),
+]
+
 NORMALIZE = [
     OpCase(
         "batch-norm",
@@ -613,6 +685,7 @@ CASES: list[OpCase] = [
     *SHAPE,
     *MATMUL,
     *CONV,
+    *POOL,
     *NORMALIZE,
     *SOFTMAX,
     *INDEX,

@@ -80,6 +80,13 @@ from needle.backend_ndarray.normalize import (
 )
 from needle.backend_ndarray.optimize import adam, moving_average, scale, sgd, sum_squares
 from needle.backend_ndarray.peak import Peak, peak
+from needle.backend_ndarray.pool import (
+    avg_pool,
+    avg_pool_grad,
+    max_pool,
+    max_pool_grad,
+    max_pool_pick,
+)
 from needle.backend_ndarray.recurrent import lstm_cell, lstm_cell_grad
 from needle.backend_ndarray.reduce import max, min, sum
 from needle.backend_ndarray.reference import table as _reference_table
@@ -120,6 +127,8 @@ __all__ = [
     "all_devices",
     "array",
     "available_isas",
+    "avg_pool",
+    "avg_pool_grad",
     "batch_norm",
     "batch_norm_eval",
     "batch_norm_grad",
@@ -165,6 +174,9 @@ __all__ = [
     "lstm_cell_grad",
     "matmul",
     "max",
+    "max_pool",
+    "max_pool_grad",
+    "max_pool_pick",
     "maximum",
     "memory_stats",
     "min",

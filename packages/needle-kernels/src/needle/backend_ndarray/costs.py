@@ -184,6 +184,19 @@ def conv_weight_grad(operands: Operands, scalars: Scalars) -> int:
     return conv_flops(x, dw, dy, *scalars)
 
 
+def pool_flops(windows: int, pixels: int, each: int = 0) -> Count:
+    """One per pixel under each window, and so many per window; where the two operands are."""
+
+    def count(operands: Operands, scalars: Scalars) -> int:
+        y, x = array(operands, windows), array(operands, pixels)
+        kernel, stride, padding = (tuple(map(int, scalars[i : i + 2])) for i in (0, 2, 4))
+        sizes = zip(x.shape[1:3], kernel, y.shape[1:3], stride, padding, strict=True)
+        along = [taps_inside(*axis) for axis in sizes]
+        return x.shape[0] * x.shape[3] * math.prod(along) + each * y.size
+
+    return count
+
+
 def normalize_flops(index: int, flops: int) -> Count:
     """So many per element of x, one more with relu, the last of two scalars."""
     return lambda operands, scalars: (
@@ -272,6 +285,12 @@ COSTS: Final[dict[str, Cost]] = {
     "conv": Cost(conv_forward),
     "conv_input_grad": Cost(conv_input_grad),
     "conv_weight_grad": Cost(conv_weight_grad),
+    # pool: a comparison or an addition for each pixel under a window; means divide
+    "max_pool": Cost(pool_flops(0, 2)),
+    "max_pool_grad": Cost(per_element(1, 1)),
+    "max_pool_pick": BYTES_ONLY,
+    "avg_pool": Cost(pool_flops(0, 1, 1)),
+    "avg_pool_grad": Cost(pool_flops(1, 0, 1)),
     # normalize, per element of x: mean 1, variance 3, xhat 2, weight and bias 2; of the gradients
     # xhat 2, dweight and dbias 3, dx 4, and for a layer norm 4 more for g and its two means
     "batch_norm": Cost(normalize_flops(3, 8)),

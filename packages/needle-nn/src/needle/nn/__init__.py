@@ -7,6 +7,7 @@ from .index import Embedding
 from .matmul import Linear
 from .module import Module, Parameter
 from .normalize import BatchNorm1d, BatchNorm2d, LayerNorm1d
+from .pool import AvgPool2d, MaxPool2d
 from .recurrent import LSTM, RNN, LSTMCell, RNNCell
 from .shape import Flatten
 from .softmax import SoftmaxLoss
@@ -14,6 +15,7 @@ from .softmax import SoftmaxLoss
 __all__ = [
     "LSTM",
     "RNN",
+    "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
     "Conv",
@@ -24,6 +26,7 @@ __all__ = [
     "LSTMCell",
     "LayerNorm1d",
     "Linear",
+    "MaxPool2d",
     "Module",
     "Parameter",
     "RNNCell",

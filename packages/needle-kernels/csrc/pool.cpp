@@ -1,0 +1,219 @@
+// Max and average pooling over images, channels last, with their gradients. A vector holds
+// neighbouring channels of one pixel. Every kernel goes through its output pixel by pixel and
+// writes each once: forwards from the pixels under a window, backwards from the windows over a
+// pixel. So nothing is cleared first and no two threads add to one place.
+#include "families.h"
+#include "parallel.h"
+#include "strided.h"
+
+namespace needle::NEEDLE_TARGET {
+
+namespace {
+
+constexpr int64_t grain = 1 << 14;  // elements read for which a second thread pays
+
+struct Range {
+    int64_t begin, end;
+};
+
+// The windows of a call; axis 0 is height, axis 1 is width. Window i of an axis starts at pixel
+// i * stride - padding; what lies outside the image does not take part.
+struct Windows {
+    int64_t size[2], stride[2], padding[2];
+
+    explicit Windows(const double* scalars)
+    {
+        for (int axis = 0; axis < 2; ++axis) {
+            size[axis] = static_cast<int64_t>(scalars[axis]);
+            stride[axis] = static_cast<int64_t>(scalars[2 + axis]);
+            padding[axis] = static_cast<int64_t>(scalars[4 + axis]);
+        }
+    }
+
+    int64_t start(int axis, int64_t i) const { return i * stride[axis] - padding[axis]; }
+
+    // The pixels under window i, of n pixels along the axis.
+    Range pixels(int axis, int64_t i, int64_t n) const
+    {
+        return {max64(start(axis, i), 0), min64(start(axis, i) + size[axis], n)};
+    }
+
+    // The windows over a pixel, of n windows along the axis.
+    Range over(int axis, int64_t pixel, int64_t n) const
+    {
+        int64_t last_start = pixel + padding[axis], first_start = last_start - size[axis] + 1;
+        return {ceil_div(max64(first_start, 0), stride[axis]),
+                min64(last_start / stride[axis] + 1, n)};
+    }
+
+    // The number of pixel (h, w) in window (i, j), row by row.
+    int64_t place(int64_t i, int64_t j, int64_t h, int64_t w) const
+    {
+        return (h - start(0, i)) * size[1] + (w - start(1, j));
+    }
+
+    int64_t places() const { return size[0] * size[1]; }
+};
+
+// The channels of one pixel of (N, H, W, C).
+template <class T>
+Line<T> pixel_of(const Array& images, int64_t n, int64_t h, int64_t w)
+{
+    const int64_t* strides = images.strides;
+    return {images.as<T>() + n * strides[0] + h * strides[1] + w * strides[2], strides[3]};
+}
+
+// Calls body(T{}, n, h, w) for every pixel of (N, H, W, C), shared by the threads. Each costs
+// `places` reads of C elements.
+template <class Body>
+void for_each_pixel(const Array& images, int64_t places, const Body& body)
+{
+    int64_t height = images.shape[1], width = images.shape[2];
+    int64_t row_reads = max64(width * images.shape[3] * places, 1);
+    parallel_for(images.shape[0] * height, ceil_div(grain, row_reads),
+                 [&](int64_t begin, int64_t end) {
+                     with_float(images.dtype, [&](auto zero) {
+                         for (int64_t row = begin; row < end; ++row)
+                             for (int64_t w = 0; w < width; ++w)
+                                 body(zero, row / height, row % height, w);
+                     });
+                 });
+}
+
+// y = the largest pixel under each window, index = its place there: the first where several are
+// equal, a NaN before all numbers.
+void max_pool(const Call& call)
+{
+    const Array &y = call.arrays[0], &index = call.arrays[1], &x = call.arrays[2];
+    Windows windows(call.scalars);
+    for_each_pixel(y, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
+        using T = decltype(zero);
+        Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
+        auto number = [&](int64_t h, int64_t w) {
+            return broadcast(static_cast<Bits<T>>(windows.place(i, j, h, w)));
+        };
+        for_vectors<T>(x.shape[3], [&](int64_t c, int64_t m) {
+            Vec<T> best = pixel_of<T>(x, n, rows.begin, columns.begin).load(c, m);
+            Vec<Bits<T>> place = number(rows.begin, columns.begin);
+            for (int64_t h = rows.begin; h < rows.end; ++h)
+                for (int64_t w = columns.begin; w < columns.end; ++w) {
+                    Vec<T> value = pixel_of<T>(x, n, h, w).load(c, m);
+                    auto better = (value > best) | (value != value);
+                    best = better ? value : best;
+                    place = better ? number(h, w) : place;
+                }
+            pixel_of<T>(y, n, i, j).store(c, m, best);
+            pixel_of<Bits<T>>(index, n, i, j).store(c, m, place);
+        });
+    });
+}
+
+// dx = the sum of dy over the windows whose largest pixel this is.
+void max_pool_grad(const Call& call)
+{
+    const Array &dx = call.arrays[0], &dy = call.arrays[1], &index = call.arrays[2];
+    Windows windows(call.scalars);
+    for_each_pixel(dx, 1, [&](auto zero, int64_t n, int64_t h, int64_t w) {
+        using T = decltype(zero);
+        Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
+        for_vectors<T>(dx.shape[3], [&](int64_t c, int64_t m) {
+            Vec<T> sum{};
+            for (int64_t i = rows.begin; i < rows.end; ++i)
+                for (int64_t j = columns.begin; j < columns.end; ++j) {
+                    auto here = pixel_of<Bits<T>>(index, n, i, j).load(c, m) ==
+                                static_cast<Bits<T>>(windows.place(i, j, h, w));
+                    sum += here ? pixel_of<T>(dy, n, i, j).load(c, m) : Vec<T>{};
+                }
+            pixel_of<T>(dx, n, h, w).store(c, m, sum);
+        });
+    });
+}
+
+// out = the pixel of a at the place that `index` names in each window; 0 where it is outside.
+void max_pool_pick(const Call& call)
+{
+    const Array &out = call.arrays[0], &a = call.arrays[1], &index = call.arrays[2];
+    Windows windows(call.scalars);
+    for_each_pixel(out, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
+        using T = decltype(zero);
+        Range rows = windows.pixels(0, i, a.shape[1]), columns = windows.pixels(1, j, a.shape[2]);
+        for_vectors<T>(a.shape[3], [&](int64_t c, int64_t m) {
+            Vec<Bits<T>> place = pixel_of<Bits<T>>(index, n, i, j).load(c, m);
+            Vec<T> found{};
+            for (int64_t h = rows.begin; h < rows.end; ++h)
+                for (int64_t w = columns.begin; w < columns.end; ++w) {
+                    auto here = place == static_cast<Bits<T>>(windows.place(i, j, h, w));
+                    found = here ? pixel_of<T>(a, n, h, w).load(c, m) : found;
+                }
+            pixel_of<T>(out, n, i, j).store(c, m, found);
+        });
+    });
+}
+
+// By how much the sum of a window along one axis is divided: the pixels under it, and with
+// `padded` the padding under it too (but not what ceil mode lets stick out beyond the padding).
+int64_t divisor(const Windows& windows, int axis, int64_t i, int64_t n, bool padded)
+{
+    if (!padded) {
+        Range pixels = windows.pixels(axis, i, n);
+        return pixels.end - pixels.begin;
+    }
+    int64_t start = windows.start(axis, i);
+    return min64(start + windows.size[axis], n + windows.padding[axis]) - start;
+}
+
+// y = the mean of the pixels under each window.
+void avg_pool(const Call& call)
+{
+    const Array &y = call.arrays[0], &x = call.arrays[1];
+    Windows windows(call.scalars);
+    bool padded = call.scalars[6] != 0;
+    for_each_pixel(y, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
+        using T = decltype(zero);
+        Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
+        T count = static_cast<T>(divisor(windows, 0, i, x.shape[1], padded) *
+                                 divisor(windows, 1, j, x.shape[2], padded));
+        for_vectors<T>(x.shape[3], [&](int64_t c, int64_t m) {
+            Vec<T> sum{};
+            for (int64_t h = rows.begin; h < rows.end; ++h)
+                for (int64_t w = columns.begin; w < columns.end; ++w)
+                    sum += pixel_of<T>(x, n, h, w).load(c, m);
+            pixel_of<T>(y, n, i, j).store(c, m, sum / count);
+        });
+    });
+}
+
+// dx = the sum over the windows over each pixel of dy divided as the window was.
+void avg_pool_grad(const Call& call)
+{
+    const Array &dx = call.arrays[0], &dy = call.arrays[1];
+    Windows windows(call.scalars);
+    bool padded = call.scalars[6] != 0;
+    for_each_pixel(dx, 1, [&](auto zero, int64_t n, int64_t h, int64_t w) {
+        using T = decltype(zero);
+        Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
+        for_vectors<T>(dx.shape[3], [&](int64_t c, int64_t m) {
+            Vec<T> sum{};
+            for (int64_t i = rows.begin; i < rows.end; ++i)
+                for (int64_t j = columns.begin; j < columns.end; ++j) {
+                    T count = static_cast<T>(divisor(windows, 0, i, dx.shape[1], padded) *
+                                             divisor(windows, 1, j, dx.shape[2], padded));
+                    sum += pixel_of<T>(dy, n, i, j).load(c, m) / count;
+                }
+            pixel_of<T>(dx, n, h, w).store(c, m, sum);
+        });
+    });
+}
+
+}  // namespace
+
+void add_pool(Table& table)
+{
+    table[Kernel::max_pool].run = max_pool;
+    table[Kernel::max_pool_grad].run = max_pool_grad;
+    table[Kernel::max_pool_pick].run = max_pool_pick;
+    table[Kernel::avg_pool].run = avg_pool;
+    table[Kernel::avg_pool_grad].run = avg_pool_grad;
+}
+
+}  // namespace needle::NEEDLE_TARGET
