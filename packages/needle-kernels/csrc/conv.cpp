@@ -1,10 +1,16 @@
 // Convolutions of NHWC images: forward, gradient of the input, gradient of the weight.
 //
-// Implicit matrix products: for one output position the taps that lie in the image are a few runs
-// of memory, the same for every image of the batch. So the rows of a tile are the images (or
-// neighbouring positions, when there are few images), its columns the output channels, and padding
-// is never read or multiplied.
+// Implicit matrix products. Output positions that meet the same taps form rectangles; on each, the
+// taps that lie in the image are a few runs of memory whose places move by a fixed step from one
+// position, row or image to the next. So no patch matrix is built, and padding is neither read nor
+// multiplied.
+//
+//     kernel                rows of a tile              columns          k
+//     conv                  positions or images         output channels  taps, input channels
+//     conv_input_grad       positions or images         input channels   taps, output channels
+//     conv_weight_grad      input channels of one tap   output channels  positions, images
 #include "families.h"
+#include "pack.h"
 #include "strided.h"
 #include "tile.h"
 
@@ -13,6 +19,8 @@ namespace needle::NEEDLE_TARGET {
 namespace {
 
 constexpr int64_t parallel_work = 100000;  // multiply-adds that are worth a second thread
+// Weights beyond half of a second-level cache are used panel by panel, over all positions.
+constexpr int64_t cached_bytes = 1 << 20;
 
 // Room on the stack for the segments of one position: at most one a row of taps. A macro, as the
 // memory is the calling function's.
@@ -20,233 +28,408 @@ constexpr int64_t parallel_work = 100000;  // multiply-adds that are worth a sec
     static_cast<Segment<T>*>(  \
         __builtin_alloca(sizeof(Segment<T>) * static_cast<size_t>((count) + 1)))
 
-// An (N, H, W, C) view whose channels, and whose positions in a row, are contiguous.
+inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Images
+
+// An (N, H, W, C) view whose channels are contiguous.
 template <class T>
 struct Image {
     T* data;
     int64_t n, h, w, c;
-    int64_t image_stride, row_stride;
-};
+    int64_t image_stride, row_stride, pixel_stride;
 
-struct Geometry {
-    int64_t kernel, stride, padding;
-
-    // The taps k of [0, kernel) for which position * stride + k - padding lies in [0, size).
-    int64_t first_tap(int64_t position) const { return max64(0, padding - position * stride); }
-    int64_t end_tap(int64_t position, int64_t size) const
+    T* at(int64_t image, int64_t y, int64_t x) const
     {
-        return min64(kernel, size + padding - position * stride);
+        return data + image * image_stride + y * row_stride + x * pixel_stride;
     }
 };
 
-inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
+template <class T>
+Image<T> dense_image(T* data, int64_t n, int64_t h, int64_t w, int64_t c)
+{
+    return {data, n, h, w, c, h * w * c, w * c, c};
+}
 
-inline bool is_packed_image(const Array& a)
+// Whether channels, and the pixels of a row, are contiguous: a row of taps is then one run.
+inline bool has_dense_rows(const Array& a)
 {
     bool channels = a.strides[3] == 1 || a.shape[3] == 1;
-    bool columns = a.strides[2] == a.shape[3] || a.shape[2] == 1;
-    return channels && columns;
+    bool pixels = a.strides[2] == a.shape[3] || a.shape[2] == 1;
+    return channels && pixels;
 }
 
-template <class T>
-Image<T> image_of(const Array& a)
+// out[i * C + c] = from[c * channel_stride + i]
+template <int C, class T>
+void interleave(const T* __restrict from, int64_t channel_stride, int64_t n, T* __restrict out)
 {
-    return {a.as<T>(), a.shape[0], a.shape[1], a.shape[2], a.shape[3], a.strides[0], a.strides[1]};
+    for (int64_t i = 0; i < n; ++i)
+        for (int c = 0; c < C; ++c) out[i * C + c] = from[c * channel_stride + i];
 }
 
+// n pixels of c channels, side by side in `out`.
 template <class T>
-void copy_4d(T* out, const Array& a)  // out is compact
+void copy_pixels(const T* from, int64_t pixel_stride, int64_t channel_stride, int64_t n, int64_t c,
+                 T* out)
 {
-    const int64_t *s = a.strides, *n = a.shape;
-    int64_t grain = max64(1, 16384 / max64(1, n[1] * n[2] * n[3]));
-    parallel_for(n[0], grain, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-            for (int64_t y = 0; y < n[1]; ++y)
-                for (int64_t x = 0; x < n[2]; ++x)
-                    for (int64_t c = 0; c < n[3]; ++c)
-                        out[((i * n[1] + y) * n[2] + x) * n[3] + c] =
-                            a.as<T>()[i * s[0] + y * s[1] + x * s[2] + c * s[3]];
+    if (pixel_stride == 1 && c == 2) return interleave<2>(from, channel_stride, n, out);
+    if (pixel_stride == 1 && c == 3) return interleave<3>(from, channel_stride, n, out);
+    if (pixel_stride == 1 && c == 4) return interleave<4>(from, channel_stride, n, out);
+    pack_panel(from, channel_stride, pixel_stride, c, n, out, c);
+}
+
+// A dense copy of `a`, with `border` zero pixels on the left and the right of each row.
+template <class T>
+Image<T> copy_image(const Array& a, int64_t border, T* out)
+{
+    const int64_t *n = a.shape, *s = a.strides;
+    Image<T> image = dense_image(out, n[0], n[1], n[2] + 2 * border, n[3]);
+    bool one_run = border == 0 && s[1] == n[2] * s[2];
+    int64_t rows = one_run ? 1 : n[1], columns = one_run ? n[1] * n[2] : n[2];
+    size_t margin = static_cast<size_t>(border * n[3]) * sizeof(T);
+    parallel_for(n[0], ceil_div(32768, max64(1, image.image_stride)), [&](int64_t i0, int64_t i1) {
+        for (int64_t i = i0; i < i1; ++i)
+            for (int64_t y = 0; y < rows; ++y) {
+                T* row = image.at(i, y, 0);
+                std::memset(row, 0, margin);
+                copy_pixels(a.as<T>() + i * s[0] + y * s[1], s[2], s[3], columns, n[3],
+                            row + border * n[3]);
+                std::memset(row + (border + columns) * n[3], 0, margin);
+            }
     });
-}
-
-// The operand in place, or copied into `buffer` when its layout does not suit; moves `buffer` on.
-template <class T>
-Image<T> packed_image(const Array& a, T*& buffer)
-{
-    if (is_packed_image(a)) return image_of<T>(a);
-    copy_4d(buffer, a);
-    Image<T> image{buffer,
-                   a.shape[0],
-                   a.shape[1],
-                   a.shape[2],
-                   a.shape[3],
-                   a.shape[1] * a.shape[2] * a.shape[3],
-                   a.shape[2] * a.shape[3]};
-    buffer += round_up(a.size(), 16);
     return image;
 }
 
-inline int64_t packed_elements(const Array& a)
+inline int64_t image_elements(const Array& a, int64_t border)
 {
-    return is_packed_image(a) ? 0 : round_up(a.size(), 16);
+    return round_up(a.shape[0] * a.shape[1] * (a.shape[2] + 2 * border) * a.shape[3], 16);
 }
 
-// Weights as panels of tile_columns output columns: [panel][tap][input][column], zero where there
-// is no column. `tap_of[t]` is the tap (ky * kernel + kx) that stands t-th; `transposed` swaps the
-// channels' roles.
+inline int64_t dense_elements(const Array& a)
+{
+    return has_dense_rows(a) ? 0 : image_elements(a, 0);
+}
+
+// The operand in place, or copied to `buffer` when its layout does not suit; moves `buffer` on.
 template <class T>
-void pack_weight(const Array& w, bool transposed, const int32_t* tap_order, T* out)
+Image<T> dense_rows(const Array& a, T*& buffer)
+{
+    const int64_t *n = a.shape, *s = a.strides;
+    if (has_dense_rows(a)) return {a.as<T>(), n[0], n[1], n[2], n[3], s[0], s[1], n[3]};
+    T* out = buffer;
+    buffer += image_elements(a, 0);
+    return copy_image(a, 0, out);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Axes, taps, and positions that meet the same taps
+
+// One spatial axis: output position o meets, by tap k, the pixel o * stride + k - padding.
+struct Axis {
+    int64_t in, out, kernel, stride, padding;
+
+    // The taps of output position o that meet a pixel: [first_tap, end_tap).
+    int64_t first_tap(int64_t o) const { return max64(0, padding - o * stride); }
+    int64_t end_tap(int64_t o) const { return min64(kernel, in + padding - o * stride); }
+    // The output positions whose tap k meets a pixel: [first_output, end_output).
+    int64_t first_output(int64_t k) const { return max64(0, ceil_div(padding - k, stride)); }
+    int64_t end_output(int64_t k) const
+    {
+        return min64(out, max64(0, ceil_div(in + padding - k, stride)));
+    }
+    // The taps that some output position meets: [low_tap, high_tap).
+    int64_t low_tap() const { return max64(0, padding - (out - 1) * stride); }
+    int64_t high_tap() const { return min64(kernel, in + padding); }
+};
+
+Axis axis_of(const Call& call, const Array& in, const Array& out, const Array& w, int axis)
+{
+    return {in.shape[axis], out.shape[axis], w.shape[0], static_cast<int64_t>(call.scalars[0]),
+            static_cast<int64_t>(call.scalars[1])};
+}
+
+// `count` positions of the result, `step` apart, which meet the same taps [tap, tap + taps); the
+// first position's first tap meets `source`, the next position's source + move.
+struct Span {
+    int64_t first, count, step;
+    int64_t source, move;
+    int64_t tap, taps;
+};
+
+// Calls body(span) for the output positions [begin, end).
+template <class Body>
+void for_output_spans(const Axis& axis, int64_t begin, int64_t end, const Body& body)
+{
+    for (int64_t o = begin; o < end;) {
+        int64_t tap = axis.first_tap(o), tap_end = axis.end_tap(o), next = o + 1;
+        while (next < end && axis.first_tap(next) == tap && axis.end_tap(next) == tap_end) ++next;
+        body(Span{o, next - o, 1, o * axis.stride + tap - axis.padding, axis.stride, tap,
+                  max64(0, tap_end - tap)});
+        o = next;
+    }
+}
+
+// The input gradient's order of taps. An input position takes only the taps whose offset is
+// divisible by the stride, and the outputs that they meet run backwards; so the taps are ordered
+// by remainder, falling within each, and those of one position meet a run of outputs.
+struct TapOrder {
+    int64_t kernel, stride;
+
+    int64_t size(int64_t remainder) const
+    {
+        return remainder < kernel ? ceil_div(kernel - remainder, stride) : 0;
+    }
+    // Where tap `remainder + j * stride` stands.
+    int64_t place(int64_t remainder, int64_t j) const
+    {
+        int64_t first = 0;
+        for (int64_t r = 0; r < remainder; ++r) first += size(r);
+        return first + size(remainder) - 1 - j;
+    }
+};
+
+// Calls body(span) for the input positions [begin, end); `tap` counts in TapOrder.
+template <class Body>
+void for_input_spans(const Axis& axis, int64_t begin, int64_t end, const Body& body)
+{
+    TapOrder order{axis.kernel, axis.stride};
+    for (int64_t start = begin; start < min64(end, begin + axis.stride); ++start) {
+        int64_t remainder = (start + axis.padding) % axis.stride;
+        // Tap j of this remainder meets the output top - j.
+        auto top = [&](int64_t i) { return (i + axis.padding) / axis.stride; };
+        auto first = [&](int64_t i) { return max64(0, top(i) - axis.out + 1); };
+        auto last = [&](int64_t i) { return min64(order.size(remainder), top(i) + 1); };
+        for (int64_t i = start; i < end;) {
+            int64_t j0 = first(i), j1 = last(i), next = i + axis.stride;
+            while (next < end && first(next) == j0 && last(next) == j1) next += axis.stride;
+            body(Span{i, (next - i) / axis.stride, axis.stride, top(i) - j1 + 1, 1,
+                      order.place(remainder, j1 - 1), max64(0, j1 - j0)});
+            i = next;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Rectangles
+
+// One axis of a rectangle: how many, and how far apart in the two arrays that it moves through.
+struct Line {
+    int64_t count, a, c;
+};
+
+// A rectangle of positions over several images, as nested lines: lines[0] are the rows (or the k)
+// of a product, the others are loops around it.
+struct Lines {
+    Line rows, middle, outer;
+};
+
+// Joins axes that continue one another, and takes as rows the innermost axis that fills a tile, or
+// the longest.
+inline Lines nest_lines(Line x, Line y, Line n, int64_t enough)
+{
+    Line lines[3] = {x, y, n};
+    for (int i = 0; i < 2; ++i) {
+        Line &inner = lines[i], &next = lines[i + 1];
+        if (next.count > 1 && (next.a != inner.count * inner.a || next.c != inner.count * inner.c))
+            continue;
+        next = {inner.count * next.count, inner.a, inner.c};
+        inner.count = 1;
+    }
+    int best = 0;
+    for (int i = 1; i < 3 && lines[best].count < enough; ++i)
+        if (lines[i].count > lines[best].count) best = i;
+    return {lines[best], lines[best == 0 ? 1 : 0], lines[best == 2 ? 1 : 2]};
+}
+
+// Calls body(a, c), how far to move in both arrays, for all but the rows.
+template <class Body>
+void for_each_row_set(const Lines& lines, const Body& body)
+{
+    for (int64_t i = 0; i < lines.outer.count; ++i)
+        for (int64_t j = 0; j < lines.middle.count; ++j)
+            body(i * lines.outer.a + j * lines.middle.a, i * lines.outer.c + j * lines.middle.c);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What forward and input gradient share: each result position is a product of the runs of `from`
+// that its taps meet with the weights of these taps.
+
+// Weights, [panel][tap row][tap][input][column]: in place, or packed.
+template <class T>
+struct Weights {
+    const T* data;
+    int64_t panel_stride, tap_row_stride, tap_stride;
+    int64_t input_stride;  // from one k to the next
+    int64_t bytes;
+};
+
+template <class T>
+struct Products {
+    Image<T> from, to;
+    Weights<T> weights;
+    const T* bias;
+    Activation activation;
+};
+
+// One thread's share of the result.
+struct Share {
+    int64_t n0, n1, y0, y1, panel0, panel1;
+};
+
+// `rows` rows of the result from c on, the panels [share.panel0, share.panel1).
+template <class T>
+void run_rows(const Products<T>& p, Segment<T>* segments, int64_t count, const Line& rows, T* c,
+              const Share& share)
 {
     constexpr int64_t width = tile_columns<T>;
-    int64_t taps = w.shape[0] * w.shape[1];
-    int input_axis = transposed ? 3 : 2, column_axis = transposed ? 2 : 3;
-    int64_t inputs = w.shape[input_axis], columns = w.shape[column_axis];
-    int64_t input_stride = w.strides[input_axis], column_stride = w.strides[column_axis];
-    int64_t panels = ceil_div(columns, width);
-    parallel_for(panels * taps, max64(1, 16384 / max64(1, inputs * width)),
-                 [&](int64_t begin, int64_t end) {
-                     for (int64_t i = begin; i < end; ++i) {
-                         int64_t tap = tap_order[i % taps], first = i / taps * width;
-                         const T* from = w.as<T>() + tap / w.shape[1] * w.strides[0] +
-                                         tap % w.shape[1] * w.strides[1] + first * column_stride;
-                         T* to = out + i * inputs * width;
-                         int64_t n = min64(width, columns - first);
-                         for (int64_t ci = 0; ci < inputs; ++ci) {
-                             for (int64_t j = 0; j < n; ++j)
-                                 to[j] = from[ci * input_stride + j * column_stride];
-                             for (int64_t j = n; j < width; ++j) to[j] = T{};
-                             to += width;
-                         }
-                     }
-                 });
-}
-
-template <class T>
-inline int64_t panel_elements(const Array& w, bool transposed)
-{
-    int64_t columns = w.shape[transposed ? 2 : 3], inputs = w.shape[transposed ? 3 : 2];
-    return ceil_div(columns, tile_columns<T>) * tile_columns<T> * w.shape[0] * w.shape[1] * inputs;
-}
-
-inline int64_t int32_slots(int64_t count, int64_t item)
-{
-    return round_up(ceil_div(count * 4, item), 16);
-}
-
-// The products at one output position: `rows` rows that lie `a_stride` apart in the input and
-// `c_stride` apart in the output, all columns. Segment b-pointers are those of panel 0.
-template <class T>
-void run_rows(Segment<T>* segments, int64_t count, int64_t rows, int64_t a_stride, T* c,
-              int64_t c_stride, int64_t columns, int64_t panel_stride, const T* bias,
-              Activation activation)
-{
-    constexpr int64_t width = tile_columns<T>;
-    for (int64_t j = 0; j < columns; j += width) {
+    for (int64_t panel = share.panel0; panel < share.panel1; ++panel) {
+        int64_t j = panel * width;
         Tile<T> tile{segments,
                      count,
-                     a_stride,
-                     width,
+                     rows.a,
+                     p.weights.input_stride,
                      nullptr,
-                     c_stride,
-                     min64(width, columns - j),
-                     bias == nullptr ? nullptr : bias + j,
-                     activation,
+                     rows.c,
+                     min64(width, p.to.c - j),
+                     p.bias == nullptr ? nullptr : p.bias + j,
+                     p.activation,
                      false,
                      true};
-        for (int64_t i = 0; i < rows;) {
-            int height = tile_rows_for(rows - i);
-            tile.c = c + i * c_stride + j;
+        for (int64_t i = 0; i < rows.count;) {
+            int height = tile_rows_for(rows.count - i);
+            tile.c = c + i * rows.c + j;
             run_tile(height, RowOrder::k_contiguous, tile);
-            for (int64_t s = 0; s < count; ++s) segments[s].a += height * a_stride;
+            for (int64_t s = 0; s < count; ++s) segments[s].a += height * rows.a;
             i += height;
         }
         for (int64_t s = 0; s < count; ++s) {
-            segments[s].a -= rows * a_stride;
-            segments[s].b += panel_stride;
+            segments[s].a -= rows.count * rows.a;
+            segments[s].b += p.weights.panel_stride;
         }
     }
 }
 
-// Runs body(image_begin, image_end, row_begin, row_end) over the output's images and rows, split
-// over threads by images if there are enough of them, else by rows.
-template <class Body>
-void split_images(int64_t images, int64_t rows, int64_t work, const Body& body)
+// The positions that meet the taps of the spans y and x.
+template <class T>
+void run_rectangle(const Products<T>& p, const Span& y, const Span& x, const Share& share)
 {
-    bool by_image = images >= 4 * num_threads() || images >= rows;
-    int64_t items = by_image ? images : rows;
-    int64_t grain = ceil_div(parallel_work, max64(1, work / max64(1, items)));
-    parallel_for(items, grain, [&](int64_t begin, int64_t end) {
-        if (by_image)
-            body(begin, end, int64_t{0}, rows);
-        else
-            body(int64_t{0}, images, begin, end);
+    const Image<T>&from = p.from, &to = p.to;
+    const Weights<T>& w = p.weights;
+    int64_t count = x.taps > 0 ? y.taps : 0;
+    Segment<T>* segments = NEEDLE_SEGMENTS(count);
+    Lines lines = nest_lines({x.count, x.move * from.pixel_stride, x.step * to.pixel_stride},
+                             {y.count, y.move * from.row_stride, y.step * to.row_stride},
+                             {share.n1 - share.n0, from.image_stride, to.image_stride}, tile_rows);
+    T* c = to.at(share.n0, y.first, x.first);
+    for_each_row_set(lines, [&](int64_t a_shift, int64_t c_shift) {
+        for (int64_t s = 0; s < count; ++s)
+            segments[s] = {from.at(share.n0, y.source + s, x.source) + a_shift,
+                           w.data + share.panel0 * w.panel_stride + (y.tap + s) * w.tap_row_stride +
+                               x.tap * w.tap_stride,
+                           x.taps * from.c};
+        run_rows(p, segments, count, lines.rows, c + c_shift, share);
     });
 }
 
-// Output positions [x, end) of a row that have the same taps, `step` input elements apart.
-struct Run {
-    int64_t x, end;
-};
-
-// Segments of one output position run -> its tiles, rows being images or positions, whichever is
-// more.
-template <class T>
-void run_positions(Segment<T>* segments, int64_t count, const Run& run, int64_t a_step,
-                   int64_t images, int64_t a_image_stride, T* c, int64_t c_step,
-                   int64_t c_image_stride, int64_t columns, int64_t panel_stride, const T* bias,
-                   Activation activation)
+// Cuts a share into blocks of so many images and panels.
+template <class Run>
+void for_blocks_of(const Share& share, int64_t images, int64_t panels, const Run& run)
 {
-    int64_t positions = run.end - run.x;
-    bool rows_are_images = images >= positions;
-    int64_t outer = rows_are_images ? positions : images;
-    int64_t rows = rows_are_images ? images : positions;
-    Segment<T>* moved = NEEDLE_SEGMENTS(count);
-    for (int64_t i = 0; i < outer; ++i) {
-        int64_t shift = i * (rows_are_images ? a_step : a_image_stride);
-        for (int64_t s = 0; s < count; ++s)
-            moved[s] = {segments[s].a + shift, segments[s].b, segments[s].k};
-        run_rows(moved, count, rows, rows_are_images ? a_image_stride : a_step,
-                 c + i * (rows_are_images ? c_step : c_image_stride),
-                 rows_are_images ? c_image_stride : c_step, columns, panel_stride, bias,
-                 activation);
+    Share block = share;
+    for (int64_t j = share.panel0; j < share.panel1; j += panels) {
+        block.panel0 = j;
+        block.panel1 = min64(share.panel1, j + panels);
+        for (int64_t n = share.n0; n < share.n1; n += images) {
+            block.n0 = n;
+            block.n1 = min64(share.n1, n + images);
+            run(block);
+        }
     }
+}
+
+// Splits the result over threads along the axis that splits most evenly, images first, and calls
+// run(share).
+template <class T, class Run>
+void split_result(const Products<T>& p, int64_t step, int64_t work, const Run& run)
+{
+    int64_t panels = ceil_div(p.to.c, tile_columns<T>);
+    int threads = threads_for(work, parallel_work);
+    int64_t items[3] = {p.to.n, p.to.h, panels};
+    int axis = 0;
+    auto share_of = [&](int i) { return double(ceil_div(items[i], threads)) / double(items[i]); };
+    for (int i = 1; i < 3; ++i)
+        if (share_of(i) < share_of(axis)) axis = i;
+    int64_t group = panels;
+    if (p.weights.bytes > cached_bytes) group = max64(1, cached_bytes * panels / p.weights.bytes);
+    // As many images as a tile has rows, so that their pixels stay cached from position to
+    // position.
+    int64_t images = max64(p.to.h, p.to.w) / step > tile_rows ? 1 : tile_rows;
+    parallel_for(threads > 1 ? items[axis] : 1, 1, [&](int64_t begin, int64_t end) {
+        Share share{0, p.to.n, 0, p.to.h, 0, panels};
+        if (threads > 1) {
+            int64_t* ends[3] = {&share.n0, &share.y0, &share.panel0};
+            ends[axis][0] = begin;
+            ends[axis][1] = end;
+        }
+        for_blocks_of(share, images, group, run);
+    });
+}
+
+// [panel][place of ky][place of kx][input][column], zero where there is no column. Taps that meet
+// no pixel are left out.
+template <class T, class Place>
+void pack_weights(const T* w, const Array& shape, int input_axis, const Axis& vertical,
+                  const Axis& horizontal, const Place& place, T* out)
+{
+    constexpr int64_t width = tile_columns<T>;
+    int column_axis = 5 - input_axis;
+    int64_t kernel = vertical.kernel, inputs = shape.shape[input_axis],
+            columns = shape.shape[column_axis];
+    const int64_t* s = shape.strides;
+    int64_t ky0 = vertical.low_tap(), kys = max64(0, vertical.high_tap() - ky0);
+    int64_t kx0 = horizontal.low_tap(), kxs = max64(0, horizontal.high_tap() - kx0);
+    int64_t items = ceil_div(columns, width) * kys * kxs;
+    parallel_for(items, ceil_div(32768, max64(1, inputs * width)), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            int64_t panel = i / (kys * kxs), ky = ky0 + i / kxs % kys, kx = kx0 + i % kxs;
+            int64_t tap = (panel * kernel + place(ky)) * kernel + place(kx), j = panel * width;
+            pack_panel(w + ky * s[0] + kx * s[1] + j * s[column_axis], s[column_axis],
+                       s[input_axis], min64(width, columns - j), inputs, out + tap * inputs * width,
+                       width);
+        }
+    });
+}
+
+template <class T>
+int64_t packed_weight_elements(const Array& w, int input_axis)
+{
+    constexpr int64_t width = tile_columns<T>;
+    return round_up(w.shape[5 - input_axis], width) * w.shape[0] * w.shape[1] * w.shape[input_axis];
+}
+
+template <class T>
+Weights<T> packed_weights(const Array& w, int input_axis, const T* data)
+{
+    constexpr int64_t width = tile_columns<T>;
+    int64_t tap = w.shape[input_axis] * width, row = w.shape[1] * tap;
+    return {data,  w.shape[0] * row,
+            row,   tap,
+            width, packed_weight_elements<T>(w, input_axis) * int64_t{sizeof(T)}};
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Forward
 
-Geometry geometry_of(const Call& call, int64_t kernel)
-{
-    return {kernel, static_cast<int64_t>(call.scalars[0]), static_cast<int64_t>(call.scalars[1])};
-}
-
+// Weights are used in place where a panel's columns are whole vectors and the inputs of a row of
+// taps one run; unless there are many positions and reading neighbouring lines pays for the copy.
 template <class T>
-void forward_rows(const Image<T>& x, const T* panels, const Image<T>& out, const Geometry& g,
-                  const T* bias, Activation activation, int64_t n0, int64_t n1, int64_t y0,
-                  int64_t y1)
+bool weights_in_place(const Array& w, const Array& out)
 {
-    constexpr int64_t width = tile_columns<T>;
-    int64_t panel_stride = g.kernel * g.kernel * x.c * width;
-    Segment<T>* segments = NEEDLE_SEGMENTS(g.kernel);
-    for (int64_t oy = y0; oy < y1; ++oy) {
-        for (int64_t ox = 0; ox < out.w;) {
-            int64_t kx0 = g.first_tap(ox), kx1 = g.end_tap(ox, x.w);
-            Run run{ox, ox + 1};
-            while (run.end < out.w && g.first_tap(run.end) == kx0 && g.end_tap(run.end, x.w) == kx1)
-                ++run.end;
-            int64_t count = 0;
-            for (int64_t ky = g.first_tap(oy); ky < g.end_tap(oy, x.h) && kx0 < kx1; ++ky) {
-                int64_t iy = oy * g.stride + ky - g.padding, ix = ox * g.stride + kx0 - g.padding;
-                segments[count++] = {x.data + n0 * x.image_stride + iy * x.row_stride + ix * x.c,
-                                     panels + (ky * g.kernel + kx0) * x.c * width,
-                                     (kx1 - kx0) * x.c};
-            }
-            run_positions(segments, count, run, g.stride * x.c, n1 - n0, x.image_stride,
-                          out.data + n0 * out.image_stride + oy * out.row_stride + ox * out.c,
-                          out.c, out.image_stride, out.c, panel_stride, bias, activation);
-            ox = run.end;
-        }
-    }
+    bool whole = w.shape[3] % lanes<T> == 0 && w.strides[3] == 1;
+    bool runs = w.strides[1] == w.shape[2] * w.strides[2];
+    bool few = out.size() / max64(1, w.shape[3]) < 1024 || w.shape[3] <= tile_columns<T>;
+    return whole && runs && few;
 }
 
 template <class T>
@@ -255,316 +438,317 @@ void conv_typed(const Call& call)
     const Array &out = call.arrays[0], &x = call.arrays[1], &w = call.arrays[2],
                 &bias = call.arrays[3];
     if (out.size() == 0) return;
-    Geometry g = geometry_of(call, w.shape[0]);
+    Axis vertical = axis_of(call, x, out, w, 1), horizontal = axis_of(call, x, out, w, 2);
     T* buffer = static_cast<T*>(call.workspace);
-    Image<T> image = packed_image<T>(x, buffer);
-    int32_t* order = reinterpret_cast<int32_t*>(buffer);
-    buffer += int32_slots(g.kernel * g.kernel, sizeof(T));
-    for (int64_t t = 0; t < g.kernel * g.kernel; ++t) order[t] = static_cast<int32_t>(t);
-    pack_weight<T>(w, false, order, buffer);
-    const T* panels = buffer;
-    buffer += panel_elements<T>(w, false);
-    T* bias_copy = nullptr;
-    if (bias.data != nullptr) {
-        bias_copy = buffer;
-        for (int64_t i = 0; i < bias.shape[0]; ++i)
-            bias_copy[i] = bias.as<T>()[i * bias.strides[0]];
+    Products<T> p{};
+    p.from = dense_rows<T>(x, buffer);
+    p.to = dense_image(out.as<T>(), out.shape[0], out.shape[1], out.shape[2], out.shape[3]);
+    p.activation = static_cast<Activation>(static_cast<int>(call.scalars[2]));
+    if (weights_in_place<T>(w, out)) {
+        p.weights = {w.as<T>(),    tile_columns<T>, w.strides[0],
+                     w.strides[1], w.strides[2],    w.size() * int64_t{sizeof(T)}};
+    } else {
+        auto place = [](int64_t tap) { return tap; };
+        pack_weights<T>(w.as<T>(), w, 2, vertical, horizontal, place, buffer);
+        p.weights = packed_weights<T>(w, 2, buffer);
+        buffer += packed_weight_elements<T>(w, 2);
     }
-    Activation activation = static_cast<Activation>(static_cast<int>(call.scalars[2]));
-    Image<T> result = image_of<T>(out);
-    int64_t work = out.size() * g.kernel * g.kernel * image.c;
-    split_images(result.n, result.h, work, [&](int64_t n0, int64_t n1, int64_t y0, int64_t y1) {
-        forward_rows<T>(image, panels, result, g, bias_copy, activation, n0, n1, y0, y1);
+    p.bias = bias.as<T>();
+    if (bias.data != nullptr && bias.strides[0] != 1) {
+        for (int64_t i = 0; i < bias.shape[0]; ++i) buffer[i] = bias.as<T>()[i * bias.strides[0]];
+        p.bias = buffer;
+    }
+    split_result(p, 1, out.size() * w.shape[0] * w.shape[1] * w.shape[2], [&](const Share& share) {
+        for_output_spans(vertical, share.y0, share.y1, [&](const Span& y) {
+            for_output_spans(horizontal, 0, out.shape[2],
+                             [&](const Span& x_span) { run_rectangle(p, y, x_span, share); });
+        });
     });
 }
 
 template <class T>
 int64_t conv_elements(const Call& call)
 {
-    const Array &x = call.arrays[1], &w = call.arrays[2];
-    return packed_elements(x) + int32_slots(w.shape[0] * w.shape[1], sizeof(T)) +
-           panel_elements<T>(w, false) + round_up(w.shape[3], 16);
+    const Array &out = call.arrays[0], &x = call.arrays[1], &w = call.arrays[2];
+    return dense_elements(x) + round_up(w.shape[3], 16) +
+           (weights_in_place<T>(w, out) ? 0 : packed_weight_elements<T>(w, 2));
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Gradient of the input: dx[n, y, x] = sum over taps of dy[n, (y + p - ky) / s, (x + p - kx) / s]
-// w[ky, kx]^T
-//
-// A position takes only the taps whose offset is divisible by the stride. Those lie `stride` apart,
-// and the positions of dy they meet run backwards; so the taps are packed by remainder, each group
-// in falling order, and a row of taps meets one run of dy.
-
-struct TapGroups {
-    int64_t kernel, stride;
-
-    int64_t size(int64_t remainder) const
-    {
-        return remainder < kernel ? ceil_div(kernel - remainder, stride) : 0;
-    }
-    int64_t start(int64_t remainder) const
-    {
-        int64_t first = 0;
-        for (int64_t r = 0; r < remainder; ++r) first += size(r);
-        return first;
-    }
-    // Where tap `remainder + j * stride` stands among the taps of its row.
-    int64_t place(int64_t remainder, int64_t j) const
-    {
-        return start(remainder) + size(remainder) - 1 - j;
-    }
-};
-
-// The taps of one axis that input position `x` meets: j in [first, end) of its remainder's group.
-struct TapRange {
-    int64_t remainder, first, end;
-    int64_t top;  // the output position that tap j = 0 meets; tap j meets top - j
-};
-
-inline TapRange taps_of(int64_t x, const Geometry& g, const TapGroups& groups, int64_t outputs)
-{
-    int64_t remainder = (x + g.padding) % g.stride, top = (x + g.padding) / g.stride;
-    return {remainder, max64(0, top - outputs + 1), min64(groups.size(remainder), top + 1), top};
-}
-
-inline bool same_taps(const TapRange& a, const TapRange& b)
-{
-    return a.remainder == b.remainder && a.first == b.first && a.end == b.end;
-}
-
-template <class T>
-void input_grad_rows(const Image<T>& dy, const T* panels, const Image<T>& dx, const Geometry& g,
-                     int64_t n0, int64_t n1, int64_t y0, int64_t y1)
-{
-    constexpr int64_t width = tile_columns<T>;
-    TapGroups groups{g.kernel, g.stride};
-    int64_t tap_size = dy.c * width, panel_stride = g.kernel * g.kernel * tap_size;
-    Segment<T>* segments = NEEDLE_SEGMENTS(g.kernel);
-    for (int64_t y = y0; y < y1; ++y) {
-        TapRange ty = taps_of(y, g, groups, dy.h);
-        for (int64_t x = 0; x < dx.w;) {
-            TapRange tx = taps_of(x, g, groups, dy.w);
-            Run run{x, x + 1};
-            while (g.stride == 1 && run.end < dx.w &&
-                   same_taps(tx, taps_of(run.end, g, groups, dy.w)))
-                ++run.end;
-            int64_t count = 0;
-            for (int64_t j = ty.first; j < ty.end && tx.first < tx.end; ++j) {
-                int64_t tap = groups.place(ty.remainder, j) * g.kernel +
-                              groups.place(tx.remainder, tx.end - 1);
-                const T* from = dy.data + n0 * dy.image_stride + (ty.top - j) * dy.row_stride +
-                                (tx.top - tx.end + 1) * dy.c;
-                segments[count++] = {from, panels + tap * tap_size, (tx.end - tx.first) * dy.c};
-            }
-            run_positions(segments, count, run, dy.c, n1 - n0, dy.image_stride,
-                          dx.data + n0 * dx.image_stride + y * dx.row_stride + x * dx.c, dx.c,
-                          dx.image_stride, dx.c, panel_stride, static_cast<const T*>(nullptr),
-                          no_activation);
-            x = run.end;
-        }
-    }
-}
+// w[ky, kx]^T, of the taps for which both quotients are whole
 
 template <class T>
 void input_grad_typed(const Call& call)
 {
     const Array &out = call.arrays[0], &dy = call.arrays[1], &w = call.arrays[2];
     if (out.size() == 0) return;
-    Geometry g = geometry_of(call, w.shape[0]);
+    Axis vertical = axis_of(call, out, dy, w, 1), horizontal = axis_of(call, out, dy, w, 2);
     T* buffer = static_cast<T*>(call.workspace);
-    Image<T> image = packed_image<T>(dy, buffer);
-    int32_t* order = reinterpret_cast<int32_t*>(buffer);
-    buffer += int32_slots(g.kernel * g.kernel, sizeof(T));
-    TapGroups groups{g.kernel, g.stride};
-    for (int64_t ky = 0; ky < g.kernel; ++ky)
-        for (int64_t kx = 0; kx < g.kernel; ++kx) {
-            int64_t place = groups.place(ky % g.stride, ky / g.stride) * g.kernel +
-                            groups.place(kx % g.stride, kx / g.stride);
-            order[place] = static_cast<int32_t>(ky * g.kernel + kx);
-        }
-    pack_weight<T>(w, true, order, buffer);
-    Image<T> result = image_of<T>(out);
-    int64_t work = out.size() * image.c * ceil_div(g.kernel * g.kernel, g.stride * g.stride);
-    split_images(result.n, result.h, work, [&](int64_t n0, int64_t n1, int64_t y0, int64_t y1) {
-        input_grad_rows<T>(image, buffer, result, g, n0, n1, y0, y1);
+    Products<T> p{};
+    p.from = dense_rows<T>(dy, buffer);
+    p.to = dense_image(out.as<T>(), out.shape[0], out.shape[1], out.shape[2], out.shape[3]);
+    TapOrder order{vertical.kernel, vertical.stride};
+    auto place = [&](int64_t tap) { return order.place(tap % order.stride, tap / order.stride); };
+    pack_weights<T>(w.as<T>(), w, 3, vertical, horizontal, place, buffer);
+    p.weights = packed_weights<T>(w, 3, buffer);
+    int64_t work = dy.size() * w.shape[0] * w.shape[1] * w.shape[2];
+    split_result(p, vertical.stride, work, [&](const Share& share) {
+        for_input_spans(vertical, share.y0, share.y1, [&](const Span& y) {
+            for_input_spans(horizontal, 0, out.shape[2],
+                            [&](const Span& x) { run_rectangle(p, y, x, share); });
+        });
     });
 }
 
 template <class T>
 int64_t input_grad_elements(const Call& call)
 {
-    const Array &dy = call.arrays[1], &w = call.arrays[2];
-    return packed_elements(dy) + int32_slots(w.shape[0] * w.shape[1], sizeof(T)) +
-           panel_elements<T>(w, true);
+    return dense_elements(call.arrays[1]) + packed_weight_elements<T>(call.arrays[2], 3);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Gradient of the weight: dw[ky, kx, ci, co] = sum over n, oy, ox of x[n, iy, ix, ci] dy[n, oy, ox,
-// co]
+// Gradient of the weight: dw[ky, kx, ci, co] = sum over n, oy, ox of x[n, iy, ix, ci]
+// dy[n, oy, ox, co]
 //
-// For one ky the rows (kx, ci) of dw lie side by side, as the pixels they meet do in x: x is a
-// transposed operand, k runs over the images, and every output position adds a segment. Positions
-// at the edge meet only a part of the rows.
+// For one tap this is a product with x as transposed operand, over the output positions whose tap
+// meets a pixel. They are taken in blocks small enough that x and dy stay in the first-level cache
+// while all taps and channels use them; the sums in dw grow from block to block.
+//
+// Few channels would leave a tile's rows empty. Then x is copied with its padding, and the taps of
+// a row, which meet neighbouring pixels, are seen as one tap with kernel * C channels.
+
+constexpr int64_t block_positions = 128;
+constexpr int64_t few_channels = 8;
+
+inline bool merges_taps(const Array& x, const Array& dw)
+{
+    return x.shape[3] < few_channels && dw.shape[0] > 1;
+}
+
+// How the work is shared: by blocks, each thread with sums of its own that are added at the end,
+// or, where dw is large, by parts of dw.
+struct WeightGradPlan {
+    int64_t block_images, block_rows;  // of one block
+    int64_t row_blocks, blocks;
+    int threads;
+    bool by_block;
+    int64_t sums;         // elements of one thread's sums: dw, and db behind it
+    int64_t block_panel;  // elements of one block's columns, when they are copied
+};
+
+template <class T>
+WeightGradPlan plan_weight_grad(const Call& call)
+{
+    const Array &dw = call.arrays[0], &x = call.arrays[2], &dy = call.arrays[3];
+    WeightGradPlan plan{};
+    int64_t rows = max64(1, dy.shape[1]), columns = max64(1, dy.shape[2]);
+    plan.block_rows = min64(rows, max64(1, block_positions / columns));
+    plan.block_images = max64(1, block_positions / (rows * columns));
+    plan.row_blocks = ceil_div(rows, plan.block_rows);
+    plan.blocks = max64(1, ceil_div(dy.shape[0], plan.block_images) * plan.row_blocks);
+    int64_t work = dy.size() * dw.shape[0] * dw.shape[1] * dw.shape[2];
+    plan.threads = threads_for(work, parallel_work);
+    plan.by_block =
+        plan.blocks >= 2 * plan.threads && dw.size() * plan.threads < x.size() + dy.size();
+    plan.sums = round_up(dw.size(), 16) + round_up(dw.shape[3], 16);
+    if (dy.shape[3] % lanes<T> != 0)
+        plan.block_panel = plan.block_images * plan.block_rows * columns * tile_columns<T>;
+    return plan;
+}
 
 template <class T>
 struct WeightGrad {
     Image<T> x, dy;
-    // The last panel of dy where it is not whole: zero-padded to a panel's width, laid out as dy.
-    const T* tail;
-    T* dw;
-    Geometry g;
+    Axis vertical, horizontal;
+    WeightGradPlan plan;
+    bool want_bias;
+
+    int64_t row_tiles() const { return ceil_div(x.c, tile_rows); }
+    int64_t taps() const { return vertical.kernel * horizontal.kernel; }
+    int64_t panels() const { return ceil_div(dy.c, tile_columns<T>); }
+    int64_t tiles() const { return panels() * taps() * row_tiles(); }
 };
 
-// Rows [r0, r1) of (kx, ci) and the columns [j, j + width) of dw[ky]. k runs over the images of one
-// position, or, when a row has more positions than there are images, over the positions of one row
-// of an image.
+// The tiles [tile_begin, tile_end) of dw, counted [panel][tap][row tile], summed over the blocks
+// [block_begin, block_end).
 template <class T>
-class WeightGradTile {
+class WeightGradPart {
 public:
-    WeightGradTile(const WeightGrad<T>& problem, int64_t ky, int64_t r0, int64_t r1, int64_t j)
-        : p(problem),
-          ky(ky),
-          r0(r0),
-          r1(r1),
-          columns(min64(width, problem.dy.c - j)),
-          by_image(problem.x.n >= problem.dy.w)
+    WeightGradPart(const WeightGrad<T>& problem, T* dw, T* db, T* buffer)
+        : p(problem), dw(dw), db(db), buffer(buffer)
     {
-        bool padded = columns % lanes<T> != 0;
-        b = p.dy;
-        b.data = padded ? const_cast<T*>(p.tail) : p.dy.data + j;
-        if (padded) {
-            b.c = width;
-            b.row_stride = p.dy.w * width;
-            b.image_stride = p.dy.h * b.row_stride;
-        }
-        target = p.dw + ky * p.g.kernel * p.x.c * p.dy.c + j;
     }
 
-    void run()
+    void run(int64_t tile_begin, int64_t tile_end, int64_t block_begin, int64_t block_end)
     {
-        for (int64_t r = r0; r < r1; ++r)
-            std::memset(target + r * p.dy.c, 0, static_cast<size_t>(columns) * sizeof(T));
-        for (int64_t ox = 0; ox < p.dy.w;) {
-            int64_t kx0 = p.g.first_tap(ox), kx1 = p.g.end_tap(ox, p.x.w), end = ox + 1;
-            while (end < p.dy.w && p.g.first_tap(end) == kx0 && p.g.end_tap(end, p.x.w) == kx1)
-                ++end;
-            low = max64(r0, kx0 * p.x.c);
-            high = min64(r1, kx1 * p.x.c);
-            if (low < high) gather(ox, end);
-            flush();
-            ox = end;
+        int64_t taps = p.taps(), row_tiles = p.row_tiles();
+        for (int64_t b = block_begin; b < block_end; ++b) {
+            enter_block(b, b == block_begin);
+            for (int64_t t = tile_begin; t < tile_end;) {
+                int64_t panel = t / (taps * row_tiles), tap = t / row_tiles % taps;
+                int64_t end = min64(tile_end, (t / row_tiles + 1) * row_tiles);
+                if (t == tile_begin || t % (taps * row_tiles) == 0) enter_panel(panel);
+                if (p.want_bias && t % (taps * row_tiles) == 0) add_bias();
+                run_tap(tap, t % row_tiles * tile_rows,
+                        min64(p.x.c, ((end - 1) % row_tiles + 1) * tile_rows));
+                t = end;
+            }
         }
     }
 
 private:
     static constexpr int64_t width = tile_columns<T>;
-    static constexpr int64_t most = 32;
+    static constexpr int64_t most_segments = 64;  // a block's positions / their longest axis
 
-    // Segments of the positions [ox, end), which meet the same rows [low, high).
-    void gather(int64_t ox, int64_t end)
+    void enter_block(int64_t block, bool is_first)
     {
-        const Geometry& g = p.g;
-        int64_t step = by_image ? 1 : end - ox, images = by_image ? 1 : p.x.n,
-                depth = by_image ? p.x.n : end - ox;
-        for (int64_t oy = 0; oy < p.dy.h; ++oy) {
-            int64_t iy = oy * g.stride + ky - g.padding;
-            if (iy < 0 || iy >= p.x.h) continue;
-            for (int64_t n = 0; n < images; ++n)
-                for (int64_t x = ox; x < end; x += step) {
-                    const T* from = p.x.data + n * p.x.image_stride + iy * p.x.row_stride +
-                                    (x * g.stride - g.padding) * p.x.c + low;
-                    add({from, b.data + n * b.image_stride + oy * b.row_stride + x * b.c, depth});
-                }
+        first = is_first;
+        n0 = block / p.plan.row_blocks * p.plan.block_images;
+        n1 = min64(p.dy.n, n0 + p.plan.block_images);
+        y0 = block % p.plan.row_blocks * p.plan.block_rows;
+        y1 = min64(p.dy.h, y0 + p.plan.block_rows);
+    }
+
+    // The block's columns of dy, copied where they are not whole vectors.
+    void enter_panel(int64_t panel)
+    {
+        j = panel * width;
+        columns = min64(width, p.dy.c - j);
+        b = p.dy;
+        b.data = p.dy.at(n0, y0, 0) + j;
+        if (columns % lanes<T> == 0) return;
+        Image<T> copy = dense_image(buffer, n1 - n0, y1 - y0, p.dy.w, width);
+        for (int64_t n = 0; n < copy.n; ++n)
+            for (int64_t y = 0; y < copy.h; ++y)
+                pack_panel<T>(b.at(n, y, 0), 1, b.pixel_stride, columns, b.w, copy.at(n, y, 0),
+                              width);
+        b = copy;
+    }
+
+    void add_bias()
+    {
+        for (int64_t v = 0; v < columns; v += lanes<T>) {
+            Vec<T> sum{};
+            for (int64_t n = 0; n < n1 - n0; ++n)
+                for (int64_t y = 0; y < y1 - y0; ++y)
+                    for (int64_t x = 0; x < b.w; ++x) sum += load(b.at(n, y, x) + v);
+            int64_t count = min64(lanes<T>, columns - v);
+            for (int64_t i = 0; i < count; ++i)
+                db[j + v + i] = (first ? T{} : db[j + v + i]) + sum[i];
         }
     }
 
-    void add(const Segment<T>& segment)
+    // The rows [r0, r1) of one tap.
+    void run_tap(int64_t tap, int64_t r0, int64_t r1)
     {
-        if (count == most) flush();
-        segments[count++] = segment;
-    }
-
-    void flush()
-    {
-        for (int64_t i = low; i < high && count > 0;) {
-            int height = tile_rows_for(high - i);
-            Tile<T> tile{segments,
-                         count,
-                         by_image ? p.x.image_stride : p.g.stride * p.x.c,
-                         by_image ? b.image_stride : b.c,
-                         target + i * p.dy.c,
-                         p.dy.c,
-                         columns,
-                         nullptr,
-                         no_activation,
-                         true,
-                         false};
+        int64_t ky = tap / p.horizontal.kernel, kx = tap % p.horizontal.kernel;
+        int64_t oy0 = max64(y0, p.vertical.first_output(ky)),
+                oy1 = min64(y1, p.vertical.end_output(ky));
+        int64_t ox0 = p.horizontal.first_output(kx), ox1 = p.horizontal.end_output(kx);
+        int64_t stride = p.vertical.stride;
+        Segment<T> segments[most_segments];
+        int64_t count = 0;
+        Lines lines{};
+        if (oy0 < oy1 && ox0 < ox1) {
+            lines = nest_lines({ox1 - ox0, p.horizontal.stride * p.x.pixel_stride, b.pixel_stride},
+                               {oy1 - oy0, stride * p.x.row_stride, b.row_stride},
+                               {n1 - n0, p.x.image_stride, b.image_stride}, block_positions);
+            const T* from = p.x.at(n0, oy0 * stride + ky - p.vertical.padding,
+                                   ox0 * p.horizontal.stride + kx - p.horizontal.padding) +
+                            r0;
+            const T* with = b.at(0, oy0 - y0, ox0);
+            for_each_row_set(lines, [&](int64_t a_shift, int64_t b_shift) {
+                segments[count++] = {from + a_shift, with + b_shift, lines.rows.count};
+            });
+        }
+        if (count == 0 && !first) return;
+        Tile<T> tile{segments, count,   lines.rows.a,  lines.rows.c, nullptr, p.dy.c,
+                     columns,  nullptr, no_activation, !first,       false};
+        T* target = dw + tap * p.x.c * p.dy.c + j;
+        for (int64_t r = r0; r < r1;) {
+            int height = tile_rows_for(r1 - r);
+            tile.c = target + r * p.dy.c;
             run_tile(height, RowOrder::rows_contiguous, tile);
             for (int64_t s = 0; s < count; ++s) segments[s].a += height;
-            i += height;
+            r += height;
         }
-        count = 0;
     }
 
     const WeightGrad<T>& p;
-    Image<T> b;
-    int64_t ky, r0, r1, columns;
-    bool by_image;
-    T* target;
-    Segment<T> segments[most];
-    int64_t count = 0, low = 0, high = 0;
+    T *dw, *db, *buffer;
+    bool first = true;
+    int64_t n0 = 0, n1 = 0, y0 = 0, y1 = 0, j = 0, columns = 0;
+    Image<T> b{};  // the block's columns of dy, from (n0, y0) on
 };
 
+// x as the weight gradient reads it: in place, or copied; with the taps of a row merged where
+// channels are few.
 template <class T>
-void copy_tail(const Image<T>& dy, T* out)
+void set_input(WeightGrad<T>& p, const Call& call, T*& buffer)
 {
-    constexpr int64_t width = tile_columns<T>;
-    int64_t whole = dy.c / width * width, rest = dy.c - whole;
-    for (int64_t n = 0; n < dy.n; ++n)
-        for (int64_t y = 0; y < dy.h; ++y)
-            for (int64_t x = 0; x < dy.w; ++x, out += width) {
-                const T* from =
-                    dy.data + n * dy.image_stride + y * dy.row_stride + x * dy.c + whole;
-                for (int64_t c = 0; c < width; ++c) out[c] = c < rest ? from[c] : T{};
-            }
+    const Array &dw = call.arrays[0], &x = call.arrays[2];
+    if (!merges_taps(x, dw)) {
+        p.x = dense_rows<T>(x, buffer);
+        return;
+    }
+    Axis& axis = p.horizontal;
+    p.x = copy_image(x, axis.padding, buffer);
+    buffer += image_elements(x, axis.padding);
+    p.x.w -= axis.kernel - 1;
+    p.x.c *= axis.kernel;
+    axis = {p.x.w, axis.out, 1, axis.stride, 0};
 }
 
 template <class T>
 void weight_grad_typed(const Call& call)
 {
-    constexpr int64_t width = tile_columns<T>;
-    const Array &dw = call.arrays[0], &x = call.arrays[1], &dy = call.arrays[2];
+    const Array &dw = call.arrays[0], &db = call.arrays[1], &x = call.arrays[2],
+                &dy = call.arrays[3];
     if (dw.size() == 0) return;
     T* buffer = static_cast<T*>(call.workspace);
     WeightGrad<T> p{};
-    p.g = geometry_of(call, dw.shape[0]);
-    p.x = packed_image<T>(x, buffer);
-    p.dy = packed_image<T>(dy, buffer);
-    p.dw = dw.as<T>();
-    if (p.dy.c % lanes<T> != 0) {
-        copy_tail(p.dy, buffer);
-        p.tail = buffer;
+    p.vertical = axis_of(call, x, dy, dw, 1);
+    p.horizontal = axis_of(call, x, dy, dw, 2);
+    set_input(p, call, buffer);
+    p.dy = dense_rows<T>(dy, buffer);
+    p.plan = plan_weight_grad<T>(call);
+    p.want_bias = db.data != nullptr;
+    const WeightGradPlan& plan = p.plan;
+    T* panels = buffer + (plan.by_block ? (plan.threads - 1) * plan.sums : 0);
+    int64_t bias_at = round_up(dw.size(), 16);
+    auto part = [&](int64_t i) {
+        T* sums = buffer + (i - 1) * plan.sums;
+        bool own = plan.by_block && i > 0;
+        return WeightGradPart<T>(p, own ? sums : dw.as<T>(), own ? sums + bias_at : db.as<T>(),
+                                 panels + i * plan.block_panel);
+    };
+    parallel_for(plan.threads, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            int64_t items = plan.by_block ? plan.blocks : p.tiles();
+            int64_t first = items * i / plan.threads, last = items * (i + 1) / plan.threads;
+            if (plan.by_block)
+                part(i).run(0, p.tiles(), first, last);
+            else
+                part(i).run(first, last, 0, plan.blocks);
+        }
+    });
+    if (!plan.by_block) return;
+    for (int i = 1; i < plan.threads; ++i) {
+        const T* sums = buffer + (i - 1) * plan.sums;
+        for (int64_t k = 0; k < dw.size(); ++k) dw.as<T>()[k] += sums[k];
+        for (int64_t k = 0; p.want_bias && k < p.dy.c; ++k) db.as<T>()[k] += sums[bias_at + k];
     }
-    int64_t row_count = p.g.kernel * p.x.c, panels = ceil_div(p.dy.c, width);
-    int64_t row_tiles = ceil_div(row_count, tile_rows), tasks = p.g.kernel * row_tiles * panels;
-    int64_t task_work = dy.size() / max64(1, panels) * tile_rows;
-    parallel_for(
-        tasks, ceil_div(parallel_work, max64(1, task_work)), [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) {
-                int64_t ky = t / (row_tiles * panels), tile = t / panels % row_tiles,
-                        panel = t % panels;
-                int64_t r0 = tile * tile_rows;
-                WeightGradTile<T>(p, ky, r0, min64(row_count, r0 + tile_rows), panel * width).run();
-            }
-        });
 }
 
 template <class T>
 int64_t weight_grad_elements(const Call& call)
 {
-    const Array &x = call.arrays[1], &dy = call.arrays[2];
-    int64_t tail =
-        dy.shape[3] % lanes<T> != 0 ? dy.shape[0] * dy.shape[1] * dy.shape[2] * tile_columns<T> : 0;
-    return packed_elements(x) + packed_elements(dy) + tail;
+    const Array &dw = call.arrays[0], &x = call.arrays[2], &dy = call.arrays[3];
+    int64_t padding = static_cast<int64_t>(call.scalars[1]);
+    WeightGradPlan plan = plan_weight_grad<T>(call);
+    return (merges_taps(x, dw) ? image_elements(x, padding) : dense_elements(x)) +
+           dense_elements(dy) + plan.threads * (plan.sums + plan.block_panel) + 16;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

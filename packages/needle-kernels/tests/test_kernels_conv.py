@@ -61,6 +61,12 @@ CASES = [
     (2, 3, 11, 1, 1, 2, 2, 3),
     (0, 5, 5, 3, 4, 3, 1, 1),
     (5, 10, 10, 33, 31, 5, 2, 2),
+    (17, 6, 6, 4, 20, 3, 1, 1),  # more images than a tile has rows
+    (40, 9, 9, 3, 16, 7, 4, 3),  # ResNet9's first layer
+    (3, 20, 33, 5, 40, 3, 1, 1),  # rows longer than a tile; several blocks of the weight gradient
+    (30, 1, 1, 20, 33, 3, 1, 1),  # one tap of nine
+    (2, 1, 150, 2, 8, 2, 3, 1),  # a row longer than a block
+    (4, 6, 6, 40, 48, 1, 1, 0),  # all positions are one run
 ]
 
 
@@ -100,7 +106,11 @@ def test_gradients(device, case, dtype):
     got = nd.conv_input_grad(dy, w, x.shape, stride, padding)
     compare(got, dx, dtype=dtype, atol=bound(dtype, co * k * k))
     got = nd.conv_weight_grad(x, dy, k, stride, padding)
-    compare(got, dw, dtype=dtype, atol=bound(dtype, n * dy.shape[1] * dy.shape[2]))
+    atol = bound(dtype, n * dy.shape[1] * dy.shape[2])
+    compare(got, dw, dtype=dtype, atol=atol)
+    got, db = nd.conv_weight_bias_grad(x, dy, k, stride, padding)
+    compare(got, dw, dtype=dtype, atol=atol)
+    compare(db, dy.numpy().sum((0, 1, 2), dtype=np.float64), dtype=dtype, atol=atol)
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
@@ -162,5 +172,10 @@ def test_errors(device):
         nd.ShapeError, match=r"conv_weight_grad: dy does not fit: .* need \(1, 5, 5"
     ):
         nd.conv_weight_grad(x, dy, 3, 1, 1)
+    with pytest.raises(
+        nd.ShapeError,
+        match=r"conv_weight_bias_grad: dy does not fit: got \(1, 4, 4, 4\): need \(1,",
+    ):
+        nd.conv_weight_bias_grad(x, dy, 3, 1, 1)
     with pytest.raises(nd.ShapeError, match=r"conv_weight_grad: x has the wrong number of axes"):
         nd.conv_weight_grad(x[0], dy, 3, 1, 1)

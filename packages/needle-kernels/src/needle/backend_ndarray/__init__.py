@@ -26,6 +26,7 @@ from needle.backend_ndarray.conv import (
     conv,
     conv_input_grad,
     conv_output_shape,
+    conv_weight_bias_grad,
     conv_weight_grad,
 )
 from needle.backend_ndarray.costs import COSTS, Cost, KernelCall, Operand, Recorder, cost_of
@@ -140,6 +141,7 @@ __all__ = [
     "conv",
     "conv_input_grad",
     "conv_output_shape",
+    "conv_weight_bias_grad",
     "conv_weight_grad",
     "copy_into",
     "cost_of",

@@ -17,6 +17,7 @@ __all__ = [
     "conv",
     "conv_input_grad",
     "conv_output_shape",
+    "conv_weight_bias_grad",
     "conv_weight_grad",
 ]
 
@@ -87,15 +88,38 @@ def conv_weight_grad(
         ShapeError: dy is not what conv gives for these shapes.
         DTypeError: the dtypes differ or are not floats.
     """
-    op = "conv_weight_grad"
+    dw = _new_weight("conv_weight_grad", x, dy, kernel_size, stride, padding)
+    dw._device.launch(_WEIGHT_GRAD, (dw, None, x, dy), (stride, padding))
+    return dw
+
+
+def conv_weight_bias_grad(
+    x: NDArray, dy: NDArray, kernel_size: int, stride: int, padding: int
+) -> tuple[NDArray, NDArray]:
+    """The gradients of conv for its weight, (K, K, Ci, Co), and its bias, (Co,), in one pass.
+
+    The second is the sum of dy (N, OH, OW, Co) over its first three axes.
+
+    Raises:
+        ShapeError: dy is not what conv gives for these shapes.
+        DTypeError: the dtypes differ or are not floats.
+    """
+    dw = _new_weight("conv_weight_bias_grad", x, dy, kernel_size, stride, padding)
+    db = new(dw._device, dw._shape[3:], dw._dtype)
+    dw._device.launch(_WEIGHT_GRAD, (dw, db, x, dy), (stride, padding))
+    return dw, db
+
+
+def _new_weight(
+    op: str, x: NDArray, dy: NDArray, kernel_size: int, stride: int, padding: int
+) -> NDArray:
+    """Checks a weight gradient's operands and allocates it."""
     device, dtype = check_floats(op, x, dy)
     check_rank(op, "x", x, 4, "(N, H, W, C_in)")
     check_rank(op, "dy", dy, 4, "(N, OH, OW, C_out)")
     shape = (kernel_size, kernel_size, x._shape[3], dy._shape[3])
     check_shape(op, "dy", dy, conv_output_shape(op, x._shape, shape, stride, padding))
-    dw = new(device, shape, dtype)
-    device.launch(_WEIGHT_GRAD, (dw, x, dy), (stride, padding))
-    return dw
+    return new(device, shape, dtype)
 
 
 def channels_last(images: NDArray) -> NDArray:

@@ -179,9 +179,9 @@ def conv_input_grad(operands: Operands, scalars: Scalars) -> int:
 
 
 def conv_weight_grad(operands: Operands, scalars: Scalars) -> int:
-    """dw, x, dy."""
-    dw, x, dy = (array(operands, i) for i in range(3))
-    return conv_flops(x, dw, dy, *scalars)
+    """dw, db or None, x, dy: the products, and one addition per output for the bias."""
+    dw, x, dy = (array(operands, i) for i in (0, 2, 3))
+    return conv_flops(x, dw, dy, *scalars) + (operands[1] is not None) * dy.size
 
 
 def pool_flops(windows: int, pixels: int, each: int = 0) -> Count:

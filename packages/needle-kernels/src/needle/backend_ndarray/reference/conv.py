@@ -60,10 +60,14 @@ def conv_input_grad(dx: Array, dy: Array, w: Array, stride: float, padding: floa
     dx[...] = padded[:, p : p + dx.shape[1], p : p + dx.shape[2]]
 
 
-def conv_weight_grad(dw: Array, x: Array, dy: Array, stride: float, padding: float) -> None:
-    """dw[i, j] = the pixels of tap (i, j), transposed, times dy."""
+def conv_weight_grad(
+    dw: Array, db: Array | None, x: Array, dy: Array, stride: float, padding: float
+) -> None:
+    """dw[i, j] = the pixels of tap (i, j), transposed, times dy; db = the sum of all dy."""
     _, height, width, _ = dy.shape
     padded = pad_image(x, int(padding))
     for i, j in np.ndindex(dw.shape[:2]):
         pixels = tap(padded, i, j, int(stride), height, width)
         dw[i, j] = np.tensordot(pixels, dy, axes=((0, 1, 2), (0, 1, 2)))
+    if db is not None:
+        np.sum(dy, axis=(0, 1, 2), out=db)
