@@ -4,6 +4,7 @@ Downloads are in `needle.data.download`, to be imported by name: the HTTP librar
 longer to import than all of this.
 """
 
+from .augment import BatchCrop, BatchCutout, BatchFlip, BatchTransform, Normalize, as_bytes
 from .cifar10 import CIFAR10Dataset
 from .dataset import Dataset, ImageDataset, NDArrayDataset
 from .errors import ChecksumError, DataFileError, DownloadError, UnsafePickleError
@@ -15,6 +16,10 @@ from .text import Corpus, Dictionary, batchify, get_batch
 from .transforms import RandomCrop, RandomFlipHorizontal, RandomTransform
 
 __all__ = [
+    "BatchCrop",
+    "BatchCutout",
+    "BatchFlip",
+    "BatchTransform",
     "CIFAR10Dataset",
     "ChecksumError",
     "Corpus",
@@ -26,12 +31,14 @@ __all__ = [
     "ImageDataset",
     "MNISTDataset",
     "NDArrayDataset",
+    "Normalize",
     "RandomCrop",
     "RandomFlipHorizontal",
     "RandomTransform",
     "SyntheticCorpus",
     "SyntheticImages",
     "UnsafePickleError",
+    "as_bytes",
     "batchify",
     "get_batch",
 ]

@@ -71,7 +71,7 @@ class Dataset:
             indices: (B,), each in [0, len(self)).
 
         Returns:
-            One array (B, ...) for each field of an item.
+            One array (B, ...) for each field of an item; batch transforms may overwrite it.
         """
         return collate(self, indices)
 

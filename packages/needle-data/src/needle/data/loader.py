@@ -1,6 +1,6 @@
 """Batches of Tensors out of a data set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray as Array
 
 from needle.autograd import Tensor
+from needle.backend_ndarray import cpu, from_dlpack
 
 from ._checks import check_integer
+from .augment import BatchTransform, generator
 from .dataset import Dataset, Items, collate
 
 
@@ -31,10 +33,13 @@ class DataLoader:
         device: where the Tensors live; None means the default device.
         dtype: the type of all Tensors, class ids included (float32 holds ids up to 2**24 exactly).
         drop_last: leave out a last batch that is not full.
+        batch_transforms: change each batch's images, its first field, in order. Their draws are
+            fixed by one more number that the pass draws when it begins (after the order) and by
+            the batch's number, so a pass that goes on at a later batch draws the same.
 
     Raises:
-        TypeError: `batch_size` is not an integer, `dataset` cannot be indexed, or needle has no
-            such `dtype`.
+        TypeError: `batch_size` is not an integer, `dataset` cannot be indexed, needle has no
+            such `dtype`, or a batch transform is none.
         ValueError: `batch_size` is below 1, or above len(dataset) with `drop_last`: no batch
             would be left.
     """
@@ -47,6 +52,7 @@ class DataLoader:
         device: Any = None,
         dtype: Any = "float32",
         drop_last: bool = False,
+        batch_transforms: Sequence[BatchTransform] = (),
     ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise TypeError(
@@ -59,6 +65,13 @@ class DataLoader:
         self.device = device
         self.dtype = dtype
         self.drop_last = drop_last
+        self.batch_transforms = tuple(batch_transforms)
+        for transform in self.batch_transforms:
+            if not isinstance(transform, BatchTransform):
+                raise TypeError(
+                    f"DataLoader: not a batch transform: got {type(transform).__name__}: need a "
+                    "BatchTransform; those of one image go into the data set"
+                )
         if drop_last and self.batch_size > len(dataset):
             raise ValueError(
                 f"DataLoader: no full batch: batch_size is {self.batch_size}, the data set has "
@@ -82,14 +95,32 @@ class DataLoader:
         began, the batches from `first` on are the ones it did not come to.
         """
         n = len(self.dataset)
-        return self._batches(np.random.permutation(n) if self.shuffle else np.arange(n), first)
+        order = np.random.permutation(n) if self.shuffle else np.arange(n)
+        seed = int(np.random.randint(2**32, dtype=np.uint32)) if self.batch_transforms else 0
+        return self._batches(order, seed, first)
 
-    def _batches(self, order: Array[np.int64], first: int) -> Iterator[tuple[Tensor, ...]]:
+    def _batches(
+        self, order: Array[np.int64], seed: int, first: int
+    ) -> Iterator[tuple[Tensor, ...]]:
         dataset = self.dataset
         fetch = dataset.batch if isinstance(dataset, Dataset) else partial(collate, dataset)
         for k in range(first, len(self)):
-            indices = order[k * self.batch_size : (k + 1) * self.batch_size]
-            yield tuple(self._tensor(field) for field in fetch(indices))
+            fields = fetch(order[k * self.batch_size : (k + 1) * self.batch_size])
+            if not self.batch_transforms:
+                yield tuple(self._tensor(field) for field in fields)
+                continue
+            images = self._changed(fields[0], generator(seed, k))
+            yield self._tensor(images, own=True), *(self._tensor(field) for field in fields[1:])
 
-    def _tensor(self, array: Array[Any]) -> Tensor:
+    def _changed(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
+        if not images.flags.owndata:  # a view, perhaps of the data set itself
+            images = images.copy()
+        for transform in self.batch_transforms:
+            images = transform(images, rng)
+        return images
+
+    def _tensor(self, array: Array[Any], own: bool = False) -> Tensor:
+        """The array as a Tensor; one that nobody else owns gives its memory away where it fits."""
+        if own and array.dtype == self.dtype and self.device in (None, cpu()):
+            return Tensor(from_dlpack(array), requires_grad=False)
         return Tensor(array, device=self.device, dtype=self.dtype, requires_grad=False)

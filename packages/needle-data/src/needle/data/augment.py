@@ -1,0 +1,175 @@
+"""Random changes of whole batches of images: a few NumPy calls each, no loop over images.
+
+A transform takes images (N, C, H, W) and a generator, and returns the changed images; it may write
+into those it was given. `DataLoader(batch_transforms=[...])` applies them in order, each batch with
+a generator of its own, made of the pass's seed and the batch's number: a pass that goes on at
+batch k draws what it would have drawn.
+
+Bytes are a quarter of the work: keep images as uint8 (`as_bytes`) and end with `Normalize`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray as Array
+
+from needle.backend_ndarray import DTypeError, ShapeError
+
+from ._checks import check_integer
+
+
+class BatchTransform(ABC):
+    """A random change of a batch of images."""
+
+    @abstractmethod
+    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
+        """Images (N, C, H, W), changed by draws from `rng`; may overwrite `images`."""
+
+
+class BatchFlip(BatchTransform):
+    """Mirrors each image left to right with probability `p`.
+
+    Raises:
+        ValueError: `p` is not a probability.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"BatchFlip: p is not a probability: got {p}: need [0, 1]")
+        self.p = p
+
+    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
+        chosen = np.flatnonzero(rng.random(len(images)) < self.p)
+        images[chosen] = images[chosen, :, :, ::-1]
+        return images
+
+
+class BatchCrop(BatchTransform):
+    """Cuts out of each image, enlarged by `padding` pixels all around, a window of its old size.
+
+    Args:
+        padding: the largest shift in each direction, in pixels; every shift is equally likely.
+        reflect: fill the padding with the mirrored image instead of zeros.
+
+    Raises:
+        TypeError: `padding` is not an integer.
+        ValueError: `padding` is negative.
+    """
+
+    def __init__(self, padding: int = 4, reflect: bool = False) -> None:
+        self.padding = check_integer("BatchCrop", "padding", padding, at_least=0)
+        self.reflect = reflect
+
+    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
+        n, _, height, width = images.shape
+        if self.reflect and self.padding >= min(height, width):
+            raise ShapeError(
+                f"BatchCrop: nothing to reflect: images are {images.shape}, padding is "
+                f"{self.padding}: need padding < height and width"
+            )
+        windows = sliding_window_view(self._padded(images), (height, width), axis=(2, 3))
+        top, left = rng.integers(0, 2 * self.padding + 1, (2, n))
+        cut: Array[Any] = windows[np.arange(n), :, top, left]
+        return cut
+
+    def _padded(self, images: Array[Any]) -> Array[Any]:
+        # np.pad with "reflect" takes three times as long.
+        p = self.padding
+        n, channels, height, width = images.shape
+        around = np.empty if self.reflect else np.zeros
+        padded = around((n, channels, height + 2 * p, width + 2 * p), images.dtype)
+        padded[:, :, p : p + height, p : p + width] = images
+        if self.reflect and p:
+            rows = padded[:, :, p : p + height]
+            rows[..., :p] = rows[..., 2 * p : p : -1]
+            rows[..., p + width :] = rows[..., p + width - 2 : width - 2 : -1]
+            padded[:, :, :p] = padded[:, :, 2 * p : p : -1]
+            padded[:, :, p + height :] = padded[:, :, p + height - 2 : height - 2 : -1]
+        return padded
+
+
+class BatchCutout(BatchTransform):
+    """Sets a square of each image to 0, its place equally likely anywhere inside.
+
+    Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with
+    Cutout, 2017; there the square may stick out of the image.
+
+    Args:
+        size: of the square, in pixels.
+
+    Raises:
+        TypeError: `size` is not an integer.
+        ValueError: `size` is below 1.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        self.size = check_integer("BatchCutout", "size", size, at_least=1)
+
+    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
+        n, _, height, width = images.shape
+        if self.size > min(height, width):
+            raise ShapeError(
+                f"BatchCutout: images are too small: got {images.shape}: need at least "
+                f"{self.size} x {self.size} pixels"
+            )
+        squares = sliding_window_view(images, (self.size,) * 2, axis=(2, 3), writeable=True)
+        top = rng.integers(0, height - self.size + 1, n)
+        left = rng.integers(0, width - self.size + 1, n)
+        squares[np.arange(n), :, top, left] = 0
+        return images
+
+
+class Normalize(BatchTransform):
+    """Computes (image - mean) / std, channel by channel, in float32; bytes count as value / 255.
+
+    Args:
+        mean: of each channel, or one number for all.
+        std: likewise.
+
+    Raises:
+        ValueError: a std is not positive.
+    """
+
+    def __init__(self, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0):
+        self.mean = np.asarray(mean, np.float32).reshape(-1, 1, 1)
+        self.std = np.asarray(std, np.float32).reshape(-1, 1, 1)
+        if not (self.std > 0).all():
+            raise ValueError(f"Normalize: std: got {std}: need positive numbers")
+
+    def __call__(self, images: Array[Any], rng: np.random.Generator | None = None) -> Array[Any]:
+        whole = np.float32(255 if images.dtype == np.uint8 else 1)
+        out = np.divide(images, self.std * whole, dtype=np.float32)
+        if self.mean.any():
+            out -= self.mean / self.std
+        return out
+
+
+def as_bytes(images: Array[Any]) -> Array[Any]:
+    """Images in [0, 1] as uint8 where they are whole multiples of 1/255, else as they are.
+
+    What was read from 8-bit files comes back exactly: `as_bytes(x) / float32(255)` is x, bit for
+    bit, in a quarter of the memory.
+
+    Raises:
+        DTypeError: they are not floats.
+    """
+    if images.dtype.kind != "f":
+        raise DTypeError(f"as_bytes: not floats: got {images.dtype}: need images in [0, 1]")
+    pixels = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), 1024):  # a temporary copy of a few MB, not of them all
+        part = images[start : start + 1024]
+        rounded = np.rint(part * part.dtype.type(255))
+        if not ((rounded >= 0) & (rounded <= 255)).all():
+            return images
+        pixels[start : start + 1024] = rounded
+        if not np.array_equal(pixels[start : start + 1024] / part.dtype.type(255), part):
+            return images
+    return pixels
+
+
+def generator(seed: int, batch: int) -> np.random.Generator:
+    """The generator of one batch: a stream of Philox that no other (seed, batch) shares."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, batch]))
