@@ -306,21 +306,37 @@ struct Reducer {
         int64_t i = 0;
         for (; i + 4 <= n; i += 4, p += 4 * row) {
             const T *a = p, *b = p + row, *c = p + 2 * row, *d = p + 3 * row;
-            if (column == 1) {
-                NEEDLE_VECTORIZE
-                for (int64_t j = 0; j < width; ++j)
-                    acc[j] = Op::apply(acc[j], Op::apply(Op::apply(Acc(a[j]), Acc(b[j])),
-                                                         Op::apply(Acc(c[j]), Acc(d[j]))));
-            } else {
-                for (int64_t j = 0, k = 0; j < width; ++j, k += column)
-                    acc[j] = Op::apply(acc[j], Op::apply(Op::apply(Acc(a[k]), Acc(b[k])),
-                                                         Op::apply(Acc(c[k]), Acc(d[k]))));
-            }
+            int64_t j = column == 1 ? fold_four_rows(acc, a, b, c, d, width) : 0;
+            for (int64_t k = j * column; j < width; ++j, k += column)
+                acc[j] = Op::apply(acc[j], Op::apply(Op::apply(Acc(a[k]), Acc(b[k])),
+                                                     Op::apply(Acc(c[k]), Acc(d[k]))));
         }
         for (; i < n; ++i, p += row) {
-            NEEDLE_VECTORIZE
-            for (int64_t j = 0; j < width; ++j) acc[j] = Op::apply(acc[j], Acc(p[j * column]));
+            int64_t j = column == 1 ? fold_row(acc, p, width) : 0;
+            for (; j < width; ++j) acc[j] = Op::apply(acc[j], Acc(p[j * column]));
         }
+    }
+
+    // The whole vectors of dense rows; returns how many columns they have. (Compilers do not
+    // vectorize Max and Min by themselves.)
+    static int64_t fold_four_rows(Acc* acc, const T* a, const T* b, const T* c, const T* d,
+                                  int64_t width)
+    {
+        int64_t j = 0;
+        for (; j + lanes<Acc> <= width; j += lanes<Acc>) {
+            Vec<Acc> ab = Op::apply(load_as(a + j, Acc{}), load_as(b + j, Acc{}));
+            Vec<Acc> cd = Op::apply(load_as(c + j, Acc{}), load_as(d + j, Acc{}));
+            store(acc + j, Op::apply(load(acc + j), Op::apply(ab, cd)));
+        }
+        return j;
+    }
+
+    static int64_t fold_row(Acc* acc, const T* p, int64_t width)
+    {
+        int64_t j = 0;
+        for (; j + lanes<Acc> <= width; j += lanes<Acc>)
+            store(acc + j, Op::apply(load(acc + j), load_as(p + j, Acc{})));
+        return j;
     }
 
     // Rows of a few columns that follow each other in memory: several make one row of about 64.
