@@ -187,7 +187,7 @@ struct Reducer {
     using Acc = typename Op::template Acc<T>;
     static constexpr int64_t leaf_elements = 512;
     static constexpr int64_t leaf_rows = 128;
-    static constexpr int64_t leaf_vectors = 128;
+    static constexpr int64_t leaf_vectors = 512;
 
     const Plan& plan;
 
@@ -200,7 +200,8 @@ struct Reducer {
         return x[0];
     }
 
-    // Pairwise above leaves of a few vectors; lanes stay apart.
+    // Pairwise above leaves of some vectors; lanes stay apart. A leaf is read in four streams, which
+    // memory delivers faster than one.
     static Vec<Acc> fold_vectors(const T* p, int64_t count)
     {
         constexpr int64_t step = lanes<Acc>;
@@ -209,14 +210,14 @@ struct Reducer {
             return Op::apply(fold_vectors(p, half), fold_vectors(p + half * step, count - half));
         }
         Vec<Acc> a = broadcast(Op::template identity<Acc>), b = a, c = a, d = a;
-        int64_t i = 0;
-        for (; i + 4 <= count; i += 4, p += 4 * step) {
+        int64_t quarter = count / 4, apart = quarter * step, i = 0;
+        for (; i < quarter; ++i, p += step) {
             a = Op::apply(a, load_as(p, Acc{}));
-            b = Op::apply(b, load_as(p + step, Acc{}));
-            c = Op::apply(c, load_as(p + 2 * step, Acc{}));
-            d = Op::apply(d, load_as(p + 3 * step, Acc{}));
+            b = Op::apply(b, load_as(p + apart, Acc{}));
+            c = Op::apply(c, load_as(p + 2 * apart, Acc{}));
+            d = Op::apply(d, load_as(p + 3 * apart, Acc{}));
         }
-        for (; i < count; ++i, p += step) a = Op::apply(a, load_as(p, Acc{}));
+        for (i *= 4, p += 3 * apart; i < count; ++i, p += step) a = Op::apply(a, load_as(p, Acc{}));
         return Op::apply(Op::apply(a, b), Op::apply(c, d));
     }
 
