@@ -9,6 +9,7 @@
 
 #include "launch.h"
 #include "peak.h"
+#include "pyarray.h"
 #include "recorder.h"
 #include "storage.h"
 #include "target.h"
@@ -40,17 +41,7 @@ py::object numpy_dtype(DType dtype)
     return cached;
 }
 
-// The objects this module creates once and never frees: they must survive the interpreter's end.
-struct Names {
-    py::object handle = py::str("_handle"), shape = py::str("_shape"),
-               strides = py::str("_strides"), offset = py::str("_offset");
-};
-const Names& names()
-{
-    static const Names* instance = new Names;
-    return *instance;
-}
-
+// Created once and never freed: it must survive the interpreter's end.
 py::dict& reference_functions()
 {
     static py::dict* instance = new py::dict;
@@ -81,62 +72,6 @@ private:
     Slot* slots_;
     Array* arrays_;
 };
-
-int read_sizes(const py::object& tuple, int64_t* out)
-{
-    Py_ssize_t n = PyTuple_GET_SIZE(tuple.ptr());
-    for (Py_ssize_t i = 0; i < n; ++i) out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), i));
-    return static_cast<int>(n);
-}
-
-py::object attribute(py::handle object, const py::object& name)
-{
-    PyObject* value = PyObject_GetAttr(object.ptr(), name.ptr());
-    if (value == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(value);
-}
-
-void read_array(py::handle operand, Array& array)
-{
-    py::object handle = attribute(operand, names().handle);
-    const Storage& storage = py::cast<const Storage&>(handle);
-    py::object shape = attribute(operand, names().shape);
-    if (PyTuple_GET_SIZE(shape.ptr()) > max_rank)
-        throw py::value_error("launch: rank: got " + std::to_string(PyTuple_GET_SIZE(shape.ptr())) +
-                              ": at most 16");
-    array.rank = read_sizes(shape, array.shape);
-    read_sizes(attribute(operand, names().strides), array.strides);
-    int64_t offset = PyLong_AsLongLong(attribute(operand, names().offset).ptr());
-    array.dtype = storage.dtype();
-    array.data = static_cast<char*>(storage.data()) + offset * item_size(array.dtype);
-}
-
-// Shaped like the output with strides 0, so that kernels see one more strided operand.
-void read_immediate(py::handle value, DType dtype, const Array& like, void* slot, Array& array)
-{
-    switch (dtype) {
-        case DType::float32:
-            *static_cast<float*>(slot) = static_cast<float>(PyFloat_AsDouble(value.ptr()));
-            break;
-        case DType::float64: *static_cast<double*>(slot) = PyFloat_AsDouble(value.ptr()); break;
-        case DType::int32:
-            *static_cast<int32_t*>(slot) = static_cast<int32_t>(PyLong_AsLongLong(value.ptr()));
-            break;
-        case DType::int64: *static_cast<int64_t*>(slot) = PyLong_AsLongLong(value.ptr()); break;
-        case DType::uint8:
-            *static_cast<uint8_t*>(slot) = static_cast<uint8_t>(PyLong_AsLongLong(value.ptr()));
-            break;
-        case DType::boolean: *static_cast<bool*>(slot) = PyObject_IsTrue(value.ptr()) != 0; break;
-    }
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-    array.data = slot;
-    array.dtype = dtype;
-    array.rank = like.rank;
-    for (int i = 0; i < like.rank; ++i) {
-        array.shape[i] = like.shape[i];
-        array.strides[i] = 0;
-    }
-}
 
 bool is_number(py::handle object)
 {
@@ -241,8 +176,11 @@ py::array view(const py::object& storage, const py::tuple& shape, const py::tupl
     const Storage& memory = py::cast<const Storage&>(storage);
     Array array;
     if (shape.size() > max_rank) throw py::value_error("view: rank: more than 16");
-    array.rank = read_sizes(shape, array.shape);
-    read_sizes(strides, array.strides);
+    array.rank = static_cast<int>(shape.size());
+    for (size_t i = 0; i < shape.size(); ++i) {
+        array.shape[i] = py::cast<int64_t>(shape[i]);
+        array.strides[i] = py::cast<int64_t>(strides[i]);
+    }
     array.dtype = memory.dtype();
     array.data = static_cast<char*>(memory.data()) + offset * item_size(array.dtype);
     return numpy_view(array, storage);
@@ -397,6 +335,10 @@ PYBIND11_MODULE(cpu, m)
 
     m.def("launch", &launch_from_python, py::arg("device"), py::arg("kernel"), py::arg("operands"),
           py::arg("scalars"));
+    m.def("bind_arrays", &bind_arrays, py::arg("type"), py::arg("device"), py::arg("dtypes"),
+          py::arg("dense_strides"));
+    m.attr("wrap") = wrap_function();
+    m.attr("elementwise") = elementwise_function();
     m.def("set_reference", &set_reference, py::arg("functions"));
     m.def("view", &view, py::arg("storage"), py::arg("shape"), py::arg("strides"),
           py::arg("offset"));

@@ -33,6 +33,32 @@ class Storage:
 def launch(device: int, kernel: int, operands: tuple[Any, ...], scalars: tuple[float, ...]) -> None:
     """Runs a kernel on NDArrays (outputs first), Python numbers and None."""
 
+def bind_arrays(
+    type: type[Any],
+    device: object,
+    dtypes: tuple[np.dtype[Any], ...],
+    dense_strides: Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, ...]],
+) -> None:
+    """Names the class NDArray and the device and dtypes that its arrays on this device have."""
+
+def wrap(
+    handle: Storage,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    offset: int,
+    dtype: np.dtype[Any],
+    device: object,
+    /,
+) -> Any:
+    """An NDArray of these parts, unchecked."""
+
+def elementwise(kernel: int, a: object, b: object = ..., /) -> Any:
+    """The result as a new NDArray; None unless a and b are the common case.
+
+    That is: float32 or float64 NDArrays of one dtype on the bound device that broadcast, or one of
+    them a Python float or int.
+    """
+
 def set_reference(functions: dict[str, Callable[..., None]]) -> None:
     """Registers the NumPy twins that device 1 runs."""
 

@@ -200,8 +200,8 @@ struct Reducer {
         return x[0];
     }
 
-    // Pairwise above leaves of some vectors; lanes stay apart. A leaf is read in four streams, which
-    // memory delivers faster than one.
+    // Pairwise above leaves of some vectors; lanes stay apart. A leaf is read in four streams,
+    // which memory delivers faster than one.
     static Vec<Acc> fold_vectors(const T* p, int64_t count)
     {
         constexpr int64_t step = lanes<Acc>;

@@ -235,7 +235,8 @@ class TestStub:
         names = {}
         for node in body:
             if isinstance(node, ast.FunctionDef):
-                names[node.name] = [a.arg for a in node.args.args if a.arg != "self"]
+                arguments = node.args.posonlyargs + node.args.args
+                names[node.name] = [a.arg for a in arguments if a.arg != "self"]
             elif isinstance(node, ast.ClassDef):
                 names[node.name] = TestStub.declared(node.body)
             elif isinstance(node, ast.AnnAssign):

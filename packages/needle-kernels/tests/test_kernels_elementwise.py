@@ -7,6 +7,7 @@ import pytest
 from scipy import special
 
 from needle import backend_ndarray as nd
+from needle._kernels import cpu as extension
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
 
 # lanes of the widest vector (16 floats of 512 bits), one less, one more, and one that is large
@@ -354,3 +355,52 @@ class TestErrors:
         assert (a != None) is True  # noqa: E711
         with pytest.raises(nd.DTypeError, match="tanh_grad: dtypes do not fit: got dy float32 and"):
             nd.tanh_grad(a, a.astype("float64"))
+
+
+class TestCommonPath:
+    """The path in C++ computes floats on cpu() and leaves everything else to Python."""
+
+    call = staticmethod(extension.elementwise)
+    add = extension.KERNELS.index("add")
+    less = extension.KERNELS.index("less")
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_layout_and_dtype(self, dtype):
+        a = nd.array(np.arange(6.0).reshape(2, 3), dtype=dtype).T
+        out = self.call(self.add, a, nd.ones((2,), dtype=dtype))
+        assert (out.shape, out.strides, out.dtype) == ((3, 2), (1, 3), np.dtype(dtype))
+        assert np.array_equal(out.numpy(), a.numpy() + 1)
+        assert self.call(self.less, 2.5, a).dtype == np.dtype(bool)
+
+    def test_no_input_of_full_size(self):
+        column, row = nd.ones((3, 1)), nd.ones((1, 0))
+        assert self.call(self.add, column, nd.ones((4,))).strides == (4, 1)
+        assert self.call(self.add, column, row).shape == (3, 0)
+
+    @pytest.mark.parametrize(
+        ("a", "b"),
+        [
+            (nd.ones((2, 3)), nd.ones((2,))),
+            (nd.ones((2,)), nd.ones((2,), dtype="float64")),
+            (nd.ones((2,), dtype="int32"), 1),
+            (nd.ones((2,)), np.float32(1)),
+            (nd.ones((2,)), True),
+            (nd.ones((2,), device=nd.cpu_numpy()), 1.0),
+            (1.0, 2.0),
+        ],
+    )
+    def test_declines(self, a, b):
+        assert self.call(self.add, a, b) is None
+
+    def test_array_without_parts(self):
+        with pytest.raises(AttributeError, match="_handle"):
+            extension.launch(0, 0, (nd.NDArray.__new__(nd.NDArray),), ())
+
+    def test_no_memory(self):
+        a = nd.ones((1000, 1))
+        nd.set_memory_limit(nd.memory_stats()["held"] + 1000)
+        try:
+            with pytest.raises(MemoryError):
+                self.call(self.add, a, nd.ones((1, 100_000)))
+        finally:
+            nd.set_memory_limit(0)

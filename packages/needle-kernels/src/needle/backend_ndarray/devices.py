@@ -242,10 +242,10 @@ def _read_mode() -> str:
 
 
 REFERENCE_MODE: Final[bool] = _read_mode() == _REFERENCE_MODE
-_CPU: Final = CpuDevice("cpu", 0)
+CPU: Final = CpuDevice("cpu", 0)
 _CPU_NUMPY: Final = CpuDevice("cpu_numpy", 1)
 _CUDA: Final = CudaDevice()
-_DEFAULT: Final = _CPU_NUMPY if REFERENCE_MODE else _CPU
+_DEFAULT: Final = _CPU_NUMPY if REFERENCE_MODE else CPU
 
 
 def cpu() -> Device:

@@ -6,6 +6,7 @@ dtype unless its kind is higher. A result keeps the memory order of its first fu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy as np
 from needle.backend_ndarray.devices import Device, default_device
 from needle.backend_ndarray.dtypes import (
     BOOL,
-    FLOAT32,
     FLOAT64,
     INT64,
     DType,
@@ -25,6 +25,7 @@ from needle.backend_ndarray.dtypes import (
 )
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import (
     Shape,
     broadcast_shapes,
@@ -73,6 +74,9 @@ __all__ = [
 ]
 
 Operand: TypeAlias = "NDArray | Scalar | np.ndarray[Any, Any]"
+
+# The common path in C++: floats of one dtype on cpu(), or with a Python number. None for others.
+_common: Final[Callable[..., NDArray | None]] = _cpu.elementwise
 
 
 # Two inputs
@@ -167,21 +171,8 @@ _ON_BOOLS: Final = {
 
 def _arithmetic(op: str, a: Operand, b: Operand) -> NDArray:
     """One binary kernel on promoted, broadcast operands."""
-    # The two cases that training is made of need no promotion and no broadcasting.
-    if type(a) is NDArray and ((dtype := a._dtype) is FLOAT32 or dtype is FLOAT64):
-        if type(b) is float or type(b) is int:
-            out = empty_as(a)
-            a._device.launch(KERNEL[op], (out, a, b), NO_SCALARS)
-            return out
-        if (
-            type(b) is NDArray
-            and b._dtype is dtype
-            and b._shape == a._shape
-            and b._device is a._device
-        ):
-            out = empty_as(a)
-            a._device.launch(KERNEL[op], (out, a, b), NO_SCALARS)
-            return out
+    if (result := _common(KERNEL[op], a, b)) is not None:
+        return result
     a, b, dtype, shape, device = _prepare(op, a, b)
     kernel, dtype = _select(op, dtype, b)
     out = _empty_result(shape, device, dtype, a, b)
@@ -216,6 +207,8 @@ def _check_exponent(exponent: NDArray | Number) -> None:
 
 def _comparison(op: str, a: Operand, b: Operand) -> NDArray:
     """One comparison kernel on promoted, broadcast operands."""
+    if (result := _common(KERNEL[op], a, b)) is not None:
+        return result
     if (constant := _compare_out_of_range(op, a, b)) is not None:
         return constant
     a, b, dtype, shape, device = _prepare(op, a, b)
@@ -393,6 +386,8 @@ def _as_float(a: NDArray) -> NDArray:
 
 
 def _unary(op: str, a: NDArray) -> NDArray:
+    if (result := _common(KERNEL[op], a)) is not None:
+        return result
     out = empty_as(a)
     a._device.launch(KERNEL[op], (out, a), NO_SCALARS)
     return out

@@ -14,10 +14,11 @@ from typing import Any, Final, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
-from needle.backend_ndarray.devices import REFERENCE_MODE, Device, check_device
+from needle.backend_ndarray.devices import CPU, REFERENCE_MODE, Device, check_device
 from needle.backend_ndarray.dtypes import (
     BOOL,
     NAME,
+    SUPPORTED,
     DType,
     Number,
     Scalar,
@@ -557,21 +558,10 @@ class NDArray:
         return shape.pad(self, *axes)
 
 
-_new: Final = NDArray.__new__
+_cpu.bind_arrays(NDArray, CPU, SUPPORTED, dense_strides)
 
-
-def wrap(
-    handle: _cpu.Storage, shape: Shape, strides: Shape, offset: int, dtype: DType, device: Device
-) -> NDArray:
-    """An array of these parts, unchecked."""
-    array = _new(NDArray)
-    array._handle = handle
-    array._shape = shape
-    array._strides = strides
-    array._offset = offset
-    array._dtype = dtype
-    array._device = device
-    return array
+# An array of these parts, unchecked.
+wrap: Final[Callable[[_cpu.Storage, Shape, Shape, int, DType, Device], NDArray]] = _cpu.wrap
 
 
 def empty_as(model: NDArray, dtype: DType | None = None) -> NDArray:

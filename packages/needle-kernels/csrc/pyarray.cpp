@@ -1,0 +1,366 @@
+#include "pyarray.h"
+
+#include <structmember.h>
+
+#include <memory>
+#include <new>
+#include <string>
+
+#include "launch.h"
+#include "storage.h"
+
+namespace py = pybind11;
+
+namespace needle {
+
+namespace {
+
+// The parts of an NDArray, in the order of wrap()'s arguments.
+enum Part { handle, shape, strides, offset, dtype, device, part_count };
+constexpr const char* part_names[] = {"_handle", "_shape", "_strides",
+                                      "_offset", "_dtype", "_device"};
+
+// What bind_arrays() was given. Its references are kept until the process ends.
+struct Bound {
+    PyTypeObject* type;
+    Py_ssize_t place[part_count];
+    PyObject* device;
+    PyObject* dtypes[6];
+    PyObject* dense_strides;
+    PyObject* zero;
+};
+Bound bound{};
+
+constexpr int64_t unlocked_size = 8192;  // elements from which a kernel runs without the GIL
+
+bool is_array(PyObject* object) { return Py_TYPE(object) == bound.type; }
+
+PyObject*& part(PyObject* array, Part which)
+{
+    return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(array) + bound.place[which]);
+}
+
+py::object borrow(PyObject* object) { return py::reinterpret_borrow<py::object>(object); }
+
+py::object new_array(py::object memory, py::object sizes, py::object steps, py::object start,
+                     py::object kind, py::object where)
+{
+    PyObject* array = bound.type->tp_alloc(bound.type, 0);
+    if (array == nullptr) throw py::error_already_set();
+    part(array, handle) = memory.release().ptr();
+    part(array, shape) = sizes.release().ptr();
+    part(array, strides) = steps.release().ptr();
+    part(array, offset) = start.release().ptr();
+    part(array, dtype) = kind.release().ptr();
+    part(array, device) = where.release().ptr();
+    return py::reinterpret_steal<py::object>(array);
+}
+
+int read_sizes(PyObject* tuple, int64_t* out)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(tuple);
+    if (n > max_rank)
+        throw py::value_error("launch: rank: got " + std::to_string(n) + ": at most 16");
+    for (Py_ssize_t i = 0; i < n; ++i) out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i));
+    return static_cast<int>(n);
+}
+
+py::object sizes_tuple(const int64_t* sizes, int rank)
+{
+    py::tuple tuple(rank);
+    for (int i = 0; i < rank; ++i) tuple[static_cast<size_t>(i)] = py::int_(sizes[i]);
+    return tuple;
+}
+
+void read_parts(PyObject* handle, PyObject* shape, PyObject* strides, PyObject* offset,
+                Array& array)
+{
+    const Storage& storage = py::cast<const Storage&>(py::handle(handle));
+    array.rank = read_sizes(shape, array.shape);
+    read_sizes(strides, array.strides);
+    array.dtype = storage.dtype();
+    array.data =
+        static_cast<char*>(storage.data()) + PyLong_AsLongLong(offset) * item_size(array.dtype);
+}
+
+// ---- broadcasting
+
+// The shape that `count` arrays broadcast to, or false where they do not.
+bool broadcast_shape(const Array* arrays, int count, Array& out)
+{
+    out.rank = 0;
+    for (int i = 0; i < count; ++i)
+        if (arrays[i].rank > out.rank) out.rank = arrays[i].rank;
+    for (int axis = 0; axis < out.rank; ++axis) {
+        int64_t size = 1;
+        for (int i = 0; i < count; ++i) {
+            int own = axis - (out.rank - arrays[i].rank);
+            int64_t n = own < 0 ? 1 : arrays[i].shape[own];
+            if (n != 1 && size != 1 && n != size) return false;
+            if (n != 1) size = n;
+        }
+        out.shape[axis] = size;
+    }
+    return true;
+}
+
+bool same_shape(const Array& a, const Array& b)
+{
+    if (a.rank != b.rank) return false;
+    for (int axis = 0; axis < a.rank; ++axis)
+        if (a.shape[axis] != b.shape[axis]) return false;
+    return true;
+}
+
+// Shows `array` in the shape of `out`, with stride 0 along repeated axes.
+void expand(Array& array, const Array& out)
+{
+    int added = out.rank - array.rank;
+    for (int axis = out.rank - 1; axis >= 0; --axis) {
+        bool repeats = axis < added || array.shape[axis - added] != out.shape[axis];
+        array.strides[axis] = repeats ? 0 : array.strides[axis - added];
+        array.shape[axis] = out.shape[axis];
+    }
+    array.rank = out.rank;
+}
+
+void set_compact_strides(Array& array)
+{
+    int64_t step = 1;
+    for (int axis = array.rank - 1; axis >= 0; --axis) {
+        array.strides[axis] = step;
+        if (array.shape[axis] > 1) step *= array.shape[axis];
+    }
+}
+
+bool is_compact(const Array& array)
+{
+    int64_t step = 1;
+    for (int axis = array.rank - 1; axis >= 0; --axis) {
+        if (array.strides[axis] != step) return false;
+        if (array.shape[axis] > 1) step *= array.shape[axis];
+    }
+    return true;
+}
+
+// ---- element by element
+
+bool is_comparison(int kernel)
+{
+    return kernel >= static_cast<int>(Kernel::equal) &&
+           kernel <= static_cast<int>(Kernel::greater_equal);
+}
+
+// One call of elementwise(): arrays[0] is the output, arrays[1], ... the inputs.
+class Elementwise {
+public:
+    Elementwise(int kernel, PyObject* const* inputs, int count)
+        : kernel_(kernel), inputs_(inputs), count_(count)
+    {
+    }
+
+    // The result, or nullptr where this is not the common path.
+    PyObject* run()
+    {
+        if (!read_inputs() || !broadcast_shape(arrays_ + 1, count_, arrays_[0])) return nullptr;
+        py::object out = make_output();
+        for (int i = 0; i < count_; ++i)
+            if (is_array(inputs_[i]))
+                expand(arrays_[i + 1], arrays_[0]);
+            else
+                read_immediate(inputs_[i], dtype_, arrays_[0], &immediate_, arrays_[i + 1]);
+        Call call{arrays_, count_ + 1, nullptr, 0, nullptr, nullptr, kernel_};
+        if (arrays_[0].size() < unlocked_size) {
+            launch(Device::cpu, kernel_, call);
+        } else {
+            py::gil_scoped_release unlocked;
+            launch(Device::cpu, kernel_, call);
+        }
+        return out.release().ptr();
+    }
+
+private:
+    bool read_inputs()
+    {
+        PyObject* first = is_array(inputs_[0]) ? inputs_[0] : inputs_[count_ - 1];
+        if (!is_array(first)) return false;
+        PyObject* kind = part(first, dtype);
+        if (kind != bound.dtypes[0] && kind != bound.dtypes[1]) return false;
+        dtype_ = kind == bound.dtypes[0] ? DType::float32 : DType::float64;
+        for (int i = 0; i < count_; ++i) {
+            PyObject* input = inputs_[i];
+            if (is_array(input)) {
+                if (part(input, dtype) != kind || part(input, device) != bound.device) return false;
+                read_array(input, arrays_[i + 1]);
+            } else if (PyFloat_CheckExact(input) || PyLong_CheckExact(input)) {
+                arrays_[i + 1].rank = 0;
+            } else {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    // In the memory order of the first input of full size; row-major if there is none.
+    py::object make_output()
+    {
+        Array& out = arrays_[0];
+        py::object sizes, steps;
+        for (int i = 0; i < count_ && !sizes; ++i)
+            if (is_array(inputs_[i]) && same_shape(arrays_[i + 1], out)) {
+                sizes = borrow(part(inputs_[i], shape));
+                steps = borrow(part(inputs_[i], strides));
+                if (!is_compact(arrays_[i + 1]))
+                    steps = py::handle(bound.dense_strides)(sizes, steps);
+                read_sizes(steps.ptr(), out.strides);
+            }
+        if (!sizes) {
+            set_compact_strides(out);
+            sizes = sizes_tuple(out.shape, out.rank);
+            steps = sizes_tuple(out.strides, out.rank);
+        }
+        out.dtype = is_comparison(kernel_) ? DType::boolean : dtype_;
+        auto storage = std::make_unique<Storage>(out.size(), out.dtype);
+        out.data = storage->data();
+        py::object memory = py::cast(std::move(storage));
+        return new_array(memory, sizes, steps, borrow(bound.zero),
+                         borrow(bound.dtypes[static_cast<int>(out.dtype)]), borrow(bound.device));
+    }
+
+    int kernel_;
+    PyObject* const* inputs_;
+    int count_;
+    DType dtype_ = DType::float32;
+    Array arrays_[3];
+    double immediate_ = 0;
+};
+
+// ---- functions that Python calls without pybind11's own dispatch, which costs as much as a small
+// kernel
+
+// Runs body() and turns C++ exceptions into Python's.
+template <class Body>
+PyObject* guarded(const Body& body)
+{
+    try {
+        return body();
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+    }
+    return nullptr;
+}
+
+PyObject* call_wrap(PyObject*, PyObject* const* parts, Py_ssize_t count)
+{
+    if (count != part_count) {
+        PyErr_SetString(PyExc_TypeError,
+                        "wrap: need handle, shape, strides, offset, dtype, device");
+        return nullptr;
+    }
+    return guarded([&] {
+        return new_array(borrow(parts[0]), borrow(parts[1]), borrow(parts[2]), borrow(parts[3]),
+                         borrow(parts[4]), borrow(parts[5]))
+            .release()
+            .ptr();
+    });
+}
+
+PyObject* call_elementwise(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count < 2 || count > 3) {
+        PyErr_SetString(PyExc_TypeError, "elementwise: need a kernel and one or two inputs");
+        return nullptr;
+    }
+    return guarded([&]() -> PyObject* {
+        int kernel = static_cast<int>(PyLong_AsLong(arguments[0]));
+        PyObject* out = Elementwise(kernel, arguments + 1, static_cast<int>(count) - 1).run();
+        return out != nullptr ? out : py::none().release().ptr();
+    });
+}
+
+template <class Function>
+py::object fast_function(const char* name, Function function, const char* signature)
+{
+    auto any = reinterpret_cast<void (*)()>(function);
+    // The method's definition must live as long as the function.
+    auto* method =
+        new PyMethodDef{name, reinterpret_cast<PyCFunction>(any), METH_FASTCALL, signature};
+    return py::reinterpret_steal<py::object>(PyCFunction_New(method, nullptr));
+}
+
+}  // namespace
+
+void bind_arrays(const py::type& type, const py::object& device, const py::tuple& dtypes,
+                 const py::object& dense_strides)
+{
+    bound.type = reinterpret_cast<PyTypeObject*>(py::object(type).release().ptr());
+    for (int i = 0; i < part_count; ++i) {
+        py::object place = type.attr(part_names[i]);
+        if (!Py_IS_TYPE(place.ptr(), &PyMemberDescr_Type))
+            throw py::type_error(std::string("bind_arrays: not a slot: ") + part_names[i]);
+        bound.place[i] = reinterpret_cast<PyMemberDescrObject*>(place.ptr())->d_member->offset;
+    }
+    bound.device = py::object(device).release().ptr();
+    for (size_t i = 0; i < 6; ++i) bound.dtypes[i] = py::object(dtypes[i]).release().ptr();
+    bound.dense_strides = py::object(dense_strides).release().ptr();
+    bound.zero = py::int_(0).release().ptr();
+}
+
+void read_array(py::handle object, Array& array)
+{
+    PyObject* parts[4] = {};
+    for (int i = 0; i < 4 && is_array(object.ptr()); ++i)
+        parts[i] = part(object.ptr(), static_cast<Part>(i));
+    py::object owners[4];
+    for (int i = 0; i < 4; ++i) {
+        if (parts[i] != nullptr) continue;  // another class, or a slot that was never set
+        owners[i] = object.attr(part_names[i]);
+        parts[i] = owners[i].ptr();
+    }
+    read_parts(parts[handle], parts[shape], parts[strides], parts[offset], array);
+}
+
+void read_immediate(py::handle value, DType dtype, const Array& like, void* slot, Array& array)
+{
+    switch (dtype) {
+        case DType::float32:
+            *static_cast<float*>(slot) = static_cast<float>(PyFloat_AsDouble(value.ptr()));
+            break;
+        case DType::float64: *static_cast<double*>(slot) = PyFloat_AsDouble(value.ptr()); break;
+        case DType::int32:
+            *static_cast<int32_t*>(slot) = static_cast<int32_t>(PyLong_AsLongLong(value.ptr()));
+            break;
+        case DType::int64: *static_cast<int64_t*>(slot) = PyLong_AsLongLong(value.ptr()); break;
+        case DType::uint8:
+            *static_cast<uint8_t*>(slot) = static_cast<uint8_t>(PyLong_AsLongLong(value.ptr()));
+            break;
+        case DType::boolean: *static_cast<bool*>(slot) = PyObject_IsTrue(value.ptr()) != 0; break;
+    }
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    array.data = slot;
+    array.dtype = dtype;
+    array.rank = like.rank;
+    for (int i = 0; i < like.rank; ++i) {
+        array.shape[i] = like.shape[i];
+        array.strides[i] = 0;
+    }
+}
+
+py::object wrap_function()
+{
+    return fast_function("wrap", call_wrap,
+                         "wrap(handle: Storage, shape: tuple, strides: tuple, offset: int, "
+                         "dtype: dtype, device: Device) -> NDArray");
+}
+
+py::object elementwise_function()
+{
+    return fast_function("elementwise", call_elementwise,
+                         "elementwise(kernel: int, a: object, b: object = ...) -> NDArray | None");
+}
+
+}  // namespace needle

@@ -1,0 +1,33 @@
+// NDArrays from C++: their parts, new ones, and element by element calls on the common path.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "call.h"
+
+namespace needle {
+
+// NDArray is a Python class with __slots__. Where they lie in an object is looked up here once, so
+// that reading or setting one later is a load or a store.
+//   type: NDArray; device: the Device whose kernels are this extension's; dtypes: numpy's, in the
+//   order of DType; dense_strides: (shape, strides) -> the strides of a new array in that order.
+void bind_arrays(const pybind11::type& type, const pybind11::object& device,
+                 const pybind11::tuple& dtypes, const pybind11::object& dense_strides);
+
+// Any object with the slots _handle, _shape, _strides and _offset.
+void read_array(pybind11::handle object, Array& array);
+
+// The float or int in `value` as one element of `dtype`, repeated over the shape of `like`; it lies
+// in `slot`.
+void read_immediate(pybind11::handle value, DType dtype, const Array& like, void* slot,
+                    Array& array);
+
+// wrap(handle, shape, strides, offset, dtype, device): an NDArray of these parts, unchecked.
+pybind11::object wrap_function();
+
+// elementwise(kernel, a[, b]): the result as a new NDArray, or None where a and b are not what
+// this path is for: NDArrays of the bound device of one dtype, float32 or float64, that broadcast,
+// or one of them a Python float or int.
+pybind11::object elementwise_function();
+
+}  // namespace needle
