@@ -335,9 +335,10 @@ def test_a_device_that_is_not_there_says_why():
 
 def test_files_that_are_no_checkpoint(tmp_path):
     (tmp_path / "text").write_text("hello")
-    assert "no such file: nothing" in fail("eval", "nothing")
+    assert "no such run: nothing" in fail("eval", "nothing")
+    assert "no such file: nothing.safetensors" in fail("eval", "nothing.safetensors")
     assert "is not a checkpoint, or damaged" in fail("eval", tmp_path / "text")
-    assert "is a folder" in fail("eval", tmp_path)
+    assert "no such run" in fail("eval", tmp_path)
     assert "Missing argument 'RUN|CHECKPOINT'" in fail("eval")
 
 
@@ -387,7 +388,7 @@ def test_ctrl_c_stops_cleanly(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
-        r"stopped in epoch \d+ of 1000; go on with: needle train lm --resume .*-lm-1\n", stderr
+        r"stopped in epoch \d+ of 1000; go on with: needle train lm --resume .*-lm-lstm\n", stderr
     )
     assert sorted(os.listdir(tmp_path)) == [path.name, "r"]
 

@@ -252,3 +252,18 @@ def test_language_model_rejects_an_id_outside_the_vocabulary():
     model = LanguageModel(4, 11, 5)
     with pytest.raises(IndexError, match="11"):
         model(ndl.Tensor(np.full((2, 2), 11), dtype="float32"))
+
+
+def test_a_language_model_drops_into_between_and_out_of_its_layers():
+    """A dropped input column, hidden unit or output shows as a zero: each place is seen."""
+    model = LanguageModel(6, 11, 5, num_layers=2, seq_model="lstm", dropout=0.5)
+    seen = []
+    forward = model.dropout.forward
+    model.dropout.forward = lambda x: seen.append(x.shape) or forward(x)
+    inner = model.seq_model.dropout.forward
+    model.seq_model.dropout.forward = lambda x: seen.append(x.shape) or inner(x)
+    x = ndl.Tensor(np.zeros((4, 3)))
+    assert not np.array_equal(model(x)[0].numpy(), model(x)[0].numpy())
+    assert seen == 2 * [(4, 3, 6), (4, 3, 5), (4, 3, 5)]
+    model.eval()
+    np.testing.assert_array_equal(model(x)[0].numpy(), model(x)[0].numpy())

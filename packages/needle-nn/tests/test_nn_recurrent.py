@@ -152,3 +152,44 @@ def test_steps_leave_no_values_behind(device: Any) -> None:
         del output, loss
         live.append(ndl.autograd.TENSOR_COUNTER)
     assert live[1:] == [live[1]] * 3
+
+
+# ---- dropout between layers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_dropout_lies_between_layers_and_only_in_training(kind):
+    model, x = kind(3, 4, num_layers=3, dropout=0.4), Tensor(np.random.randn(5, 2, 3))
+    cells = model.rnn_cells if kind is nn.RNN else model.lstm_cells
+
+    def by_hand(drop):
+        output = x
+        for k, cell in enumerate(cells):
+            if k > 0 and drop:
+                keep = np.random.rand(*output.shape) <= 0.6
+                output = output * Tensor(keep / 0.6, dtype="float32")
+            zeros = [Tensor(np.zeros((2, 4)))] * (1 if kind is nn.RNN else 2)
+            output, _ = cell.unroll(output, *zeros)
+        return output.numpy()
+
+    np.random.seed(7)
+    found = model(x)[0].numpy()
+    np.random.seed(7)
+    np.testing.assert_allclose(found, by_hand(drop=True), rtol=1e-5, atol=1e-6)
+    model.eval()
+    before = np.random.get_state()[2]
+    np.testing.assert_allclose(model(x)[0].numpy(), by_hand(drop=False), rtol=1e-5, atol=1e-6)
+    assert np.random.get_state()[2] == before
+
+
+def test_without_dropout_nothing_is_drawn():
+    model = nn.LSTM(3, 4, num_layers=2)
+    before = np.random.get_state()[2]
+    model(Tensor(np.random.RandomState(0).randn(5, 2, 3)))
+    assert np.random.get_state()[2] == before
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_dropout_out_of_range(kind):
+    with pytest.raises(ValueError, match=r"Dropout: p is 1.5: need a number in \[0, 1\]"):
+        kind(3, 4, dropout=1.5)

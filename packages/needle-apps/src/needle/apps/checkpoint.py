@@ -48,6 +48,7 @@ LM_CONFIG = {
     "num_layers": int,
     "seq_model": str,
 }
+LM_OPTIONS = {"dropout": float}  # may be absent: the constructor has defaults
 MAX_TEXT = 2**20  # characters of a JSON text: ours have some 2,000
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -292,9 +293,10 @@ def _parse_spec(path: Path, text: str) -> ModelSpec:
     """The metadata as a ModelSpec, every field checked: the file may come from anywhere."""
     try:
         spec = ModelSpec(**_parse_json(text))
-        wanted = {"resnet9": {}, "lm": LM_CONFIG}[spec.model]
+        needed, optional = {"resnet9": ({}, {}), "lm": (LM_CONFIG, LM_OPTIONS)}[spec.model]
         found = {name: type(value) for name, value in spec.config.items()}
-        if found != wanted:
+        wanted = needed | {name: kind for name, kind in optional.items() if name in found}
+        if found != wanted or not 0 <= spec.config.get("dropout", 0.0) < 1:
             raise ValueError(f"config is {dict(spec.config)}")
         if spec.config.get("seq_model", "rnn") not in ("rnn", "lstm"):
             raise ValueError(f"seq_model is {spec.config['seq_model']!r}")

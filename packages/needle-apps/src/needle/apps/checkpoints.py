@@ -186,7 +186,7 @@ def model_file(given: Path, root: Path) -> Path:
         CheckpointError: the run has no checkpoint.
         OSError: a file cannot be read.
     """
-    if given.is_file():
+    if given.is_file() or given.suffix == ".safetensors":
         return given
     folder = runs.find(str(given), root).checkpoints
     best = folder / BEST

@@ -78,6 +78,9 @@ class ResNet9(nn.Module):
 class LanguageModel(nn.Module):
     """Predict each next word: Embedding, then an RNN or LSTM, then Linear to the vocabulary.
 
+    With dropout, what goes into, between and out of the recurrent layers is dropped in training,
+    what a layer hands to itself is not.
+
     Args:
         embedding_size: length of a word's vector.
         output_size: words in the vocabulary.
@@ -87,9 +90,10 @@ class LanguageModel(nn.Module):
         seq_len: kept from the course's signature; forward takes sequences of any length.
         device: where the parameters live; the default device when None.
         dtype: type of the parameters.
+        dropout: probability of dropping a value.
 
     Raises:
-        ValueError: seq_model is neither.
+        ValueError: seq_model is neither, or dropout is not in [0, 1].
 
     Source: CMU 10-714 homework 4; Zaremba et al. 2014, "Recurrent Neural Network Regularization".
     """
@@ -104,6 +108,8 @@ class LanguageModel(nn.Module):
         seq_len: int = 40,
         device: Device | None = None,
         dtype: Any = "float32",
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         recurrent = {"rnn": nn.RNN, "lstm": nn.LSTM}.get(seq_model)
@@ -113,7 +119,8 @@ class LanguageModel(nn.Module):
             )
         at: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embedding = nn.Embedding(output_size, embedding_size, **at)
-        self.seq_model = recurrent(embedding_size, hidden_size, num_layers, **at)
+        self.seq_model = recurrent(embedding_size, hidden_size, num_layers, **at, dropout=dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else None
         self.linear = nn.Linear(hidden_size, output_size, **at)
 
     def forward(self, x: Tensor, h: State | None = None) -> tuple[Tensor, State]:
@@ -133,7 +140,11 @@ class LanguageModel(nn.Module):
         """
         if len(x.shape) != 2:
             raise ShapeError(f"LanguageModel: x has wrong rank: {x.shape}: need (seq_len, bs)")
-        hidden, state = self.seq_model(self.embedding(x), h)
+        hidden, state = self.seq_model(self._drop(self.embedding(x)), h)
         seq_len, bs, size = hidden.shape
-        logits: Tensor = self.linear(hidden.reshape((seq_len * bs, size)))
+        logits: Tensor = self.linear(self._drop(hidden).reshape((seq_len * bs, size)))
         return logits, (state if isinstance(state, Tensor) else (state[0], state[1]))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Dropout, if there is any: without it nothing is drawn."""
+        return x if self.dropout is None else self.dropout.forward(x)

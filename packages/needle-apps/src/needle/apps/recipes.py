@@ -168,6 +168,7 @@ def _text_recipe(config: TextConfig, device: Device, warn: Warn) -> Recipe:
         "hidden_size": config.hidden_size,
         "num_layers": config.layers,
         "seq_model": str(config.model),
+        "dropout": config.dropout,
     }
     spec = ModelSpec("lm", source.kind, sizes, source.vocabulary)
     model = spec.build(device)

@@ -15,6 +15,7 @@ from needle.autograd import Tensor
 from needle.backend_ndarray import Device, ShapeError
 
 from .checks import check_axes, check_size, check_tensor, float_dtype, positive, promoted
+from .elementwise import Dropout
 from .module import Module, Parameter
 
 __all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell"]
@@ -170,12 +171,16 @@ class RNN(Module):
     Shapes: X (seq_len, bs, input_size); h0 and h_n (num_layers, bs, hidden_size), a missing h0 is
     zeros; returns (output, h_n) with output (seq_len, bs, hidden_size) of the last layer.
 
+    Args:
+        dropout: the probability with which, in training, an output of a layer is dropped on its
+            way to the next one.
+
     Attributes:
         rnn_cells: one RNNCell per layer.
 
     Raises:
         ShapeError: a size is below 1, or X or h0 does not fit.
-        ValueError: nonlinearity is not "tanh" or "relu".
+        ValueError: nonlinearity is not "tanh" or "relu", or dropout is not in [0, 1].
         DTypeError: dtype is not float32 or float64.
     """
 
@@ -188,6 +193,8 @@ class RNN(Module):
         nonlinearity: str = "tanh",
         device: Device | None = None,
         dtype: Any = "float32",
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(device, dtype)
         _check_nonlinearity("RNN", nonlinearity)
@@ -198,12 +205,15 @@ class RNN(Module):
             RNNCell(size, hidden_size, bias, nonlinearity, device, dtype)
             for size in [input_size] + [hidden_size] * (num_layers - 1)
         ]
+        self.dropout = Dropout(dropout) if dropout else None
 
     def forward(self, X: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check_sequence("RNN", X, self.input_size)
         states = _layer_states("RNN", "h0", h0, self.rnn_cells, X.shape[1])
         output, last = X, []
         for cell, state in zip(self.rnn_cells, states, strict=True):
+            if last:
+                output = _between(self.dropout, output)
             output, h = cell.unroll(output, state)
             last.append(h)
         return output, ops.stack(last, 0)
@@ -216,12 +226,17 @@ class LSTM(Module):
     each, zeros if missing; returns (output, (h_n, c_n)) with output (seq_len, bs, hidden_size) of
     the last layer.
 
+    Args:
+        dropout: the probability with which, in training, an output of a layer is dropped on its
+            way to the next one.
+
     Attributes:
         lstm_cells: one LSTMCell per layer.
 
     Raises:
         ShapeError: a size is below 1, or X, h0 or c0 does not fit.
         TypeError: h is not a pair.
+        ValueError: dropout is not in [0, 1].
         DTypeError: dtype is not float32 or float64.
     """
 
@@ -233,6 +248,8 @@ class LSTM(Module):
         bias: bool = True,
         device: Device | None = None,
         dtype: Any = "float32",
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(device, dtype)
         self.input_size = positive("LSTM", "input_size", input_size)
@@ -242,6 +259,7 @@ class LSTM(Module):
             LSTMCell(size, hidden_size, bias, device, dtype)
             for size in [input_size] + [hidden_size] * (num_layers - 1)
         ]
+        self.dropout = Dropout(dropout) if dropout else None
 
     def forward(
         self, X: Tensor, h: tuple[Tensor | None, Tensor | None] | None = None
@@ -252,9 +270,16 @@ class LSTM(Module):
         cs = _layer_states("LSTM", "c0", c0, self.lstm_cells, X.shape[1])
         output, last = X, []
         for cell, h_k, c_k in zip(self.lstm_cells, hs, cs, strict=True):
+            if last:
+                output = _between(self.dropout, output)
             output, state = cell.unroll(output, h_k, c_k)
             last.append(state)
         return output, (ops.stack([h for h, _ in last], 0), ops.stack([c for _, c in last], 0))
+
+
+def _between(dropout: Dropout | None, output: Tensor) -> Tensor:
+    """Drops some of what a layer hands to the next; without dropout nothing is drawn."""
+    return output if dropout is None else dropout.forward(output)
 
 
 def _check_nonlinearity(op: str, nonlinearity: str) -> None:
