@@ -76,7 +76,10 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"bench: the {self._side} side ended: got request {request}")
-        return json.loads(line)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"bench: {self._side} failed: got {request}: {answer['error']}")
+        return answer
 
 
 @cache
@@ -95,6 +98,17 @@ def worker(cases: Path, side: str, threads: int) -> Worker | None:
     """The process for one side, started when it is first needed."""
     python = torch_python() if side == "torch" else sys.executable
     return (python and Worker(python, cases, side, threads)) or None
+
+
+_measured = 0.0  # when the peak was measured last
+
+
+def ceiling() -> nd.Peak:
+    """The machine's peak, measured again every half minute: other work may have hidden it."""
+    global _measured
+    again = time.monotonic() > _measured + 30
+    _measured = time.monotonic() if again else _measured
+    return nd.peak(remeasure=again)
 
 
 class Threads:
@@ -157,7 +171,7 @@ def compare_sides(
         recorder.stop()
         flops, nbytes = (sum(x) for x in zip(*map(nd.cost_of, recorder.take()), strict=True))
         others = _prepare(cases, name, threads, want, tolerance, sides)
-        best = nd.peak()
+        best = ceiling()
         times = _time(benchmark, work.run, others, rounds)
     benchmark.extra_info.update(
         case=name,

@@ -10,7 +10,8 @@ and answers are lines of JSON on standard input and output:
     {"calls": 1000}                                     {"seconds": 1.1e-6}
 
 The first prepares a case, saves what it computes as PATH (.npz) and estimates how long it takes;
-"version" is null where this side has no such case. The second times a round, in seconds per call.
+"version" is null where this side has no such case. An answer with "error" says what went wrong. The
+second request times a round, in seconds per call.
 """
 
 import importlib.util
@@ -18,6 +19,7 @@ import json
 import math
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -121,7 +123,11 @@ def main() -> None:
         request = json.loads(line)
         if "name" in request:
             work = None  # frees the arrays of the case before
-            work = prepare(cases, side, request)
+            try:
+                work = prepare(cases, side, request)
+            except Exception:
+                print(json.dumps({"error": traceback.format_exc()}), flush=True)
+                continue
             version = work and work.version
             answer = {"version": version, "seconds": estimate(work.run) if work else None}
         elif work is not None:

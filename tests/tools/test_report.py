@@ -74,6 +74,13 @@ def test_float64_has_half_the_peak(tmp_path):
     assert found["8"][0] == "20", "GFLOP/s"
 
 
+def test_the_highest_peak_of_a_thread_count_counts(tmp_path):
+    cases = [result("exp-a", 2e-4), result("exp-b", 2e-4, peak_gbytes=20.0)]
+    cases.append(result("exp-c", 2e-4, threads=1, peak_gbytes=5.0))
+    found = rows(filled(tmp_path, "kernels", *cases))
+    assert [row[-1] for row in found.values()] == ["25", "25", "100"]
+
+
 def test_without_torch_its_column_is_empty(tmp_path):
     assert rows(filled(tmp_path, "steps", result("rnn", 0.1, group="steps")))["rnn"][1:3] == [
         "-",
