@@ -40,7 +40,7 @@ class Windows(NamedTuple):
     padding: tuple[int, int]
     ceil_mode: bool
 
-    def count(self, height: int, width: int) -> tuple[int, int]:
+    def how_many(self, height: int, width: int) -> tuple[int, int]:
         """How many windows fit along each axis.
 
         (size + 2 padding - kernel) / stride + 1, rounded down; in ceil mode rounded up, without a
@@ -114,7 +114,7 @@ def pool_output_shape(op: str, x: Shape, where: Windows) -> Shape:
             f"kernel_size {where.kernel_size}: need H + 2 * padding >= {where.kernel_size[0]}, "
             "and W likewise"
         )
-    return x[0], *where.count(*x[1:3]), x[3]
+    return x[0], *where.how_many(*x[1:3]), x[3]
 
 
 def index_dtype(dtype: DType) -> DType:

@@ -75,7 +75,10 @@ def divisors(x: Array, y: Array, scalars: Sequence[float], padded: float) -> Arr
         pixels = np.pad(pixels, ((0, 0), (p, p), (q, q), (0, 0)), constant_values=1)
         scalars = (*scalars[:4], 0, 0)
     window = y[:1, :, :, :1]
-    return sum(view for _, view in places(grown(pixels, window, scalars, 0), window, scalars))
+    found = np.zeros(window.shape, x.dtype)
+    for _, view in places(grown(pixels, window, scalars, 0), window, scalars):
+        found += view
+    return found
 
 
 def avg_pool(y: Array, x: Array, *scalars: float) -> None:
