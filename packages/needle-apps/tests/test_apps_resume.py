@@ -46,7 +46,7 @@ TEXT = (
 )
 IMAGES = (
     *("resnet9", "--data", "synthetic", "--batch-size", 32, "--epochs", 3, "--save-every", 3),
-    *("--schedule", "one-cycle", "--threads", 1, "--holdout", 32),
+    *("--schedule", "one-cycle", "--threads", 1, "--holdout", 32, "--flip", "--crop", 2),
 )
 tasks = pytest.mark.parametrize("command", [TEXT, IMAGES], ids=["lm", "resnet9"])
 

@@ -209,7 +209,15 @@ class Config:
 
     optimizer: Rule = setting(Rule.sgd, "The update rule.", panel="Optimizer")
     lr: float | None = setting(None, "Learning rate.", above_zero, panel="Optimizer")
-    momentum: float = setting(0.0, "Of SGD, in averaging form.", fraction, panel="Optimizer")
+    momentum: float = setting(
+        0.0,
+        "Of SGD, in averaging form: the gradient counts (1 - momentum).",
+        fraction,
+        panel="Optimizer",
+    )
+    nesterov: bool = setting(
+        False, "SGD looks one step ahead; needs --momentum.", panel="Optimizer"
+    )
     weight_decay: float = setting(0.0, "L2 penalty.", at_least(0), panel="Optimizer")
     clip: float | None = setting(
         None,
@@ -285,6 +293,8 @@ class Config:
                 except ValueError as error:
                     raise ConfigError(f"{each.name}: {error}") from None
             object.__setattr__(self, each.name, value)
+        if self.optimizer is Rule.adam and (self.momentum or self.nesterov):
+            raise ConfigError("momentum: got some with optimizer adam: need sgd for it")
 
     @property
     def rate(self) -> float:
@@ -353,6 +363,20 @@ class ImageConfig(Config):
     optimizer: Rule = setting(Rule.adam, "The update rule.", panel="Optimizer")
     lr: float | None = setting(1e-3, "Learning rate.", above_zero, panel="Optimizer")
     weight_decay: float = setting(1e-3, "L2 penalty.", at_least(0), panel="Optimizer")
+    label_smoothing: float = setting(
+        0.0, "Share of each label that goes to all classes alike.", fraction, panel="Optimizer"
+    )
+    flip: bool = setting(False, "Mirror every other training image.", panel="Data")
+    crop: int = setting(
+        0, "Shift training images by up to so many pixels.", at_least(0), panel="Data", shown="no"
+    )
+    cutout: int = setting(
+        0,
+        "Blank a square of so many pixels' length in training images.",
+        at_least(0),
+        panel="Data",
+        shown="no",
+    )
     holdout: int = setting(
         0,
         "Keep so many training images for validation: to choose settings, or the best epoch, "

@@ -17,7 +17,17 @@ from needle.apps.tasks import Task, image_task, text_task
 from needle.apps.trainer import Callback, Checkpointer, Trainer
 from needle.apps.training import model_device, scale_weights
 from needle.backend_ndarray import Device
-from needle.data import DataLoader
+from needle.data import (
+    BatchCrop,
+    BatchCutout,
+    BatchFlip,
+    BatchTransform,
+    DataLoader,
+    Dataset,
+    NDArrayDataset,
+    Normalize,
+    as_bytes,
+)
 from needle.data.dataset import ImageDataset
 from needle.optim import SGD, Adam, Optimizer
 
@@ -100,6 +110,7 @@ def _optimizer(config: Config, model: nn.Module) -> Optimizer:
         lr=config.rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
     )
 
 
@@ -113,7 +124,8 @@ def _image_recipe(config: ImageConfig, device: Device, warn: Warn) -> Recipe:
     model = spec.build(device)
     scale_weights(model, INIT_GAINS[config.init])
     loaders = image_loaders(config, source, model)
-    task = image_task(model, loaders, config.max_batches)
+    loss_fn = nn.SoftmaxLoss(config.label_smoothing)
+    task = image_task(model, loaders, config.max_batches, loss_fn)
     return Recipe(config.changed(data=source.kind), spec, source, task, _optimizer(config, model))
 
 
@@ -131,10 +143,30 @@ def image_loaders(config: ImageConfig, source: Source, model: nn.Module) -> dict
             "images"
         )
     device = model_device(model)
-    return {
-        name: DataLoader(split, config.batch_size, shuffle=name == "train", device=device)
-        for name, split in splits.items()
+    loaders = {
+        name: DataLoader(split, config.batch_size, device=device) for name, split in splits.items()
     }
+    train: Dataset = splits["train"]
+    changes = augmentation(config)
+    if changes:
+        # Bytes are a quarter of the work; Normalize makes them [0, 1] again.
+        train = NDArrayDataset(as_bytes(splits["train"].X), splits["train"].y)
+    loaders["train"] = DataLoader(
+        train, config.batch_size, shuffle=True, device=device, batch_transforms=changes
+    )
+    return loaders
+
+
+def augmentation(config: ImageConfig) -> list[BatchTransform]:
+    """The random changes of training images that a config asks for; none is an empty list."""
+    changes: list[BatchTransform] = []
+    if config.crop:
+        changes.append(BatchCrop(config.crop))
+    if config.flip:
+        changes.append(BatchFlip())
+    if config.cutout:
+        changes.append(BatchCutout(config.cutout))
+    return [*changes, Normalize()] if changes else []
 
 
 def hold_out(splits: Any, n: int) -> dict[str, ImageDataset]:

@@ -210,7 +210,8 @@ class RNN(Module):
     def forward(self, X: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check_sequence("RNN", X, self.input_size)
         states = _layer_states("RNN", "h0", h0, self.rnn_cells, X.shape[1])
-        output, last = X, []
+        output = X
+        last: list[Tensor] = []
         for cell, state in zip(self.rnn_cells, states, strict=True):
             if last:
                 output = _between(self.dropout, output)
@@ -268,7 +269,8 @@ class LSTM(Module):
         h0, c0 = _pair("LSTM", h)
         hs = _layer_states("LSTM", "h0", h0, self.lstm_cells, X.shape[1])
         cs = _layer_states("LSTM", "c0", c0, self.lstm_cells, X.shape[1])
-        output, last = X, []
+        output = X
+        last: list[tuple[Tensor, Tensor]] = []
         for cell, h_k, c_k in zip(self.lstm_cells, hs, cs, strict=True):
             if last:
                 output = _between(self.dropout, output)
