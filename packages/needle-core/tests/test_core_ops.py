@@ -397,14 +397,23 @@ def test_relu_of_a_batch_norm_is_fused() -> None:
 
 
 def test_an_lstm_takes_few_kernels() -> None:
-    """Per step one product and one cell; the weights' gradients are one product each."""
+    """All steps are one kernel; the input's part and the weights' gradients one product each."""
     nd = ndl.backend_ndarray
     nd.reset_counters()
     output, _, _ = recurrent(ops.lstm)
     forward = {name: n for (_, name), n in nd.counters().items()}
-    assert forward["matmul"] == 1 + 2
-    assert forward["lstm_cell"] == 2
+    assert forward["matmul"] == forward["lstm_sequence"] == 1
     output.sum().backward(retain_graph=False)
     total = {name: n for (_, name), n in nd.counters().items()}
-    assert total["lstm_cell_grad"] == 2
-    assert total["matmul"] - forward["matmul"] == 2 + 4  # dh per step; dx, dW_ih, dW_hh (twice)
+    assert total["lstm_sequence_grad"] == 1
+    assert total["matmul"] - forward["matmul"] == 3  # dx, dW_ih, dW_hh
+    assert "lstm_cell" not in total
+
+
+@pytest.mark.parametrize("op", [ops.lstm, ops.rnn])
+def test_a_single_step_does_not_pack_the_weights(op: Callable[..., Any]) -> None:
+    nd = ndl.backend_ndarray
+    nd.reset_counters()
+    output = recurrent(op, x=t(1, 3, 4))[0]
+    output.sum().backward(retain_graph=False)
+    assert not [name for _, name in nd.counters() if "sequence" in name]

@@ -71,6 +71,10 @@ enum class Kernel : int {
     // recurrent
     lstm_cell,
     lstm_cell_grad,
+    lstm_sequence,
+    lstm_sequence_grad,
+    rnn_sequence,
+    rnn_sequence_grad,
     // index
     gather,
     scatter_add,
@@ -141,6 +145,10 @@ inline constexpr const char* kernel_names[] = {
     "softmax_cross_entropy_grad",
     "lstm_cell",
     "lstm_cell_grad",
+    "lstm_sequence",
+    "lstm_sequence_grad",
+    "rnn_sequence",
+    "rnn_sequence_grad",
     "gather",
     "scatter_add",
     "one_hot",

@@ -55,4 +55,32 @@ void parallel_for(int64_t n, int64_t grain, const Body& body)
     parallel_for(n, grain, 1, body);
 }
 
+template <class Body>
+struct StepLoop {
+    int64_t n;
+    int ranges;
+    const Body& body;
+};
+
+template <class Body>
+void run_step_range(const void* context, int64_t step, int i)
+{
+    const StepLoop<Body>& loop = *static_cast<const StepLoop<Body>*>(context);
+    loop.body(step, loop.n * i / loop.ranges, loop.n * (i + 1) / loop.ranges);
+}
+
+// Calls body(step, begin, end) for every step in turn, on disjoint ranges that cover [0, n): the
+// same at each step. All of a step is done before the next begins.
+template <class Body>
+void parallel_steps(int64_t steps, int64_t n, int64_t grain, const Body& body)
+{
+    int threads = static_cast<int>(min64(threads_for(n, grain), most_step_pieces));
+    if (threads <= 1) {
+        for (int64_t step = 0; step < steps; ++step) body(step, int64_t{0}, n);
+        return;
+    }
+    StepLoop<Body> loop{n, threads, body};
+    run_steps(steps, threads, run_step_range<Body>, &loop);
+}
+
 }  // namespace needle::NEEDLE_TARGET

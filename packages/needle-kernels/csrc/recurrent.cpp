@@ -1,7 +1,14 @@
-// The LSTM step between its matrix products. Gates lie side by side in the order i, f, g, o:
+// Recurrent layers: the LSTM step between its matrix products, and whole sequences of LSTM and RNN
+// steps. An LSTM's gates lie side by side in the order i, f, g, o:
 //     c = f * c_prev + i * g    h = o * tanh(c)
 // Source: Hochreiter and Schmidhuber 1997, with forget gates (Gers et al. 2000), as in PyTorch.
+//
+// In a sequence each thread owns some hidden units: all their gates, in every step. What threads
+// exchange at a step is the state going forward, and the gradients of the pre-activations going
+// back; one barrier a step. W_hh is packed once, each unit's part by its owner, whose second-level
+// cache then holds as much of it as fits.
 #include "families.h"
+#include "matmul.h"
 #include "parallel.h"
 #include "strided.h"
 #include "vmath.h"
@@ -12,11 +19,81 @@ namespace {
 
 constexpr int64_t grain = 1 << 10;  // cells (five activations each) for which a second thread pays
 
-// Gate k of a row: 0 input, 1 forget, 2 candidate, 3 output.
+// ---- one step -----------------------------------------------------------------------------------
+
 template <class T>
-Line<T> gate(const Array& array, int64_t row, int64_t k)
+struct Gates {
+    Vec<T> i, f, g, o;
+};
+
+// A row's gates, of the hidden units from `first` on.
+template <class T>
+struct GateLines {
+    Line<T> i, f, g, o;
+
+    GateLines(const Array& array, int64_t row, int64_t first)
+        : i(part(array, row, 0, first)),
+          f(part(array, row, 1, first)),
+          g(part(array, row, 2, first)),
+          o(part(array, row, 3, first))
+    {
+    }
+    static Line<T> part(const Array& array, int64_t row, int64_t k, int64_t first)
+    {
+        return row_of<T>(array, row, k * (array.shape[1] / 4) + first);
+    }
+    Gates<T> load(int64_t j, int64_t n) const
+    {
+        return {i.load(j, n), f.load(j, n), g.load(j, n), o.load(j, n)};
+    }
+    void store(int64_t j, int64_t n, const Gates<T>& gates) const
+    {
+        i.store(j, n, gates.i);
+        f.store(j, n, gates.f);
+        g.store(j, n, gates.g);
+        o.store(j, n, gates.o);
+    }
+};
+
+// The hidden units [first, first + count) of row r; all arrays are of one step. gates may be pre
+// itself: a vector of every gate is read before one is written.
+template <class T>
+void lstm_row(const Array& h, const Array& c, const Array& gates, const Array& pre,
+              const Array& c_prev, int64_t r, int64_t first, int64_t count)
 {
-    return row_of<T>(array, row, k * (array.shape[1] / 4));
+    Line<T> to_h = row_of<T>(h, r, first), to_c = row_of<T>(c, r, first);
+    Line<T> before = row_of<T>(c_prev, r, first);
+    GateLines<T> from(pre, r, first), to(gates, r, first);
+    for_vectors<T>(count, [&](int64_t j, int64_t n) {
+        Gates<T> x = from.load(j, n);
+        x = {vsigmoid<T>(x.i), vsigmoid<T>(x.f), vtanh<T>(x.g), vsigmoid<T>(x.o)};
+        to.store(j, n, x);
+        Vec<T> cell = x.f * before.load(j, n) + x.i * x.g;
+        to_c.store(j, n, cell);
+        to_h.store(j, n, x.o * vtanh<T>(cell));
+    });
+}
+
+// The same of the gradients; dc_prev may be dc itself.
+template <class T>
+void lstm_grad_row(const Array& dpre, const Array& dc_prev, const Array& dh, const Array& dc,
+                   const Array& gates, const Array& c, const Array& c_prev, int64_t r,
+                   int64_t first, int64_t count)
+{
+    Line<T> to_dc = row_of<T>(dc_prev, r, first), from_dc = row_of<T>(dc, r, first);
+    Line<T> from_dh = row_of<T>(dh, r, first), cell = row_of<T>(c, r, first);
+    Line<T> before = row_of<T>(c_prev, r, first);
+    GateLines<T> from(gates, r, first), to(dpre, r, first);
+    for_vectors<T>(count, [&](int64_t j, int64_t n) {
+        Gates<T> x = from.load(j, n);
+        Vec<T> incoming = from_dh.load(j, n), t = vtanh<T>(cell.load(j, n));
+        // The cell state reaches the loss directly (dc) and through h.
+        Vec<T> total = from_dc.load(j, n) + incoming * x.o * (T(1) - t * t);
+        to.store(j, n,
+                 {total * x.g * x.i * (T(1) - x.i), total * before.load(j, n) * x.f * (T(1) - x.f),
+                  total * x.i * (T(1) - x.g * x.g), incoming * t * x.o * (T(1) - x.o)});
+        to_dc.store(j, n, total * x.f);
+    });
 }
 
 template <class Body>
@@ -30,64 +107,300 @@ void for_each_row(const Array& h, const Body& body)
                  });
 }
 
-// gates may be pre itself: a vector of every gate is read before one is written.
-template <class T>
-void lstm_row(const Call& call, int64_t r)
-{
-    const Array &gates = call.arrays[2], &pre = call.arrays[3];
-    Line<T> h = row_of<T>(call.arrays[0], r), c = row_of<T>(call.arrays[1], r);
-    Line<T> c_prev = row_of<T>(call.arrays[4], r);
-    Line<T> pre_i = gate<T>(pre, r, 0), pre_f = gate<T>(pre, r, 1);
-    Line<T> pre_g = gate<T>(pre, r, 2), pre_o = gate<T>(pre, r, 3);
-    Line<T> to_i = gate<T>(gates, r, 0), to_f = gate<T>(gates, r, 1);
-    Line<T> to_g = gate<T>(gates, r, 2), to_o = gate<T>(gates, r, 3);
-    for_vectors<T>(call.arrays[0].shape[1], [&](int64_t j, int64_t n) {
-        Vec<T> i = vsigmoid<T>(pre_i.load(j, n)), f = vsigmoid<T>(pre_f.load(j, n));
-        Vec<T> g = vtanh<T>(pre_g.load(j, n)), o = vsigmoid<T>(pre_o.load(j, n));
-        to_i.store(j, n, i);
-        to_f.store(j, n, f);
-        to_g.store(j, n, g);
-        to_o.store(j, n, o);
-        Vec<T> cell = f * c_prev.load(j, n) + i * g;
-        c.store(j, n, cell);
-        h.store(j, n, o * vtanh<T>(cell));
-    });
-}
-
 void lstm_cell(const Call& call)
 {
-    for_each_row(call.arrays[0], [&](auto zero, int64_t r) { lstm_row<decltype(zero)>(call, r); });
-}
-
-template <class T>
-void lstm_grad_row(const Call& call, int64_t r)
-{
-    const Array &dpre = call.arrays[0], &gates = call.arrays[4];
-    Line<T> dc_prev = row_of<T>(call.arrays[1], r);
-    Line<T> dh = row_of<T>(call.arrays[2], r), dc = row_of<T>(call.arrays[3], r);
-    Line<T> cell = row_of<T>(call.arrays[5], r), c_prev = row_of<T>(call.arrays[6], r);
-    Line<T> from_i = gate<T>(gates, r, 0), from_f = gate<T>(gates, r, 1);
-    Line<T> from_g = gate<T>(gates, r, 2), from_o = gate<T>(gates, r, 3);
-    Line<T> to_i = gate<T>(dpre, r, 0), to_f = gate<T>(dpre, r, 1);
-    Line<T> to_g = gate<T>(dpre, r, 2), to_o = gate<T>(dpre, r, 3);
-    for_vectors<T>(call.arrays[2].shape[1], [&](int64_t j, int64_t n) {
-        Vec<T> i = from_i.load(j, n), f = from_f.load(j, n), g = from_g.load(j, n),
-               o = from_o.load(j, n);
-        Vec<T> incoming = dh.load(j, n), t = vtanh<T>(cell.load(j, n));
-        // The cell state reaches the loss directly (dc) and through h.
-        Vec<T> total = dc.load(j, n) + incoming * o * (T(1) - t * t);
-        to_i.store(j, n, total * g * i * (T(1) - i));
-        to_f.store(j, n, total * c_prev.load(j, n) * f * (T(1) - f));
-        to_g.store(j, n, total * i * (T(1) - g * g));
-        to_o.store(j, n, incoming * t * o * (T(1) - o));
-        dc_prev.store(j, n, total * f);
+    const Array* a = call.arrays;
+    for_each_row(a[0], [&](auto zero, int64_t r) {
+        lstm_row<decltype(zero)>(a[0], a[1], a[2], a[3], a[4], r, 0, a[0].shape[1]);
     });
 }
 
 void lstm_cell_grad(const Call& call)
 {
-    for_each_row(call.arrays[2],
-                 [&](auto zero, int64_t r) { lstm_grad_row<decltype(zero)>(call, r); });
+    const Array* a = call.arrays;
+    for_each_row(a[2], [&](auto zero, int64_t r) {
+        lstm_grad_row<decltype(zero)>(a[0], a[1], a[2], a[3], a[4], a[5], a[6], r, 0,
+                                      a[2].shape[1]);
+    });
+}
+
+// ---- sequences ----------------------------------------------------------------------------------
+
+constexpr int64_t step_work = 50000;  // multiply-adds of one step that are worth a thread
+
+// The step t of an array (T, B, D).
+Array at_step(const Array& array, int64_t t)
+{
+    Array step = array;
+    step.rank = 2;
+    for (int axis = 0; axis < 2; ++axis) {
+        step.shape[axis] = array.shape[axis + 1];
+        step.strides[axis] = array.strides[axis + 1];
+    }
+    int64_t item = array.dtype == DType::float32 ? 4 : 8;
+    step.data = static_cast<char*>(array.data) + t * array.strides[0] * item;
+    return step;
+}
+
+// Columns [first, first + count) of every row; zeros where `from` is absent.
+template <class T>
+void copy_columns(const Array& to, const Array& from, int64_t first, int64_t count)
+{
+    if (to.data == from.data) return;
+    for (int64_t r = 0; r < to.shape[0]; ++r) {
+        Line<T> target = row_of<T>(to, r, first);
+        for_vectors<T>(count, [&](int64_t j, int64_t n) {
+            bool absent = from.data == nullptr;
+            target.store(j, n, absent ? Vec<T>{} : row_of<T>(from, r, first).load(j, n));
+        });
+    }
+}
+
+void copy_matrix(const Array& to, const Array& from)
+{
+    with_float(to.dtype,
+               [&](auto zero) { copy_columns<decltype(zero)>(to, from, 0, to.shape[1]); });
+}
+
+// Some hidden units: what is packed, multiplied and passed through the cell at one go.
+struct Units {
+    int64_t first, count;
+};
+
+// A recurrent matrix of the shape (depth, gates * units), or its transpose, packed panel by panel:
+// for each group of tile_columns units one panel of every gate.
+template <class T>
+struct Recurrence {
+    const T* weights;
+    int64_t depth, depth_stride, column_stride;
+    int64_t units, gates;
+    T* packed;
+
+    static constexpr int64_t width = tile_columns<T>;
+
+    int64_t groups() const { return ceil_div(units, width); }
+    Units group(int64_t g) const { return {g * width, min64(width, units - g * width)}; }
+
+    T* panel(int64_t group, int64_t gate) const
+    {
+        return packed + (group * gates + gate) * width * depth;
+    }
+
+    void pack(int64_t group_index) const
+    {
+        Units own = group(group_index);
+        for (int64_t gate = 0; gate < gates; ++gate)
+            pack_b(weights + (gate * units + own.first) * column_stride, depth_stride,
+                   column_stride, depth, own.count, panel(group_index, gate));
+    }
+
+    // c[:, own units of each gate] = act(c? + a W), with a (B, depth) and c (B, gates * units).
+    void multiply(const Array& a, const Array& c, int64_t group_index, bool accumulate,
+                  Activation activation = no_activation) const
+    {
+        Units own = group(group_index);
+        for (int64_t gate = 0; gate < gates; ++gate) {
+            PackedProduct<T> product{
+                a.shape[0],  a.as<T>(), a.strides[0], 1, c.as<T>() + gate * units + own.first,
+                c.strides[0]};
+            product.activation = activation;
+            product.accumulate = accumulate;
+            multiply_packed(product, PackedB<T>{panel(group_index, gate), depth, own.count}, 0,
+                            own.count);
+        }
+    }
+};
+
+// W_hh (H, gates * H) for the forward pass.
+template <class T>
+Recurrence<T> forward(const Array& w, const Call& call)
+{
+    return {w.as<T>(),
+            w.shape[0],
+            w.strides[0],
+            w.strides[1],
+            w.shape[0],
+            w.shape[1] / max64(w.shape[0], 1),
+            static_cast<T*>(call.workspace)};
+}
+
+// Its transpose, for the backward pass.
+template <class T>
+Recurrence<T> backward(const Array& w, const Call& call)
+{
+    return {w.as<T>(),
+            w.shape[1],
+            w.strides[1],
+            w.strides[0],
+            w.shape[0],
+            1,
+            static_cast<T*>(call.workspace)};
+}
+
+// Calls body(step, group) for all groups of units at each step, packing each group's weights before
+// its first step. Odd steps go through the groups backwards: what the step before has used last is
+// still in the cache.
+template <class T, class Body>
+void for_each_step(int64_t steps, int64_t batch, const Recurrence<T>& w, const Body& body)
+{
+    int64_t work = batch * w.depth * w.gates * Recurrence<T>::width;  // of a group
+    parallel_steps(steps, w.groups(), ceil_div(step_work, max64(work, 1)),
+                   [&](int64_t step, int64_t begin, int64_t end) {
+                       if (step == 0)
+                           for (int64_t g = begin; g < end; ++g) w.pack(g);
+                       for (int64_t k = begin; k < end; ++k)
+                           body(step, step % 2 == 0 ? k : begin + end - 1 - k);
+                   });
+}
+
+template <class T>
+void lstm_steps(const Call& call)
+{
+    const Array &states = call.arrays[0], &cells = call.arrays[1], &gates = call.arrays[2];
+    const Array& pre = call.arrays[3];
+    Recurrence<T> w = forward<T>(call.arrays[6], call);
+    for_each_step<T>(gates.shape[0], gates.shape[1], w, [&](int64_t t, int64_t group) {
+        Units own = w.group(group);
+        Array sums = at_step(gates, t), c_prev = at_step(cells, t);
+        Array h = at_step(states, t + 1), c = at_step(cells, t + 1);
+        for (int64_t k = 0; k < w.gates; ++k)
+            copy_columns<T>(sums, at_step(pre, t), k * w.units + own.first, own.count);
+        w.multiply(at_step(states, t), sums, group, true);
+        for (int64_t r = 0; r < sums.shape[0]; ++r)
+            lstm_row<T>(h, c, sums, sums, c_prev, r, own.first, own.count);
+    });
+}
+
+void lstm_sequence(const Call& call)
+{
+    copy_matrix(at_step(call.arrays[0], 0), call.arrays[4]);
+    copy_matrix(at_step(call.arrays[1], 0), call.arrays[5]);
+    with_float(call.arrays[0].dtype, [&](auto zero) { lstm_steps<decltype(zero)>(call); });
+}
+
+// dh += dy, for the units of one row.
+template <class T>
+void add_output_grad(const Array& dh, const Array& dy, int64_t r, Units own)
+{
+    Line<T> to = row_of<T>(dh, r, own.first), from = row_of<T>(dy, r, own.first);
+    for_vectors<T>(own.count,
+                   [&](int64_t j, int64_t n) { to.store(j, n, to.load(j, n) + from.load(j, n)); });
+}
+
+// dh and dc hold the gradients of the state and cell that the step at hand left behind, and in the
+// end those of h0 and c0. Step s: dh = dpre[t + 1] W_hh^T + dy[t] with t = T - 1 - s.
+template <class T>
+void lstm_steps_grad(const Call& call)
+{
+    const Array &dpre = call.arrays[0], &dh = call.arrays[1], &dc = call.arrays[2];
+    const Array &dy = call.arrays[3], &gates = call.arrays[6], &cells = call.arrays[7];
+    Recurrence<T> w = backward<T>(call.arrays[8], call);
+    int64_t last = dpre.shape[0] - 1;
+    for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group) {
+        int64_t t = last - s;
+        Units own = w.group(group);
+        if (s > 0) w.multiply(at_step(dpre, t + 1), dh, group, false);
+        if (t < 0) return;
+        Array d = at_step(dpre, t), step_gates = at_step(gates, t);
+        Array c = at_step(cells, t + 1), c_prev = at_step(cells, t);
+        for (int64_t r = 0; r < dh.shape[0]; ++r) {
+            if (dy.data != nullptr) add_output_grad<T>(dh, at_step(dy, t), r, own);
+            lstm_grad_row<T>(d, dc, dh, dc, step_gates, c, c_prev, r, own.first, own.count);
+        }
+    });
+}
+
+void lstm_sequence_grad(const Call& call)
+{
+    copy_matrix(call.arrays[1], call.arrays[4]);
+    copy_matrix(call.arrays[2], call.arrays[5]);
+    with_float(call.arrays[0].dtype, [&](auto zero) { lstm_steps_grad<decltype(zero)>(call); });
+}
+
+template <class T>
+void rnn_steps(const Call& call)
+{
+    const Array &states = call.arrays[0], &pre = call.arrays[1];
+    Activation activation = static_cast<Activation>(static_cast<int>(call.scalars[0]));
+    Recurrence<T> w = forward<T>(call.arrays[3], call);
+    for_each_step<T>(pre.shape[0], pre.shape[1], w, [&](int64_t t, int64_t group) {
+        Units own = w.group(group);
+        Array next = at_step(states, t + 1);
+        copy_columns<T>(next, at_step(pre, t), own.first, own.count);
+        w.multiply(at_step(states, t), next, group, true, activation);
+    });
+}
+
+void rnn_sequence(const Call& call)
+{
+    copy_matrix(at_step(call.arrays[0], 0), call.arrays[2]);
+    with_float(call.arrays[0].dtype, [&](auto zero) { rnn_steps<decltype(zero)>(call); });
+}
+
+// dpre = dh times the derivative at the result y: 1 - y^2 of tanh, 0 or 1 of relu.
+template <class T>
+void activation_grad_row(const Array& dpre, const Array& dh, const Array& y, Activation activation,
+                         int64_t r, Units own)
+{
+    Line<T> to = row_of<T>(dpre, r, own.first), from = row_of<T>(dh, r, own.first);
+    Line<T> result = row_of<T>(y, r, own.first);
+    for_vectors<T>(own.count, [&](int64_t j, int64_t n) {
+        Vec<T> d = from.load(j, n), v = result.load(j, n);
+        to.store(j, n,
+                 activation == tanh_activation ? d * (T(1) - v * v)
+                 : v > Vec<T>{}                ? d
+                                               : Vec<T>{});
+    });
+}
+
+template <class T>
+void rnn_steps_grad(const Call& call)
+{
+    const Array &dpre = call.arrays[0], &dh = call.arrays[1], &dy = call.arrays[2];
+    const Array& states = call.arrays[4];
+    Activation activation = static_cast<Activation>(static_cast<int>(call.scalars[0]));
+    Recurrence<T> w = backward<T>(call.arrays[5], call);
+    int64_t last = dpre.shape[0] - 1;
+    for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group) {
+        int64_t t = last - s;
+        Units own = w.group(group);
+        if (s > 0) w.multiply(at_step(dpre, t + 1), dh, group, false);
+        if (t < 0) return;
+        Array d = at_step(dpre, t), y = at_step(states, t + 1);
+        for (int64_t r = 0; r < dh.shape[0]; ++r) {
+            if (dy.data != nullptr) add_output_grad<T>(dh, at_step(dy, t), r, own);
+            activation_grad_row<T>(d, dh, y, activation, r, own);
+        }
+    });
+}
+
+void rnn_sequence_grad(const Call& call)
+{
+    copy_matrix(call.arrays[1], call.arrays[3]);
+    with_float(call.arrays[0].dtype, [&](auto zero) { rnn_steps_grad<decltype(zero)>(call); });
+}
+
+// For the packed W_hh, which is the last array.
+int64_t packed_forward(const Call& call)
+{
+    const Array& w = call.arrays[call.count - 1];
+    int64_t gates = w.shape[1] / max64(w.shape[0], 1), size = 0;
+    with_float(w.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        size = gates * packed_elements<T>(w.shape[0], w.shape[0]) * int64_t{sizeof(T)};
+    });
+    return size;
+}
+
+int64_t packed_backward(const Call& call)
+{
+    const Array& w = call.arrays[call.count - 1];
+    int64_t size = 0;
+    with_float(w.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        size = packed_elements<T>(w.shape[1], w.shape[0]) * int64_t{sizeof(T)};
+    });
+    return size;
 }
 
 }  // namespace
@@ -96,6 +409,10 @@ void add_recurrent(Table& table)
 {
     table[Kernel::lstm_cell].run = lstm_cell;
     table[Kernel::lstm_cell_grad].run = lstm_cell_grad;
+    table[Kernel::lstm_sequence] = {lstm_sequence, packed_forward};
+    table[Kernel::lstm_sequence_grad] = {lstm_sequence_grad, packed_backward};
+    table[Kernel::rnn_sequence] = {rnn_sequence, packed_forward};
+    table[Kernel::rnn_sequence_grad] = {rnn_sequence_grad, packed_backward};
 }
 
 }  // namespace needle::NEEDLE_TARGET

@@ -36,6 +36,11 @@ inline void pause_briefly()
 #endif
 }
 
+inline void wait_a_turn(int turn)
+{
+    turn < waiting_turns ? pause_briefly() : std::this_thread::yield();
+}
+
 int default_threads()
 {
     if (const char* text = std::getenv("OMP_NUM_THREADS")) {
@@ -75,7 +80,7 @@ public:
         while (claim_one()) {
         }
         for (int turn = 0; unfinished_.load(std::memory_order_acquire) > 0; ++turn)
-            turn < waiting_turns ? pause_briefly() : std::this_thread::yield();
+            wait_a_turn(turn);
     }
 
 private:
@@ -155,6 +160,35 @@ Pool* pool = new Pool;
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 #endif
 
+// The state of one run_steps.
+struct Steps {
+    int64_t steps;
+    int count;
+    void (*piece)(const void*, int64_t, int);
+    const void* context;
+    std::atomic<int64_t> done{0};                      // pieces, over all steps
+    std::atomic<int64_t> claimed[most_step_pieces]{};  // of each piece: how many steps
+};
+
+// What the thread in seat `seat` does. One that comes late passes over the steps that are done.
+void take_steps(const void* context, int seat)
+{
+    Steps& s = *static_cast<Steps*>(const_cast<void*>(context));
+    for (int64_t step = 0; step < s.steps; ++step) {
+        for (int k = 0; k < s.count; ++k) {
+            int i = (seat + k) % s.count;
+            int64_t before = step;
+            if (!s.claimed[i].compare_exchange_strong(before, step + 1, std::memory_order_relaxed))
+                continue;
+            s.piece(s.context, step, i);
+            s.done.fetch_add(1, std::memory_order_acq_rel);
+        }
+        int64_t wanted = (step + 1) * s.count;
+        for (int turn = 0; s.done.load(std::memory_order_acquire) < wanted; ++turn)
+            wait_a_turn(turn);
+    }
+}
+
 }  // namespace
 
 int num_threads() { return current > 0 ? current : thread_setting(); }
@@ -165,6 +199,13 @@ void begin_kernel() { current = thread_setting(); }
 void run_pieces(int count, void (*piece)(const void* context, int i), const void* context)
 {
     pool->run(count, piece, context);
+}
+
+void run_steps(int64_t steps, int count, void (*piece)(const void* context, int64_t step, int i),
+               const void* context)
+{
+    Steps state{steps, count, piece, context};
+    run_pieces(count, take_steps, &state);
 }
 
 }  // namespace needle

@@ -22,4 +22,14 @@ void begin_kernel();             // by launch(), before a kernel's first line
 // all are done.
 void run_pieces(int count, void (*piece)(const void* context, int i), const void* context);
 
+constexpr int most_step_pieces = 64;
+
+// Runs piece(context, step, i) for every step in [0, steps) and i in [0, count), count at most
+// most_step_pieces; all pieces of a step are done before one of the next begins. A thread takes the
+// same piece at every step, so what the piece reads again stays in that core's cache; only the
+// pieces of a thread that is not there (asleep, or busy elsewhere) are taken by others. So no step
+// waits for a thread to come, and one thread alone finishes too.
+void run_steps(int64_t steps, int count, void (*piece)(const void* context, int64_t step, int i),
+               const void* context);
+
 }  // namespace needle

@@ -1,11 +1,11 @@
-"""The C++ LSTM kernels against the gate formulas in long double, on every instruction set."""
+"""The C++ recurrent kernels against formulas in long double, on every instruction set."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cpp_call import FLOATS, LAYOUTS, blank, check, eps, isa, launch, lay, threads, written
+from cpp_call import FLOATS, LAYOUTS, blank, check, cpu, eps, isa, launch, lay, threads, written
 
 __all__ = ["isa", "threads"]
 
@@ -142,3 +142,131 @@ def test_nothing(isa: str, shape: tuple[int, int]) -> None:
     h, c = np.empty_like(c_prev), np.empty_like(c_prev)
     launch("lstm_cell", h, c, pre, pre, c_prev)
     launch("lstm_cell_grad", np.empty_like(pre), h, h, c, pre, c, c_prev)
+
+
+# ---- sequences ----------------------------------------------------------------------------------
+
+# Steps, batch, hidden: one panel of the weights, parts of one, several; one tile of rows, several.
+SEQUENCES = [(1, 1, 1), (3, 2, 5), (2, 5, 16), (2, 3, 31), (3, 13, 65), (4, 20, 200)]
+
+
+def sequence_inputs(shape: tuple[int, int, int], gates: int, dtype: str) -> tuple[Array, ...]:
+    """pre, W_hh, dy, and two states."""
+    steps, batch, hidden = shape
+    rng = np.random.default_rng(sum(shape))
+    pre, w, dy, h, c = (
+        rng.standard_normal(size).astype(dtype)
+        for size in (
+            (steps, batch, gates * hidden),
+            (hidden, gates * hidden),
+            (steps, batch, hidden),
+            (batch, hidden),
+            (batch, hidden),
+        )
+    )
+    return pre, w / np.dtype(dtype).type(hidden**0.5), dy, h, c
+
+
+def room(*shape: int, dtype: str) -> Array:
+    return np.full(shape, np.nan, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SEQUENCES, ids=str)
+def test_lstm_sequence(isa: str, shape: tuple[int, int, int], layout: str, dtype: str) -> None:
+    steps, batch, hidden = shape
+    pre, w, _, h0, c0 = sequence_inputs(shape, 4, dtype)
+    states, cells = (room(steps + 1, batch, hidden, dtype=dtype) for _ in range(2))
+    gates = room(*pre.shape, dtype=dtype)
+    launch("lstm_sequence", states, cells, gates, *(lay(a, layout) for a in (pre, h0, c0, w)))
+    h, c = h0.astype(WIDE), c0.astype(WIDE)
+    # An error of one step reaches the next through W_hh, whose rows have norm 2.
+    bound = (64 + hidden) * steps * eps(dtype)
+    np.testing.assert_array_equal(states[0], h0)
+    np.testing.assert_array_equal(cells[0], c0)
+    for t in range(steps):
+        h, c, want = cell_formula(pre[t] + h @ w.astype(WIDE), c)
+        for got, expected in ((states[t + 1], h), (cells[t + 1], c), (gates[t], want)):
+            check(got, expected, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SEQUENCES, ids=str)
+def test_lstm_sequence_grad(isa: str, shape: tuple[int, int, int], layout: str, dtype: str) -> None:
+    steps, batch, hidden = shape
+    pre, w, dy, h0, c0 = sequence_inputs(shape, 4, dtype)
+    states, cells = (room(steps + 1, batch, hidden, dtype=dtype) for _ in range(2))
+    gates = pre.copy()
+    launch("lstm_sequence", states, cells, gates, gates, h0, c0, w)
+    dpre, dh0, dc0 = (room(*a.shape, dtype=dtype) for a in (pre, h0, c0))
+    operands = [lay(a, layout) for a in (dy, h0, c0, gates, cells, w)]
+    launch("lstm_sequence_grad", dpre, dh0, dc0, *operands)
+    dh, dc = h0.astype(WIDE), c0.astype(WIDE)
+    h = [h0.astype(WIDE)]
+    c = [c0.astype(WIDE)]
+    for t in range(steps):
+        step = cell_formula(pre[t] + h[t] @ w.astype(WIDE), c[t])
+        h.append(step[0])
+        c.append(step[1])
+    bound = (64 + 4 * hidden) * steps * eps(dtype)
+    for t in reversed(range(steps)):
+        want, dc = cell_grad_formula(dh + dy[t], dc, pre[t] + h[t] @ w.astype(WIDE), c[t])
+        check(dpre[t], want, atol=bound)
+        dh = want @ w.T.astype(WIDE)
+    check(dh0, dh, atol=bound)
+    check(dc0, dc, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SEQUENCES, ids=str)
+@pytest.mark.parametrize("activation", [1.0, 2.0])
+def test_rnn_sequence_and_grad(
+    isa: str,
+    shape: tuple[int, int, int],
+    layout: str,
+    dtype: str,
+    activation: float,
+) -> None:
+    steps, batch, hidden = shape
+    pre, w, dy, h0, dh_n = sequence_inputs(shape, 1, dtype)
+    states = room(steps + 1, batch, hidden, dtype=dtype)
+    operands = [lay(a, layout) for a in (pre, h0, w)]
+    launch("rnn_sequence", states, *operands, scalars=(activation,))
+    bound = (64 + 2 * hidden) * steps * eps(dtype)
+    h = h0.astype(WIDE)
+    np.testing.assert_array_equal(states[0], h0)
+    for t in range(steps):
+        total = pre[t] + h @ w.astype(WIDE)
+        h = np.tanh(total) if activation == 2 else np.maximum(total, 0)
+        check(states[t + 1], h, rtol=bound, atol=bound)
+        h = states[t + 1].astype(WIDE)
+
+    dpre, dh0 = room(*pre.shape, dtype=dtype), room(*h0.shape, dtype=dtype)
+    operands = [lay(a, layout) for a in (dy, dh_n, states, w)]
+    launch("rnn_sequence_grad", dpre, dh0, *operands, scalars=(activation,))
+    dh = dh_n.astype(WIDE)
+    for t in reversed(range(steps)):
+        y = states[t + 1].astype(WIDE)
+        want = (dh + dy[t]) * (1 - y * y if activation == 2 else y > 0)
+        check(dpre[t], want, rtol=bound, atol=bound)
+        dh = dpre[t] @ w.T.astype(WIDE)
+    check(dh0, dh, rtol=bound, atol=bound)
+
+
+def test_a_sequence_does_not_depend_on_the_number_of_threads(isa: str, threads: int) -> None:
+    pre, w, dy, h0, c0 = sequence_inputs((5, 9, 150), 4, "float32")
+    results = []
+    for count in (1, threads, 70):
+        cpu.set_num_threads(count)
+        states, cells = (room(6, 9, 150, dtype="float32") for _ in range(2))
+        gates, dpre = pre.copy(), np.empty_like(pre)
+        dh0, dc0 = np.empty_like(h0), np.empty_like(c0)
+        launch("lstm_sequence", states, cells, gates, gates, h0, c0, w)
+        launch("lstm_sequence_grad", dpre, dh0, dc0, dy, None, None, gates, cells, w)
+        results.append((states, dpre, dh0, dc0))
+    for result in results[1:]:
+        for got, want in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(got, want)

@@ -1,4 +1,4 @@
-"""The LSTM step against formulas in float64, its gradient by finite differences."""
+"""The LSTM step and whole sequences against formulas in float64, gradients by differences."""
 
 import numpy as np
 import pytest
@@ -106,3 +106,206 @@ def test_errors(device):
         nd.lstm_cell_grad(c, c[:, 0], gates, c, c)
     with pytest.raises(nd.DTypeError, match="lstm_cell: dtypes do not fit: got float32, float64"):
         nd.lstm_cell(gates, c.astype("float64"))
+
+
+# ---- sequences ----------------------------------------------------------------------------------
+
+# steps, batch, hidden
+SEQUENCES = [(1, 1, 1), (2, 3, 5), (3, 2, 16), (2, 13, 33), (4, 20, 200), (0, 2, 3), (2, 0, 3)]
+ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
+
+
+def lstm_inputs(steps, batch, hidden):
+    """pre, h0, c0, w_hh."""
+    w = draw((hidden, 4 * hidden), 3, hidden**-0.5)
+    return draw((steps, batch, 4 * hidden)), draw((batch, hidden), 1), draw((batch, hidden), 2), w
+
+
+def rnn_inputs(steps, batch, hidden):
+    """pre, h0, w_hh; the preactivations stay away from relu's kink."""
+    pre = draw((steps, batch, hidden))
+    w = draw((hidden, hidden), 3, 0.01 / hidden)
+    return pre + 0.1 * np.sign(pre), draw((batch, hidden), 1), w
+
+
+def lstm_steps(pre, h0, c0, w):
+    """States and cells with the initial ones, and the gates."""
+    hs, cs, gates = [h0], [c0], np.zeros_like(pre)
+    for t, x in enumerate(pre):
+        h, c, gates[t] = cell(x + hs[-1] @ w, cs[-1])
+        hs.append(h)
+        cs.append(c)
+    return np.stack(hs), np.stack(cs), gates
+
+
+def rnn_steps(pre, h0, w, activation):
+    hs = [h0]
+    for x in pre:
+        hs.append(activation(x + hs[-1] @ w))
+    return np.stack(hs)
+
+
+def send(device, dtype, *arrays):
+    return [nd.array(a, dtype=dtype, device=device) for a in arrays]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SEQUENCES, ids=str)
+def test_lstm_sequence(device, shape, dtype):
+    inputs = send(device, dtype, *lstm_inputs(*shape))
+    want = lstm_steps(*wide(*inputs))
+    # A step hands on the error of the last one, times |W_hh|; sums have `hidden` terms.
+    bound = rounding(dtype, 40 + 4 * shape[2])
+    for g, w in zip(nd.lstm_sequence(*inputs), want, strict=True):
+        compare(g, w, dtype=dtype, atol=bound)
+    pre, version = inputs[0], inputs[0]._handle.version
+    got = nd.lstm_sequence(*inputs, overwrite_pre=True)
+    assert got[2] is pre
+    assert pre._handle.version == version + 1
+    for g, w in zip(got, want, strict=True):
+        compare(g, w, dtype=dtype, atol=bound)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SEQUENCES, ids=str)
+def test_rnn_sequence(device, shape, dtype, nonlinearity):
+    inputs = send(device, dtype, *rnn_inputs(*shape))
+    want = rnn_steps(*wide(*inputs), ACTIVATIONS[nonlinearity])
+    got = nd.rnn_sequence(*inputs, nonlinearity)
+    compare(got, want, dtype=dtype, atol=rounding(dtype, 40 + 4 * shape[2]))
+
+
+def slopes(loss, arrays):
+    """The central differences of loss() for every entry of the arrays."""
+    found = [np.zeros(a.shape) for a in arrays]
+    for a, slope in zip(arrays, found, strict=True):
+        for i in np.ndindex(a.shape):
+            old = a[i]
+            a[i] = old + 1e-6
+            above = loss()
+            a[i] = old - 1e-6
+            slope[i] = (above - loss()) / 2e-6
+            a[i] = old
+    return found
+
+
+@pytest.mark.parametrize("given", ["dy dh dc", "dy", "dh", "dc", ""])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 2)], ids=str)
+def test_gradient_of_an_lstm_sequence(device, shape, given):
+    steps, batch, hidden = shape
+    inputs = lstm_inputs(*shape)
+    weights = {"dy": draw((steps, batch, hidden), 5)}
+    weights |= {name: draw((batch, hidden), seed) for name, seed in (("dh", 6), ("dc", 7))}
+    grads = [weights[name] if name in given else None for name in ("dy", "dh", "dc")]
+
+    def loss():
+        states, cells, _ = lstm_steps(*inputs)
+        terms = (states[1:], states[-1], cells[-1])
+        return sum((a * d).sum() for a, d in zip(terms, grads, strict=True) if d is not None)
+
+    want = slopes(loss, inputs[:3])
+    _, cells, gates = nd.lstm_sequence(*send(device, "float64", *inputs))
+    w = nd.array(inputs[3], dtype="float64", device=device)
+    dy, dh, dc = (g if g is None else nd.array(g, dtype="float64", device=device) for g in grads)
+    for got, expected in zip(nd.lstm_sequence_grad(dy, dh, dc, gates, cells, w), want, strict=True):
+        compare(got, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("given", ["dy dh", "dy", "dh", ""])
+def test_gradient_of_an_rnn_sequence(device, given, nonlinearity):
+    inputs = rnn_inputs(3, 2, 2)
+    weights = {"dy": draw((3, 2, 2), 5), "dh": draw((2, 2), 6)}
+    grads = [weights[name] if name in given else None for name in ("dy", "dh")]
+
+    def loss():
+        states = rnn_steps(*inputs, ACTIVATIONS[nonlinearity])
+        terms = (states[1:], states[-1])
+        return sum((a * d).sum() for a, d in zip(terms, grads, strict=True) if d is not None)
+
+    want = slopes(loss, inputs[:2])
+    states = nd.rnn_sequence(*send(device, "float64", *inputs), nonlinearity)
+    w = nd.array(inputs[2], dtype="float64", device=device)
+    dy, dh = (g if g is None else nd.array(g, dtype="float64", device=device) for g in grads)
+    for got, expected in zip(
+        nd.rnn_sequence_grad(dy, dh, states, w, nonlinearity), want, strict=True
+    ):
+        compare(got, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_of_a_sequence(device, view):
+    inputs = [make_view(view, a, device) for a in lstm_inputs(3, 2, 5)]
+    states, cells, gates = nd.lstm_sequence(*inputs, overwrite_pre=False)
+    for got, want in zip((states, cells, gates), lstm_steps(*wide(*inputs)), strict=True):
+        compare(got, want, dtype="float32", atol=1e-6)
+    _, h0, c0, w = inputs
+    dy = make_view(view, draw((3, 2, 5), 5), device)
+    got = nd.lstm_sequence_grad(dy, h0, c0, gates, cells, w)
+    plain = [a.compact() for a in (dy, h0, c0)]
+    want = nd.lstm_sequence_grad(*plain, gates, cells, w.compact())
+    for g, e in zip(got, want, strict=True):
+        compare(g, e.numpy(), atol=1e-6)
+
+
+def test_a_view_is_not_overwritten_by_the_gates(device):
+    """The kernel needs whole rows: gates get an array of their own."""
+    pre, h0, c0, w = send(device, "float32", *lstm_inputs(3, 2, 5))
+    turned = pre.flip(0)[::-1]
+    _, _, gates = nd.lstm_sequence(turned, h0, c0, w, overwrite_pre=True)
+    assert gates is not turned
+    compare(turned, pre.numpy())
+
+
+def test_sequence_errors(device):
+    pre, h, w = (nd.zeros(s, device=device) for s in ((3, 2, 20), (2, 5), (5, 20)))
+    c = nd.zeros((4, 2, 5), device=device)
+    with pytest.raises(
+        nd.ShapeError, match=r"lstm_sequence: pre .*axes: got \(2, 20\): need \(T, B, 4H\)"
+    ):
+        nd.lstm_sequence(pre[0], h, h, w)
+    with pytest.raises(
+        nd.ShapeError, match=r"w_hh has the wrong number of axes: got \(20,\): need"
+    ):
+        nd.lstm_sequence(pre, h, h, w[0])
+    with pytest.raises(nd.ShapeError, match=r"w_hh does not fit: got \(5, 19\): need \(5, 20\)"):
+        nd.lstm_sequence(pre, h, h, w[:, 1:])
+    with pytest.raises(
+        nd.ShapeError, match=r"pre does not fit: got \(3, 2, 19\): need \(3, 2, 20\)"
+    ):
+        nd.lstm_sequence(pre[:, :, 1:], h, h, w)
+    with pytest.raises(nd.ShapeError, match=r"h0 does not fit: got \(1, 5\): need \(2, 5\)"):
+        nd.lstm_sequence(pre, h[1:], h, w)
+    with pytest.raises(nd.ShapeError, match=r"c0 does not fit: got \(2, 4\): need \(2, 5\)"):
+        nd.lstm_sequence(pre, h, h[:, 1:], w)
+    with pytest.raises(
+        nd.DTypeError, match="lstm_sequence: dtypes do not fit: got float32, float64"
+    ):
+        nd.lstm_sequence(pre, h.astype("float64"), h, w)
+    grad = nd.lstm_sequence_grad
+    with pytest.raises(
+        nd.ShapeError, match=r"cells does not fit: got \(3, 2, 5\): need \(4, 2, 5\)"
+    ):
+        grad(None, None, None, pre, c[1:], w)
+    with pytest.raises(nd.ShapeError, match=r"dy does not fit: got \(4, 2, 5\): need \(3, 2, 5\)"):
+        grad(c, None, None, pre, c, w)
+    with pytest.raises(nd.ShapeError, match=r"dh does not fit: got \(1, 5\): need \(2, 5\)"):
+        grad(None, h[1:], None, pre, c, w)
+    with pytest.raises(nd.ShapeError, match=r"dc does not fit: got \(1, 5\): need \(2, 5\)"):
+        grad(None, None, h[1:], pre, c, w)
+    square = nd.zeros((5, 5), device=device)
+    with pytest.raises(ValueError, match="rnn_sequence: unknown nonlinearity: got 'sigmoid': need"):
+        nd.rnn_sequence(c, h, square, "sigmoid")
+    with pytest.raises(nd.ShapeError, match=r"rnn_sequence: h0 does not fit: got \(1, 5\): need"):
+        nd.rnn_sequence(c, h[1:], square)
+    with pytest.raises(nd.ShapeError, match=r"dy does not fit: got \(4, 2, 5\): need \(3, 2, 5\)"):
+        nd.rnn_sequence_grad(c, None, c, square)
+    with pytest.raises(
+        nd.ShapeError, match=r"states does not fit: got \(4, 2, 4\): need \(4, 2, 5\)"
+    ):
+        nd.rnn_sequence_grad(None, None, c[:, :, 1:], square)
+    with pytest.raises(
+        nd.ShapeError, match=r"rnn_sequence_grad: dh does not fit: got \(1, 5\): need"
+    ):
+        nd.rnn_sequence_grad(None, h[1:], c, square)

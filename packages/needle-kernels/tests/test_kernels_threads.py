@@ -57,6 +57,33 @@ def test_several_callers_at_once_and_a_changing_thread_count() -> None:
     assert wrong == []
 
 
+def test_steps_finish_whoever_takes_them() -> None:
+    """Sequences from several callers: one has the pool, the others take all pieces themselves."""
+    draw = np.random.default_rng(2).standard_normal
+    pre, h0, w = (
+        nd.NDArray(draw(s), device=nd.cpu(), dtype="float32")
+        for s in ((40, 8, 300), (8, 300), (300, 300))
+    )
+    nd.set_num_threads(1)
+    expected = nd.rnn_sequence(pre, h0, w).numpy()
+    wrong: list[int] = []
+
+    def call() -> None:
+        for turn in range(20):
+            if not (nd.rnn_sequence(pre, h0, w).numpy() == expected).all():
+                wrong.append(turn)
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    while any(caller.is_alive() for caller in callers):
+        for threads in (2, 5, 1, 3):
+            nd.set_num_threads(threads)
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+
 def run(source: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", source],

@@ -1,7 +1,9 @@
 """Recurrent layers: all time steps of one layer as one operation.
 
-The input's part of every step is one matrix product before the loop, and the weights' gradients
-are one each after it; the loop itself holds only what depends on the previous step.
+The input's part of every step is one matrix product before the steps, and the weights' gradients
+are one each after them; the steps themselves, one kernel, hold only what depends on the previous
+step. A single step, as the cells take it, uses the plain product: that kernel first packs W_hh,
+which pays from the second step on.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ def _rows(x: NDArray) -> NDArray:
 
 
 class WeightGrads(NamedTuple):
-    """What the gradients of all pre-activations become after the loop."""
+    """What the gradients of all pre-activations become after the steps."""
 
     x: NDArray
     w_ih: NDArray
@@ -96,20 +98,22 @@ class WeightGrads(NamedTuple):
     bias: NDArray
 
 
-def _weight_grads(
-    dpre: NDArray, x: NDArray, h0: NDArray, output: NDArray, w_ih: NDArray
-) -> WeightGrads:
-    """One matrix product each over all steps; step t read the state output[t - 1], or h0."""
+def _weight_grads(dpre: NDArray, x: NDArray, states: NDArray, w_ih: NDArray) -> WeightGrads:
+    """One matrix product each over all steps; step t read the state states[t]."""
     rows = _rows(dpre)
-    w_hh = nd.matmul(h0.T, dpre[0])
-    if len(output) > 1:
-        nd.matmul(_rows(output[:-1]).T, _rows(dpre[1:]), out=w_hh, accumulate=True)
     return WeightGrads(
         nd.matmul(rows, w_ih.T).reshape(x.shape),
         nd.matmul(_rows(x).T, rows),
-        w_hh,
+        nd.matmul(_rows(states[:-1]).T, rows),
         nd.sum(rows, 0),
     )
+
+
+def _last_grad(dy: NDArray | None, dh: NDArray | None, h: NDArray) -> NDArray:
+    """The gradient of the only step's state, which is also the output."""
+    if dy is None:
+        return _or_zeros(dh, h)
+    return dy[0] if dh is None else nd.add(dh, dy[0])
 
 
 def _or_zeros(grad: NDArray | None, like: NDArray) -> NDArray:
@@ -117,7 +121,9 @@ def _or_zeros(grad: NDArray | None, like: NDArray) -> NDArray:
 
 
 class LSTM(Recurrent):
-    """One long short-term memory layer; outputs (output, h_n, c_n), hidden: gates, every c.
+    """One long short-term memory layer; outputs (output, h_n, c_n).
+
+    Hidden: the gates (T, B, 4H), all states and all cells (T + 1, B, H), h0 and c0 first.
 
         i, f, g, o = parts of x_t W_ih + bias_ih + h W_hh + bias_hh
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -127,27 +133,25 @@ class LSTM(Recurrent):
     """
 
     name = "lstm"
-    hidden = 2
+    hidden = 3
     states = 2
     gates = 4
 
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
         output, state = self.check(*args)
         steps, bs, size = output.shape
-        return output, state, state, Spec((steps, bs, 4 * size), output.dtype), output
+        gates = Spec((steps, bs, 4 * size), output.dtype)
+        every = Spec((steps + 1, bs, size), output.dtype)
+        return output, state, state, gates, every, every
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
         pre = self.project(args)
-        h, c = args[1], args[2]
         _, w_hh, _ = self.weights(args)
-        hs, cs = [], []
-        for t in range(len(pre)):
-            step = nd.matmul(h, w_hh, out=pre[t], accumulate=True)
-            # The gates replace the pre-activations, which nothing reads again.
-            h, c, _ = nd.lstm_cell(step, c, overwrite_pre=True)
-            hs.append(h)
-            cs.append(c)
-        return nd.stack(hs, 0), h, c, pre, nd.stack(cs, 0)
+        # The gates replace the pre-activations, which nothing reads again.
+        steps = _lstm_step if len(pre) == 1 else nd.lstm_sequence
+        states, cells, gates = steps(pre, args[1], args[2], w_hh, overwrite_pre=True)
+        # Copies: the last states outlive the others when they are carried on.
+        return states[1:], states[-1].copy(), cells[-1].copy(), gates, states, cells
 
     def plain(self, *args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The definition in plain operations."""
@@ -166,7 +170,7 @@ class LSTM(Recurrent):
         return output, h, c
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
-        kept = [item(node, i) for i in (0, 3, 4)]
+        kept = [item(node, i) for i in (3, 4, 5)]
         return LSTMBackward.apply(self, node.inputs, out_grad[:3], kept)
 
 
@@ -174,34 +178,49 @@ class LSTMBackward(FusedBackward):
     """The gradients of lstm for all its inputs."""
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
-        x, h0, c0 = args[:3]
         w_ih, w_hh, biases = self.op.weights(args[: self.count])
-        *grads, output, gates, cs = args[self.count :]
+        *grads, gates, states, cells = args[self.count :]
         dy, dh, dc = self.spread(grads)
-        dh, dc = _or_zeros(dh, h0), _or_zeros(dc, c0)
-        dpre = nd.empty(gates.shape, gates.dtype, gates.device)
-        back = w_hh.T.compact()  # row-major once, where every step would pack it again
-        for t in reversed(range(len(output))):
-            if dy is not None:
-                dh = nd.add(dh, dy[t])
-            before = cs[t - 1] if t else c0
-            step, dc = nd.lstm_cell_grad(dh, dc, gates[t], cs[t], before)
-            dpre[t] = step
-            dh = nd.matmul(step, back)
-        last = _weight_grads(dpre, x, h0, output, w_ih)
-        return last.x, dh, dc, last.w_ih, last.w_hh, *[last.bias for _ in biases]
+        steps = _lstm_step_grad if len(gates) == 1 else nd.lstm_sequence_grad
+        dpre, dh0, dc0 = steps(dy, dh, dc, gates, cells, w_hh)
+        last = _weight_grads(dpre, args[0], states, w_ih)
+        return last.x, dh0, dc0, last.w_ih, last.w_hh, *[last.bias for _ in biases]
+
+
+def _lstm_step(
+    pre: NDArray, h0: NDArray, c0: NDArray, w_hh: NDArray, overwrite_pre: bool
+) -> tuple[NDArray, NDArray, NDArray]:
+    """nd.lstm_sequence for one step."""
+    step = nd.matmul(h0, w_hh, out=pre[0], accumulate=True)
+    h, c, _ = nd.lstm_cell(step, c0, overwrite_pre)
+    return nd.stack((h0, h), 0), nd.stack((c0, c), 0), pre
+
+
+def _lstm_step_grad(
+    dy: NDArray | None,
+    dh: NDArray | None,
+    dc: NDArray | None,
+    gates: NDArray,
+    cells: NDArray,
+    w_hh: NDArray,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """nd.lstm_sequence_grad for one step."""
+    c0, c = cells[0], cells[1]
+    dpre, dc0 = nd.lstm_cell_grad(_last_grad(dy, dh, c), _or_zeros(dc, c), gates[0], c, c0)
+    return dpre[None], nd.matmul(dpre, w_hh.T), dc0
 
 
 ACTIVATIONS = {"tanh": (tanh, nd.tanh_grad), "relu": (relu, nd.relu_grad)}
 
 
 class RNN(Recurrent):
-    """One simple recurrent layer; outputs (output, h_n).
+    """One simple recurrent layer; outputs (output, h_n), hidden: all states (T + 1, B, H).
 
     h = tanh(x_t W_ih + bias_ih + h W_hh + bias_hh)          (or relu)
     """
 
     name = "rnn"
+    hidden = 1
     states = 1
     gates = 1
 
@@ -214,16 +233,17 @@ class RNN(Recurrent):
         self.nonlinearity = nonlinearity
 
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
-        return self.check(*args)
+        output, state = self.check(*args)
+        steps, bs, size = output.shape
+        return output, state, Spec((steps + 1, bs, size), output.dtype)
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
-        output, h = self.project(args), args[1]
+        pre = self.project(args)
         _, w_hh, _ = self.weights(args)
-        for t in range(len(output)):
-            # The state replaces the pre-activation, so `output` fills up step by step.
-            h = nd.matmul(h, w_hh, None, self.nonlinearity, out=output[t], accumulate=True)
-        # A copy: the state outlives the output when it is carried on.
-        return output, h.copy()
+        steps = _rnn_step if len(pre) == 1 else nd.rnn_sequence
+        states = steps(pre, args[1], w_hh, self.nonlinearity)
+        # A copy: the last state outlives the others when it is carried on.
+        return states[1:], states[-1].copy(), states
 
     def plain(self, *args: Tensor) -> tuple[Tensor, Tensor]:
         """The definition in plain operations."""
@@ -231,29 +251,35 @@ class RNN(Recurrent):
         return self.plain_steps(args, lambda pre, h: activation(pre))
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
-        return RNNBackward.apply(self, node.inputs, out_grad, [item(node, 0)])
+        return RNNBackward.apply(self, node.inputs, out_grad[:2], [item(node, 2)])
 
 
 class RNNBackward(FusedBackward):
     """The gradients of rnn for all its inputs."""
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
-        x, h0 = args[:2]
         w_ih, w_hh, biases = self.op.weights(args[: self.count])
-        *grads, output = args[self.count :]
+        *grads, states = args[self.count :]
         dy, dh = self.spread(grads)
-        dh = _or_zeros(dh, h0)
-        _, activation_grad = ACTIVATIONS[self.op.nonlinearity]
-        dpre = nd.empty(output.shape, output.dtype, output.device)
-        back = w_hh.T.compact()  # row-major once, where every step would pack it again
-        for t in reversed(range(len(output))):
-            if dy is not None:
-                dh = nd.add(dh, dy[t])
-            step = activation_grad(dh, output[t])
-            dpre[t] = step
-            dh = nd.matmul(step, back)
-        last = _weight_grads(dpre, x, h0, output, w_ih)
-        return last.x, dh, last.w_ih, last.w_hh, *[last.bias for _ in biases]
+        steps = _rnn_step_grad if len(states) == 2 else nd.rnn_sequence_grad
+        dpre, dh0 = steps(dy, dh, states, w_hh, self.op.nonlinearity)
+        last = _weight_grads(dpre, args[0], states, w_ih)
+        return last.x, dh0, last.w_ih, last.w_hh, *[last.bias for _ in biases]
+
+
+def _rnn_step(pre: NDArray, h0: NDArray, w_hh: NDArray, nonlinearity: str) -> NDArray:
+    """nd.rnn_sequence for one step."""
+    h = nd.matmul(h0, w_hh, None, nonlinearity, out=pre[0], accumulate=True)
+    return nd.stack((h0, h), 0)
+
+
+def _rnn_step_grad(
+    dy: NDArray | None, dh: NDArray | None, states: NDArray, w_hh: NDArray, nonlinearity: str
+) -> tuple[NDArray, NDArray]:
+    """nd.rnn_sequence_grad for one step."""
+    _, activation_grad = ACTIVATIONS[nonlinearity]
+    dpre = activation_grad(_last_grad(dy, dh, states[1]), states[1])
+    return dpre[None], nd.matmul(dpre, w_hh.T)
 
 
 def lstm(

@@ -661,6 +661,14 @@ RECURRENT = [
         roundings=64,
     ),
     OpCase(
+        "lstm-one-step",
+        ops.LSTM,
+        ops.lstm,
+        lstm,
+        normal((1, 2, 2), (2, 2), (2, 2), (2, 8), (2, 8)),
+        roundings=64,
+    ),
+    OpCase(
         "rnn-tanh",
         ops.RNN,
         ops.rnn,
@@ -675,6 +683,14 @@ RECURRENT = [
         lambda x, h, w, u, b: ops.rnn(x, h, w, u, None, b, nonlinearity="relu")[1],
         lambda *a: rnn(relu)(*a)[1],
         normal((2, 2, 1), (2, 2), (1, 2), (2, 2), (2,)),
+        roundings=64,
+    ),
+    OpCase(
+        "rnn-one-step",
+        ops.RNN,
+        lambda *a: ops.rnn(*a)[0],
+        lambda *a: rnn(np.tanh)(*a)[0],
+        normal((1, 2, 3), (2, 2), (3, 2), (2, 2)),
         roundings=64,
     ),
 ]

@@ -88,7 +88,14 @@ from needle.backend_ndarray.pool import (
     max_pool_grad,
     max_pool_pick,
 )
-from needle.backend_ndarray.recurrent import lstm_cell, lstm_cell_grad
+from needle.backend_ndarray.recurrent import (
+    lstm_cell,
+    lstm_cell_grad,
+    lstm_sequence,
+    lstm_sequence_grad,
+    rnn_sequence,
+    rnn_sequence_grad,
+)
 from needle.backend_ndarray.reduce import max, min, sum
 from needle.backend_ndarray.reference import table as _reference_table
 from needle.backend_ndarray.shape import (
@@ -174,6 +181,8 @@ __all__ = [
     "logsumexp",
     "lstm_cell",
     "lstm_cell_grad",
+    "lstm_sequence",
+    "lstm_sequence_grad",
     "matmul",
     "max",
     "max_pool",
@@ -199,6 +208,8 @@ __all__ = [
     "reset_counters",
     "reset_peak",
     "reshape",
+    "rnn_sequence",
+    "rnn_sequence_grad",
     "scale",
     "scatter_add",
     "set_isa",
