@@ -168,13 +168,15 @@ void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grai
     });
 }
 
-// Copies a block of rows x columns items between any two layouts; defined in shape.cpp.
+// Copies a block of rows x columns items between any two layouts; defined in shape.cpp. `stream`:
+// a transposed block is written past the caches; out's rows start at cache lines.
 struct BlockLayout {
     char* data;
     int64_t column_stride;
     int64_t row_stride;
 };
-void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns);
+void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns,
+                bool stream = false);
 
 // Computes n contiguous elements of data[0] from data[1], ...; where repeated[k], operand k is one
 // value for all of them. Only kernels of three operands are given repeated ones.

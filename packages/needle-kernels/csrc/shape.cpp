@@ -32,13 +32,82 @@ void fill_row(Item* out, Item value, int64_t n)
 template <class Item>
 constexpr int side = 1;
 
-#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+template <class Item>
+inline void transpose_square(Item* out, int64_t, const Item* in, int64_t, bool)
+{
+    *out = *in;
+}
+
+#if defined(__AVX512F__)
+// A row is a cache line. `stream` writes past the caches, which then need not fetch the line first.
+template <>
+constexpr int side<int32_t> = 16;
+template <>
+constexpr int side<int64_t> = 8;
+
+template <class Item>
+inline Vec<Item> pick(Vec<Item> a, Vec<Item> index, Vec<Item> b)
+{
+    if constexpr (sizeof(Item) == 4)
+        return (Vec<Item>)_mm512_permutex2var_epi32((__m512i)a, (__m512i)index, (__m512i)b);
+    else
+        return (Vec<Item>)_mm512_permutex2var_epi64((__m512i)a, (__m512i)index, (__m512i)b);
+}
+
+// Swaps the lanes of a with bit `bit` of their number set with those of b where it is not.
+template <class Item>
+inline void swap_lanes(Vec<Item>& a, Vec<Item>& b, int bit)
+{
+    constexpr int n = lanes<Item>;
+    Vec<Item> low, high;
+    for (int j = 0; j < n; ++j) {
+        low[j] = static_cast<Item>(j & bit ? n + j - bit : j);
+        high[j] = static_cast<Item>(j & bit ? n + j : j + bit);
+    }
+    Vec<Item> old = a;
+    a = pick<Item>(old, low, b);
+    b = pick<Item>(old, high, b);
+}
+
+// Source of the recursion by halves: Eklundh, "A Fast Computer Method for Matrix Transposing",
+// 1972.
+template <class Item>
+inline void transpose_lines(Item* out, int64_t out_row, const Item* in, int64_t in_row, bool stream)
+{
+    constexpr int n = lanes<Item>;
+    Vec<Item> rows[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = load(in + i * in_row);
+#pragma GCC unroll 4
+    for (int bit = n / 2; bit > 0; bit /= 2)
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i)
+            if ((i & bit) == 0) swap_lanes<Item>(rows[i], rows[i + bit], bit);
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i)
+        if (stream)
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i * out_row), (__m512i)rows[i]);
+        else
+            store(out + i * out_row, rows[i]);
+}
+
+inline void transpose_square(int32_t* out, int64_t out_row, const int32_t* in, int64_t in_row,
+                             bool stream)
+{
+    transpose_lines(out, out_row, in, in_row, stream);
+}
+inline void transpose_square(int64_t* out, int64_t out_row, const int64_t* in, int64_t in_row,
+                             bool stream)
+{
+    transpose_lines(out, out_row, in, in_row, stream);
+}
+#elif defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
 template <>
 constexpr int side<int32_t> = 4;
 template <>
 constexpr int side<int64_t> = 2;
 
-inline void transpose_square(int32_t* out, int64_t out_row, const int32_t* in, int64_t in_row)
+inline void transpose_square(int32_t* out, int64_t out_row, const int32_t* in, int64_t in_row, bool)
 {
     typedef int32_t Four __attribute__((vector_size(16)));
     Four a, b, c, d;
@@ -60,7 +129,7 @@ inline void transpose_square(int32_t* out, int64_t out_row, const int32_t* in, i
     std::memcpy(out + 3 * out_row, &d, 16);
 }
 
-inline void transpose_square(int64_t* out, int64_t out_row, const int64_t* in, int64_t in_row)
+inline void transpose_square(int64_t* out, int64_t out_row, const int64_t* in, int64_t in_row, bool)
 {
     typedef int64_t Two __attribute__((vector_size(16)));
     Two a, b;
@@ -72,27 +141,21 @@ inline void transpose_square(int64_t* out, int64_t out_row, const int64_t* in, i
 }
 #endif
 
-template <class Item>
-inline void transpose_square(Item* out, int64_t, const Item* in, int64_t)
-{
-    *out = *in;
-}
-
 // out[r, c] = in[r, c], where out's columns and in's rows are contiguous. Tiles of one cache line
-// of rows by 8 columns, so that a line of `in` is used whole while the cache holds it.
+// of rows by 8 columns or more, so that a line of `in` is used whole while the cache holds it.
 template <class Item>
 void transpose_block(Item* out, int64_t out_row, const Item* in, int64_t in_column, int64_t rows,
-                     int64_t columns)
+                     int64_t columns, bool stream)
 {
     constexpr int s = side<Item>;
-    constexpr int64_t tile_rows = 64 / sizeof(Item), tile_columns = 8;
+    constexpr int64_t tile_rows = 64 / sizeof(Item), tile_columns = s > 8 ? s : 8;
     int64_t whole_rows = rows / s * s, whole_columns = columns / s * s;
-    for (int64_t r0 = 0; r0 < whole_rows; r0 += tile_rows)
-        for (int64_t c0 = 0; c0 < whole_columns; c0 += tile_columns)
+    for (int64_t c0 = 0; c0 < whole_columns; c0 += tile_columns)
+        for (int64_t r0 = 0; r0 < whole_rows; r0 += tile_rows)
             for (int64_t r = r0; r < min64(r0 + tile_rows, whole_rows); r += s)
                 for (int64_t c = c0; c < min64(c0 + tile_columns, whole_columns); c += s)
                     transpose_square(out + r * out_row + c, out_row, in + r + c * in_column,
-                                     in_column);
+                                     in_column, stream);
     for (int64_t r = 0; r < whole_rows; ++r)
         for (int64_t c = whole_columns; c < columns; ++c)
             out[r * out_row + c] = in[r + c * in_column];
@@ -113,7 +176,7 @@ void spread_column(Item* out, const Item* in, int64_t in_row, int64_t rows, int6
 }
 
 template <class Item>
-void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns)
+void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns, bool stream)
 {
     constexpr int64_t item = sizeof(Item);
     if (out.column_stride != item && out.row_stride == item) {
@@ -128,7 +191,7 @@ void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns)
     int64_t to_column = out.column_stride / item, to_row = out.row_stride / item;
     int64_t from_column = in.column_stride / item, from_row = in.row_stride / item;
     if (to_column == 1 && from_row == 1 && from_column != 1 && rows > 1) {
-        transpose_block(to, to_row, from, from_column, rows, columns);
+        transpose_block(to, to_row, from, from_column, rows, columns, stream);
         return;
     }
     if (to_column == 1 && from_column == 0 && to_row == columns && columns <= lanes<Item>) {
@@ -157,13 +220,26 @@ int transposed_axis(const Nest<2>& nest)
     return 0;
 }
 
+// Whether a transposing copy writes past the caches: they could not keep the result, and fetching
+// each line before it is overwritten costs more than the copy. Lines must be written whole.
+bool streams(const Nest<2>& nest)
+{
+    constexpr int64_t least_bytes = int64_t{8} << 20;
+    bool lines = reinterpret_cast<uintptr_t>(nest.data[0]) % 64 == 0;
+    for (int axis = 1; axis < nest.rank; ++axis) lines = lines && nest.strides[0][axis] % 64 == 0;
+    return lines && nest.strides[0][0] == nest.item[0] && nest.size() * nest.item[0] >= least_bytes;
+}
+
 void move_items(Nest<2>& nest)
 {
     int64_t rows = 1, columns = grain_bytes / 8 / nest.item[0];
     int axis = transposed_axis(nest);
+    bool stream = false;
     if (axis > 0) {
         if (axis > 1) nest.swap_axes(1, axis);
-        rows = columns = 64;
+        stream = streams(nest);
+        columns = 64;
+        rows = stream ? 1024 : 64;  // with the lines of `in` in order, prefetchers keep up
     } else if (nest.rank > 1 && nest.shape[0] < 512) {
         columns = nest.shape[0];
         rows = min64(nest.shape[1], ceil_div(4096, columns));
@@ -173,7 +249,7 @@ void move_items(Nest<2>& nest)
             in_row = nest.rank > 1 ? nest.strides[1][1] : 0;
     auto body = [&](char* const* data, int64_t block_rows, int64_t block_columns, NoScratch) {
         copy_block(item, {data[0], nest.strides[0][0], out_row},
-                   {data[1], nest.strides[1][0], in_row}, block_rows, block_columns);
+                   {data[1], nest.strides[1][0], in_row}, block_rows, block_columns, stream);
     };
     for_blocks<2>(nest, rows, columns, grain_bytes / item, body);
 }
@@ -254,13 +330,17 @@ void run_copy(const Call& call)
 
 }  // namespace
 
-void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns)
+void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns,
+                bool stream)
 {
     switch (item) {
-        case 1: copy_items<uint8_t>(out, in, rows, columns); break;
-        case 4: copy_items<int32_t>(out, in, rows, columns); break;
-        default: copy_items<int64_t>(out, in, rows, columns); break;
+        case 1: copy_items<uint8_t>(out, in, rows, columns, stream); break;
+        case 4: copy_items<int32_t>(out, in, rows, columns, stream); break;
+        default: copy_items<int64_t>(out, in, rows, columns, stream); break;
     }
+#if defined(__AVX512F__)
+    if (stream) _mm_sfence();
+#endif
 }
 
 void add_shape(Table& table)

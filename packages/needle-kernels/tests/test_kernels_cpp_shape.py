@@ -133,3 +133,13 @@ def test_fill(isa: str, threads: int, layout: str, dtype: str) -> None:
         owner = out if out.base is None else out.base
         if dtype != "bool" and layout == "sliced":
             assert (owner == 1).sum() == out.size
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("shape", [(2112, 1040), (2111, 1037), (3, 704, 1040)])
+def test_large_transposes(isa: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Of 8 MB and more: with lines that are whole, and with lines that are not."""
+    a = draw(np.random.default_rng(2), shape, dtype)
+    out = np.zeros((*shape[:-2], shape[-1], shape[-2]), dtype)
+    launch("copy", out, a.swapaxes(-1, -2))
+    np.testing.assert_array_equal(out, a.swapaxes(-1, -2))
