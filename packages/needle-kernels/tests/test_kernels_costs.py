@@ -124,7 +124,6 @@ def test_matmul_batched_broadcast_and_accumulated() -> None:
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding"),
     [(4, 2, 2, 0), (7, 3, 2, 1), (5, 4, 1, 2), (3, 1, 3, 0)],
-    [(4, 2, 2, 0), (7, 3, 2, 1), (5, 4, 1, 2), (3, 1, 3, 0)],
 )
 def test_pooling_counts_the_pixels_under_the_windows(
     size: int, kernel: int, stride: int, padding: int
