@@ -21,6 +21,8 @@ namespace {
 constexpr int64_t parallel_work = 100000;  // multiply-adds that are worth a second thread
 // Weights beyond half of a second-level cache are used panel by panel, over all positions.
 constexpr int64_t cached_bytes = 1 << 20;
+// So many rows stay in the first-level cache while all panels use them.
+constexpr int64_t block_rows = 4 * tile_rows;
 
 // Room on the stack for the segments of one position: at most one a row of taps. A macro, as the
 // memory is the calling function's.
@@ -277,36 +279,37 @@ struct Share {
     int64_t n0, n1, y0, y1, panel0, panel1;
 };
 
-// `rows` rows of the result from c on, the panels [share.panel0, share.panel1).
+// `rows` rows of the result from c on, the panels [share.panel0, share.panel1), in blocks of rows.
 template <class T>
 void run_rows(const Products<T>& p, Segment<T>* segments, int64_t count, const Line& rows, T* c,
               const Share& share)
 {
     constexpr int64_t width = tile_columns<T>;
-    for (int64_t panel = share.panel0; panel < share.panel1; ++panel) {
-        int64_t j = panel * width;
-        Tile<T> tile{segments,
-                     count,
-                     rows.a,
-                     p.weights.input_stride,
-                     nullptr,
-                     rows.c,
-                     min64(width, p.to.c - j),
-                     p.bias == nullptr ? nullptr : p.bias + j,
-                     p.activation,
-                     false,
-                     true};
-        for (int64_t i = 0; i < rows.count;) {
-            int height = tile_rows_for(rows.count - i);
-            tile.c = c + i * rows.c + j;
-            run_tile(height, RowOrder::k_contiguous, tile);
-            for (int64_t s = 0; s < count; ++s) segments[s].a += height * rows.a;
-            i += height;
-        }
+    Tile<T> tile{segments,     count, rows.a, p.weights.input_stride, nullptr, rows.c, 0, nullptr,
+                 p.activation, false, true};
+    // Moves on to other rows and to another panel.
+    auto move = [&](int64_t row_count, int64_t panel_count) {
         for (int64_t s = 0; s < count; ++s) {
-            segments[s].a -= rows.count * rows.a;
-            segments[s].b += p.weights.panel_stride;
+            segments[s].a += row_count * rows.a;
+            segments[s].b += panel_count * p.weights.panel_stride;
         }
+    };
+    for (int64_t i0 = 0; i0 < rows.count; i0 += block_rows) {
+        int64_t end = min64(rows.count, i0 + block_rows);
+        for (int64_t panel = share.panel0; panel < share.panel1; ++panel) {
+            int64_t j = panel * width;
+            tile.columns = min64(width, p.to.c - j);
+            tile.bias = p.bias == nullptr ? nullptr : p.bias + j;
+            for (int64_t i = i0; i < end;) {
+                int height = tile_rows_for(end - i);
+                tile.c = c + i * rows.c + j;
+                run_tile(height, RowOrder::k_contiguous, tile);
+                move(height, 0);
+                i += height;
+            }
+            move(i0 - end, 1);
+        }
+        move(end - i0, share.panel0 - share.panel1);
     }
 }
 
@@ -422,13 +425,14 @@ Weights<T> packed_weights(const Array& w, int input_axis, const T* data)
 // Forward
 
 // Weights are used in place where a panel's columns are whole vectors and the inputs of a row of
-// taps one run; unless there are many positions and reading neighbouring lines pays for the copy.
+// taps one run; unless panels lie far apart in memory, or many positions pay for the copy.
 template <class T>
 bool weights_in_place(const Array& w, const Array& out)
 {
     bool whole = w.shape[3] % lanes<T> == 0 && w.strides[3] == 1;
     bool runs = w.strides[1] == w.shape[2] * w.strides[2];
-    bool few = out.size() / max64(1, w.shape[3]) < 1024 || w.shape[3] <= tile_columns<T>;
+    bool few =
+        w.shape[3] <= tile_columns<T> || (w.shape[3] <= 128 && out.size() / w.shape[3] < 1024);
     return whole && runs && few;
 }
 
@@ -564,7 +568,10 @@ struct WeightGrad {
     WeightGradPlan plan;
     bool want_bias;
 
-    int64_t row_tiles() const { return ceil_div(x.c, tile_rows); }
+    bool narrow;  // tiles of one vector of columns; x can be read beyond its last row
+
+    int64_t tile_height() const { return narrow ? narrow_tile_rows : tile_rows; }
+    int64_t row_tiles() const { return ceil_div(x.c, tile_height()); }
     int64_t taps() const { return vertical.kernel * horizontal.kernel; }
     int64_t panels() const { return ceil_div(dy.c, tile_columns<T>); }
     int64_t tiles() const { return panels() * taps() * row_tiles(); }
@@ -590,8 +597,8 @@ public:
                 int64_t end = min64(tile_end, (t / row_tiles + 1) * row_tiles);
                 if (t == tile_begin || t % (taps * row_tiles) == 0) enter_panel(panel);
                 if (p.want_bias && t % (taps * row_tiles) == 0) add_bias();
-                run_tap(tap, t % row_tiles * tile_rows,
-                        min64(p.x.c, ((end - 1) % row_tiles + 1) * tile_rows));
+                run_tap(tap, t % row_tiles * p.tile_height(),
+                        min64(p.x.c, ((end - 1) % row_tiles + 1) * p.tile_height()));
                 t = end;
             }
         }
@@ -667,9 +674,13 @@ private:
                      columns,  nullptr, no_activation, !first,       false};
         T* target = dw + tap * p.x.c * p.dy.c + j;
         for (int64_t r = r0; r < r1;) {
-            int height = tile_rows_for(r1 - r);
+            int height = p.narrow ? narrow_tile_rows : tile_rows_for(r1 - r);
             tile.c = target + r * p.dy.c;
-            run_tile(height, RowOrder::rows_contiguous, tile);
+            tile.rows = r1 - r;
+            if (p.narrow)
+                run_narrow_tile(tile);
+            else
+                run_tile(height, RowOrder::rows_contiguous, tile);
             for (int64_t s = 0; s < count; ++s) segments[s].a += height;
             r += height;
         }
@@ -698,6 +709,7 @@ void set_input(WeightGrad<T>& p, const Call& call, T*& buffer)
     p.x.w -= axis.kernel - 1;
     p.x.c *= axis.kernel;
     axis = {p.x.w, axis.out, 1, axis.stride, 0};
+    p.narrow = dw.shape[3] <= lanes<T>;
 }
 
 template <class T>
@@ -748,7 +760,7 @@ int64_t weight_grad_elements(const Call& call)
     int64_t padding = static_cast<int64_t>(call.scalars[1]);
     WeightGradPlan plan = plan_weight_grad<T>(call);
     return (merges_taps(x, dw) ? image_elements(x, padding) : dense_elements(x)) +
-           dense_elements(dy) + plan.threads * (plan.sums + plan.block_panel) + 16;
+           dense_elements(dy) + plan.threads * (plan.sums + plan.block_panel) + narrow_tile_rows;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

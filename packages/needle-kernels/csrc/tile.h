@@ -40,8 +40,9 @@ struct Tile {
     int64_t columns;   // how many of the tile's columns exist in C
     const T* bias;     // of the tile's columns, or nullptr
     Activation activation;
-    bool accumulate;  // C += rather than C =
-    bool finish;      // the last part of the sum: add the bias and apply the activation
+    bool accumulate;   // C += rather than C =
+    bool finish;       // the last part of the sum: add the bias and apply the activation
+    int64_t rows = 0;  // of a narrow tile: how many of its rows exist in C
 };
 
 // Enough accumulators to hide the latency of the multiply-adds, and two registers for B.
@@ -55,6 +56,7 @@ constexpr int tile_rows = 4;
 constexpr int tile_vectors = 2;
 template <class T>
 constexpr int tile_columns = tile_vectors * lanes<T>;
+constexpr int narrow_tile_rows = tile_vectors * tile_rows;  // of a tile one vector wide
 
 template <class T>
 inline Vec<T> activate(Vec<T> x, Activation activation)
@@ -76,8 +78,9 @@ inline void store_tile(const Tile<T>& tile, const Vec<T> (&sum)[MR][NV])
         Vec<T> bias{};
         if (tile.finish && tile.bias != nullptr)
             bias = n == width ? load(tile.bias + v * width) : load_first(tile.bias + v * width, n);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int i = 0; i < MR; ++i) {
+            if (MR == narrow_tile_rows && i >= tile.rows) break;
             T* c = tile.c + i * tile.c_stride + v * width;
             Vec<T> x = sum[i][v];
             if (tile.accumulate) x += n == width ? load(c) : load_first(c, n);
@@ -98,7 +101,7 @@ void run_tile(const Tile<T>& tile)
 {
     constexpr int width = lanes<T>;
     Vec<T> sum[MR][NV];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) sum[i][v] = Vec<T>{};
@@ -117,7 +120,7 @@ void run_tile(const Tile<T>& tile)
             Vec<T> row[NV];
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) row[v] = load(b + v * width);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
             for (int i = 0; i < MR; ++i) {
                 T x;
                 if constexpr (order == RowOrder::rows_contiguous)
@@ -138,14 +141,15 @@ void run_tile(const Tile<T>& tile)
     store_tile<T, MR, NV>(tile, sum);
 }
 
-// Rows of one call to run_tile: the largest size that fits in what is left.
+// Rows of one call to run_tile: the largest size that fits in what is left, or the next where two
+// or three rows would remain, too few to hide the latency of the multiply-adds.
 inline int tile_rows_for(int64_t rows)
 {
-    if (rows >= tile_rows) return tile_rows;
-    if (rows >= 8 && tile_rows > 8) return 8;
-    if (rows >= 6 && tile_rows > 6) return 6;
-    if (rows >= 4) return 4;
-    return rows >= 2 ? 2 : 1;
+    constexpr int sizes[] = {12, 8, 6, 4, 2, 1};
+    int i = 0;
+    while (sizes[i] > tile_rows || sizes[i] > rows) ++i;
+    int64_t rest = rows - sizes[i];
+    return sizes[i] > 4 && (rest == 2 || rest == 3) ? sizes[i + 1] : sizes[i];
 }
 
 template <class T, int NV, RowOrder order>
@@ -183,6 +187,14 @@ inline void run_tile(int rows, RowOrder order, const Tile<T>& tile)
         else
             run_tile_rows<T, 2, RowOrder::k_contiguous>(rows, tile);
     }
+}
+
+// narrow_tile_rows rows by at most one vector of columns, A's rows contiguous. Rows beyond
+// tile.rows are computed from A's memory, which must be readable there, and not stored.
+template <class T>
+inline void run_narrow_tile(const Tile<T>& tile)
+{
+    run_tile<T, narrow_tile_rows, 1, RowOrder::rows_contiguous>(tile);
 }
 
 }  // namespace needle::NEEDLE_TARGET
