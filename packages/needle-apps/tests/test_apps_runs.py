@@ -5,20 +5,43 @@ import json
 import multiprocessing
 import os
 import signal
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from needle.apps import metrics, runs
-from needle.apps.metrics import COLUMNS, MetricsError, MetricsLog, Row
+from needle.apps.metrics import COLUMNS, MetricsError, MetricsLog
 from needle.apps.runs import Run, RunError
+from needle.apps.trainer import EpochMetrics, Outcome, Progress, StepMetrics
+from needle.apps.training import Score
 
 
-def step_row(step, epoch=1):
-    return Row("step", "train", epoch, step, seconds=step / 10, lr=0.5, loss=1 / step)
+def score(loss=1.0, correct=5):
+    return Score(correct=correct, total_loss=10 * loss, examples=10, steps=1, seconds=2.0)
 
 
-def epoch_row(step, epoch, split="valid", **values):
-    return Row("epoch", split, epoch, step, seconds=step / 10, loss=1.0, **values)
+def step_metrics(step, epoch=1):
+    return StepMetrics(epoch, step, 1, 2, 0.5, 1 / step, None, score(), step / 10, "tokens")
+
+
+def epoch_metrics(step, epoch, unit="tokens", train=1.0, **measured):
+    return EpochMetrics(
+        epoch, 3, step, 0.5, score(train), {k: score(v) for k, v in measured.items()}, False,
+        step / 10, unit,
+    )  # fmt: skip
+
+
+def end(unit="tokens", **measured):
+    scores = {split: score(loss) for split, loss in measured.items()}
+    return Outcome(scores, 3, None, False, 3.5, unit)
+
+
+def log_of(folder, step=0, epoch=0):
+    """A log that begins, or goes on at a step after so many whole epochs."""
+    log = MetricsLog(folder, log_every=1)
+    log.on_start(SimpleNamespace(at=Progress(epoch=epoch, step=step)))
+    return log
 
 
 def csv_rows(folder):
@@ -36,73 +59,103 @@ def make(tmp_path, name="first", task="lm", **options):
 
 
 def test_every_row_is_in_both_files_at_once(tmp_path):
-    log = MetricsLog(tmp_path)
-    rows = [step_row(1), epoch_row(2, 1, accuracy=0.5, perplexity=2.718, rate=10.0)]
-    for n, row in enumerate(rows, start=1):
-        log.write(row)
-        assert metrics.read(tmp_path) == rows[:n]  # while the log is open
-        assert len(csv_rows(tmp_path)) == n
-    log.close()
-    found = csv_rows(tmp_path)[1]
-    assert tuple(found) == COLUMNS
-    assert found["perplexity"] == "2.718"
-    assert found["lr"] == ""
+    log = log_of(tmp_path)
+    tell = [
+        lambda: log.on_step(step_metrics(1)),
+        lambda: log.on_epoch(epoch_metrics(2, 1, valid=0.5)),
+        lambda: log.on_end(end(valid=0.5, test=0.25)),
+    ]
+    for n, event in enumerate(tell, start=1):
+        event()
+        assert len(metrics.read(tmp_path)) == len(csv_rows(tmp_path)) == n  # while it is open
+    log.on_close()
+    step, epoch, last = metrics.read(tmp_path)
+    assert step == step_metrics(1).record()  # what --json prints
+    assert epoch["valid_perplexity"] == pytest.approx(np.exp(0.5))
+    assert last == end(valid=0.5, test=0.25).record()
+    step, epoch, last = csv_rows(tmp_path)
+    assert tuple(step) == COLUMNS
+    assert (step["event"], step["loss"], step["grad_norm"]) == ("step", "1.0", "")
+    assert float(epoch["valid_perplexity"]) == pytest.approx(np.exp(0.5))
+    assert (last["epoch"], last["test_loss"]) == ("3", "0.25")
 
 
-def test_what_is_not_finite_is_left_out_of_the_json(tmp_path):
-    log = MetricsLog(tmp_path)
-    log.write(Row("epoch", "train", 1, 1, 0.1, loss=800.0, perplexity=float("inf")))
-    log.close()
+def test_every_figure_has_a_column():
+    for unit in ("images", "tokens"):
+        rows = (
+            step_metrics(1).record(),
+            epoch_metrics(1, 1, unit, valid=1.0, test=1.0).record(),
+            end(unit, valid=1.0, test=1.0).record(),
+        )
+        for row in rows:
+            assert set(row) <= {*COLUMNS, "epochs", "best_epoch", "stopped_early"}
+
+
+def test_only_every_so_many_steps_have_a_row(tmp_path):
+    log = MetricsLog(tmp_path, log_every=3)
+    log.on_start(SimpleNamespace(at=Progress()))
+    for step in range(1, 8):
+        log.on_step(step_metrics(step))
+    log.on_close()
+    assert [row["step"] for row in metrics.read(tmp_path)] == [3, 6]
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    log = log_of(tmp_path)
+    log.on_epoch(epoch_metrics(1, 1, train=800.0))
+    log.on_close()
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert line["loss"] == 800
-    assert "perplexity" not in line
+    assert (line["train_loss"], line["train_perplexity"]) == (800, None)
+    assert metrics.points([line], "epoch", "epoch", "train_perplexity") == []
+    assert metrics.points([line], "epoch", "epoch", "train_loss") == [(1, 800)]
 
 
 def test_a_resumed_run_doubles_no_row(tmp_path):
-    log = MetricsLog(tmp_path)
+    log = log_of(tmp_path)
     for step in (1, 2):
-        log.write(step_row(step))
-    log.write(epoch_row(2, 1))
+        log.on_step(step_metrics(step))
+    log.on_epoch(epoch_metrics(2, 1))
     for step in (3, 4):
-        log.write(step_row(step, epoch=2))
-    log.write(epoch_row(4, 2))
-    log.write(Row("end", "test", 2, 4, 0.4))
-    log.close()
+        log.on_step(step_metrics(step, epoch=2))
+    log.on_epoch(epoch_metrics(4, 2))
+    log.on_end(end())
+    log.on_close()
 
+    def found():
+        return [(row["event"], row["step"]) for row in metrics.read(tmp_path)]
+
+    before = [("step", 1), ("step", 2), ("epoch", 2), ("step", 3), ("step", 4)]
     # Saved after the last step of epoch 2, before that epoch was measured.
-    MetricsLog(tmp_path, step=4, epoch=1).close()
-    assert [(row.kind, row.step) for row in metrics.read(tmp_path)] == [
-        ("step", 1), ("step", 2), ("epoch", 2), ("step", 3), ("step", 4)
-    ]  # fmt: skip
+    log_of(tmp_path, step=4, epoch=1).on_close()
+    assert found() == before
 
-    log = MetricsLog(tmp_path, step=3, epoch=1)
-    log.write(step_row(4, epoch=2))
-    log.close()
-    steps = [row.step for row in metrics.read(tmp_path)]
-    assert steps == [1, 2, 2, 3, 4]
-    assert [int(row["step"]) for row in csv_rows(tmp_path)] == steps
+    log = log_of(tmp_path, step=3, epoch=1)
+    assert found() == before[:-1]
+    log.on_step(step_metrics(4, epoch=2))
+    log.on_close()
+    assert found() == before
+    assert [(row["event"], int(row["step"])) for row in csv_rows(tmp_path)] == before
 
 
-def test_a_new_log_drops_everything(tmp_path):
-    log = MetricsLog(tmp_path)
-    log.write(step_row(1))
-    log.close()
-    MetricsLog(tmp_path).close()
-    assert metrics.read(tmp_path) == []
-    assert csv_rows(tmp_path) == []
+def test_a_run_from_its_beginning_drops_everything(tmp_path):
+    log = log_of(tmp_path)
+    log.on_step(step_metrics(1))
+    log.on_close()
+    log_of(tmp_path).on_close()
+    assert metrics.read(tmp_path) == csv_rows(tmp_path) == []
     assert sorted(os.listdir(tmp_path)) == ["metrics.csv", "metrics.jsonl"]
 
 
 def test_a_row_that_was_cut_off_is_no_row(tmp_path):
-    log = MetricsLog(tmp_path)
-    log.write(step_row(1))
-    log.write(step_row(2))
-    log.close()
+    log = log_of(tmp_path)
+    log.on_step(step_metrics(1))
+    log.on_step(step_metrics(2))
+    log.on_close()
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
-    assert metrics.read(tmp_path) == [step_row(1)]
-    MetricsLog(tmp_path, step=2).close()
-    assert metrics.read(tmp_path) == [step_row(1)]
+    assert [row["step"] for row in metrics.read(tmp_path)] == [1]
+    log_of(tmp_path, step=2).on_close()
+    assert [row["step"] for row in metrics.read(tmp_path)] == [1]
     assert len(csv_rows(tmp_path)) == 1
 
 
@@ -112,10 +165,10 @@ def test_a_row_that_was_cut_off_is_no_row(tmp_path):
         "hello",
         "[1]",
         "{}",
-        '{"kind": 1, "split": "train", "epoch": 1, "step": 1, "seconds": 0}',
-        '{"kind": "step", "split": "train", "epoch": "1", "step": 1, "seconds": 0}',
-        '{"kind": "step", "split": "train", "epoch": 1, "step": 1, "seconds": 0, "loss": "low"}',
-        '{"kind": "step", "split": "train", "epoch": 1, "step": 1, "seconds": 0, "x": 1}',
+        '{"event": "step"}',
+        '{"event": "pause", "epoch": 1, "step": 1}',
+        '{"event": "step", "epoch": "1", "step": 1}',
+        '{"event": "step", "epoch": 1, "step": 1, "loss": "low"}',
         "[" * 100_000,
     ],
 )
@@ -219,31 +272,34 @@ def test_a_summary_takes_the_best_epoch_of_the_validation_split(tmp_path):
     run = make(tmp_path, epochs=3)
     empty = runs.summarize(run)
     assert (empty.epochs_done, empty.best, empty.final, empty.state) == (0, None, None, "killed")
-    log = MetricsLog(run.folder)
-    for epoch, (valid, test) in enumerate([(90, 99), (70, 80), (75, 60)], start=1):
-        log.write(epoch_row(epoch * 10, epoch, "train", perplexity=50.0))
-        log.write(epoch_row(epoch * 10, epoch, "test", perplexity=float(test)))
-        log.write(epoch_row(epoch * 10, epoch, "valid", perplexity=float(valid)))
-    log.write(Row("end", "test", 3, 30, 3.5, perplexity=61.0))
-    log.close()
+    log = log_of(run.folder)
+    for epoch, (valid, test) in enumerate([(2, 3), (1, 2), (1.5, 0.5)], start=1):
+        log.on_epoch(epoch_metrics(epoch * 10, epoch, train=0.1, test=test, valid=valid))
+    log.on_end(end(valid=1.5, test=0.5))
+    log.on_close()
     run.update(state="finished")
     found = runs.summarize(run)
-    assert (found.metric, found.split, found.best, found.final) == ("perplexity", "valid", 70, 61)
+    assert (found.metric, found.split, found.best_epoch) == ("perplexity", "valid", 2)
+    assert (found.best, found.final) == (pytest.approx(np.e), pytest.approx(np.exp(0.5)))
     assert (found.epochs_done, found.epochs, found.seconds) == (3, 3, 3.5)
     assert found.state == "finished"
 
 
 def test_a_summary_without_validation(tmp_path):
     run = make(tmp_path, task="resnet9")
-    log = MetricsLog(run.folder)
-    log.write(epoch_row(10, 1, "train", accuracy=0.3))
-    log.write(epoch_row(20, 2, "train", accuracy=0.2))
-    log.close()
+    log = log_of(run.folder)
+    log.on_epoch(epoch_metrics(10, 1, "images"))
+    log.on_close()
     found = runs.summarize(run)
-    assert (found.metric, found.split, found.best) == ("accuracy", "train", 0.3)
+    assert (found.metric, found.split, found.best, found.best_epoch) == (
+        "accuracy",
+        "train",
+        0.5,
+        1,
+    )
 
 
 def test_differences_of_configs():
     configs = [{"lr": 1.0, "seed": 0, "clip": 5.0}, {"lr": 2.0, "seed": 0}]
-    assert list(runs.differences(configs)) == [("lr", [1.0, 2.0]), ("clip", [5.0, None])]
-    assert list(runs.differences(configs[:1])) == []
+    assert runs.differences(configs) == {"lr": [1.0, 2.0], "clip": [5.0, None]}
+    assert runs.differences(configs[:1]) == {}

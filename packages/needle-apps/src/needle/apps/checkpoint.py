@@ -7,6 +7,7 @@ its training. The text, in the file's metadata, is
 ```
 format     this format's name
 spec       JSON: a `ModelSpec`, which model to build and which data it was trained on
+words      a language model's vocabulary, a word a line, in the order of their ids
 training   JSON: settings, progress, optimizer, generator, versions; absent in a mere model
 checksum   SHA-256 of all arrays and the texts above
 ```
@@ -21,8 +22,8 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,14 @@ class ModelSpec:
         data: the data set it was trained on: "cifar10", "ptb" or "synthetic".
         config: constructor arguments, device and dtype aside.
         vocabulary: a checksum of a language model's words; "" for images.
+        words: those words, by id; () where they are not known. `vocabulary` stands for them.
     """
 
     model: str
     data: str
     config: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: str = ""
+    words: Sequence[str] = field(default=(), compare=False, repr=False)
 
     def build(self, device: Any) -> nn.Module:
         """A new model, drawn from NumPy's global generator."""
@@ -139,7 +142,11 @@ def save(
         OSError: the file cannot be written.
     """
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    texts = {"format": FORMAT, "spec": json.dumps(asdict(spec))}
+    described = asdict(replace(spec, words=()))
+    del described["words"]
+    texts = {"format": FORMAT, "spec": json.dumps(described)}
+    if spec.words:
+        texts["words"] = "\n".join(spec.words)
     if config is not None and state is not None:
         more, plain = _split(state)
         arrays |= more
@@ -252,6 +259,8 @@ def read(path: Path) -> Checkpoint:
             f"load: {path} was changed after it was written: checksum is {found[:12]}...: need "
             f"{given[:12]}..."
         )
+    if "words" in texts:
+        spec = replace(spec, words=_parse_words(path, spec, texts["words"]))
     own = {name: array for name, array in arrays.items() if "/" not in name}
     training = _parse_training(path, texts["training"], arrays) if "training" in texts else None
     return Checkpoint(path, spec, own, training)
@@ -292,7 +301,9 @@ def _parse_json(text: str) -> Any:
 def _parse_spec(path: Path, text: str) -> ModelSpec:
     """The metadata as a ModelSpec, every field checked: the file may come from anywhere."""
     try:
-        spec = ModelSpec(**_parse_json(text))
+        spec = ModelSpec(**{"words": (), **_parse_json(text)})
+        if spec.words != ():
+            raise ValueError("words are not a part of it")
         needed, optional = {"resnet9": ({}, {}), "lm": (LM_CONFIG, LM_OPTIONS)}[spec.model]
         found = {name: type(value) for name, value in spec.config.items()}
         wanted = needed | {name: kind for name, kind in optional.items() if name in found}
@@ -305,6 +316,18 @@ def _parse_spec(path: Path, text: str) -> ModelSpec:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"load: {path} describes no known model: {error}") from error
     return spec
+
+
+def _parse_words(path: Path, spec: ModelSpec, text: str) -> tuple[str, ...]:
+    """The vocabulary, if it is the model's."""
+    words, found = tuple(text.split("\n")), hashlib.sha256(text.encode()).hexdigest()
+    if found != spec.vocabulary or len(words) != spec.config.get("output_size"):
+        raise CheckpointError(
+            f"load: {path}: its {len(words)} words are not the model's: checksum is "
+            f"{found[:12]}...: need {spec.vocabulary[:12]}..., "
+            f"{spec.config.get('output_size')} words"
+        )
+    return words
 
 
 def _check_sizes(path: Path, arrays: Arrays, config: Mapping[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """What a run measures, row by row, in two files of the same content: metrics.jsonl and metrics.csv.
 
-A row is written whole and flushed at once, so a killed run has every row up to its end. A run that
-goes on from an earlier step first drops the rows after that step: they come again.
+A row is what `--json` prints: an "event", `step`, `epoch` or `end`, and its figures (see
+`trainer.StepMetrics`, `EpochMetrics`, `Outcome`). It is written whole and flushed at once, so a
+killed run has every row up to its end. A run that goes on from an earlier step first drops the rows
+after that step: they come again.
 """
 
 from __future__ import annotations
@@ -11,103 +13,75 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from needle.apps.training import Score
+from needle.apps.trainer import Callback, EpochMetrics, Outcome, StepMetrics, Trainer
 
 JSONL = "metrics.jsonl"
 CSV = "metrics.csv"
 
 STEP, EPOCH, END = "step", "epoch", "end"
+SPLITS = ("train", "valid", "test")
+FIGURES = ("loss", "accuracy", "perplexity")
+COLUMNS = (
+    *("event", "epoch", "step", "batch", "lr", "loss", "grad_norm"),
+    *(f"{split}_{figure}" for split in SPLITS for figure in FIGURES),
+    *("rate", "best", "seconds"),
+)
+Row = dict[str, Any]
 
 
 class MetricsError(ValueError):
     """A metrics file is not one."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement.
-
-    Attributes:
-        kind: "step" (the loss of one step of training), "epoch" (a whole pass over a split, after
-            which the run went on) or "end" (over a split, with the final weights).
-        split: "train", "valid" or "test".
-        epoch: its number, from 1.
-        step: updates of the whole run so far.
-        seconds: time spent training so far.
-        lr: the learning rate.
-        loss: nats per example (image or token).
-        accuracy: the fraction of examples whose highest logit is their target's.
-        perplexity: exp(loss); of tokens only.
-        rate: examples per second.
-        grad_norm: the gradient's norm before clipping.
-    """
-
-    kind: str
-    split: str
-    epoch: int
-    step: int
-    seconds: float
-    lr: float | None = None
-    loss: float | None = None
-    accuracy: float | None = None
-    perplexity: float | None = None
-    rate: float | None = None
-    grad_norm: float | None = None
-
-    def measured(self, score: Score, unit: str) -> Self:
-        """The row with what a pass over a split measured; only "tokens" have a perplexity."""
-        return replace(
-            self,
-            loss=score.loss,
-            accuracy=score.accuracy,
-            perplexity=score.perplexity if unit == "tokens" else None,
-            rate=score.rate,
-        )
-
-
-COLUMNS = tuple(each.name for each in fields(Row))
-
-
-class MetricsLog:
-    """Appends rows to the two files of a folder.
+class MetricsLog(Callback):
+    """Writes the two files of a run's folder.
 
     Args:
-        folder: where metrics.jsonl and metrics.csv are, or will be.
-        step: the run goes on from here: rows of later steps are dropped. 0 begins anew.
-        epoch: epochs that are whole: rows of later epochs' ends are dropped.
-
-    Raises:
-        OSError: the files cannot be written.
-        MetricsError: metrics.jsonl is not one.
+        folder: where they go.
+        log_every: steps between two rows of single steps.
     """
 
-    def __init__(self, folder: Path, step: int = 0, epoch: int = 0) -> None:
-        old = read(folder) if step > 0 else []
-        kept = [row for row in old if _remains(row, step, epoch)]
-        _replace(folder / JSONL, "".join(map(_json_line, kept)))
-        _replace(folder / CSV, ",".join(COLUMNS) + "\n" + "".join(map(_csv_line, kept)))
-        self._jsonl = (folder / JSONL).open("a", encoding="utf-8")
-        self._csv = (folder / CSV).open("a", encoding="utf-8")
+    def __init__(self, folder: Path, log_every: int) -> None:
+        self.folder, self.log_every = folder, log_every
+        self._files: tuple[io.TextIOWrapper, ...] = ()
 
-    def write(self, row: Row) -> None:
-        """Append a row to both files.
+    def on_start(self, trainer: Trainer) -> None:
+        """Begin the files, or drop what comes again.
 
         Raises:
-            OSError: the disk is full.
+            OSError: they cannot be written.
+            MetricsError: metrics.jsonl is damaged.
         """
-        for file, line in ((self._jsonl, _json_line(row)), (self._csv, _csv_line(row))):
+        at = trainer.at
+        kept = [row for row in read(self.folder) if _remains(row, at.step, at.epoch)]
+        _replace(self.folder / JSONL, "".join(map(json_line, kept)))
+        _replace(self.folder / CSV, ",".join(COLUMNS) + "\n" + "".join(map(_csv_line, kept)))
+        self._files = tuple(
+            (self.folder / name).open("a", encoding="utf-8") for name in (JSONL, CSV)
+        )
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        if metrics.step % self.log_every == 0:
+            self._write(metrics.record())
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self._write(metrics.record())
+
+    def on_end(self, outcome: Outcome) -> None:
+        self._write(outcome.record())
+
+    def on_close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        for file, line in zip(self._files, (json_line(row), _csv_line(row)), strict=True):
             file.write(line)
             file.flush()
-
-    def close(self) -> None:
-        """Close the files; a second time does nothing."""
-        self._jsonl.close()
-        self._csv.close()
 
 
 def read(folder: Path) -> list[Row]:
@@ -126,23 +100,35 @@ def read(folder: Path) -> list[Row]:
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def select(rows: Iterable[Row], kind: str, split: str) -> list[Row]:
-    """The rows of one kind and split."""
-    return [row for row in rows if row.kind == kind and row.split == split]
+def points(rows: Iterable[Row], event: str, x: str, y: str) -> list[tuple[float, float]]:
+    """The pairs (row[x], row[y]) of one event's rows, where both are known."""
+    chosen = [row for row in rows if row["event"] == event]
+    return [(row[x], row[y]) for row in chosen if None not in (row.get(x), row.get(y))]
 
 
-def splits(rows: Sequence[Row]) -> list[str]:
-    """The splits that rows speak of, in the order train, valid, test."""
-    order = {"train": 0, "valid": 1, "test": 2}
-    return sorted({row.split for row in rows}, key=lambda name: (order.get(name, 3), name))
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row as a line of JSON; NaN and infinities, which JSON lacks, become null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+    return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def _csv_line(row: Mapping[str, Any]) -> str:
+    text = io.StringIO()
+    # The end's "epochs" are those of the last epoch.
+    values = {"epoch": row.get("epochs"), **row}
+    csv.writer(text, lineterminator="\n").writerow(values.get(name) for name in COLUMNS)
+    return text.getvalue()
 
 
 def _remains(row: Row, step: int, epoch: int) -> bool:
-    """Whether a row still holds when a run goes on."""
-    if row.kind == STEP:
-        return row.step <= step
+    """Whether a row still holds for a run that stands at a step, after so many whole epochs."""
+    if row["event"] == STEP:
+        return bool(row["step"] <= step)
     # A save may lie between an epoch's last step and its measurement: steps do not tell.
-    return row.kind == EPOCH and row.epoch <= epoch
+    return bool(row["event"] == EPOCH and row["epoch"] <= epoch)
 
 
 def _replace(path: Path, text: str) -> None:
@@ -154,31 +140,17 @@ def _replace(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _json_line(row: Row) -> str:
-    """A row as JSON without what is None; JSON has no infinity, so that is left out too."""
-    known = {name: value for name, value in asdict(row).items() if _is_finite(value)}
-    return json.dumps(known, allow_nan=False) + "\n"
-
-
-def _is_finite(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
-
-
-def _csv_line(row: Row) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(getattr(row, name) for name in COLUMNS)
-    return text.getvalue()
-
-
 def _parse(path: Path, number: int, line: bytes) -> Row:
     try:
-        row = Row(**json.loads(line))
-        texts, numbers = (row.kind, row.split), (row.epoch, row.step, row.seconds)
-        optional = [getattr(row, name) for name in COLUMNS[5:] if getattr(row, name) is not None]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("kind and split must be strings")
-        if not all(type(value) in (int, float) for value in (*numbers, *optional)):
-            raise TypeError("the other values must be numbers")
-    except (ValueError, TypeError, RecursionError) as error:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise TypeError("it is not an object")
+        needed = {STEP: ("epoch", "step"), EPOCH: ("epoch", "step"), END: ()}[row["event"]]
+        figures = [row[name] for name in needed]
+        figures += [v for name in COLUMNS[1:] if (v := row.get(name)) is not None]
+        wrong = [value for value in figures if not isinstance(value, int | float)]
+        if wrong:
+            raise TypeError(f"{wrong[0]!r:.50} is not a number")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MetricsError(f"{path}: line {number} is not a row of metrics: {error}") from error
     return row

@@ -202,7 +202,7 @@ def _text_recipe(config: TextConfig, device: Device, warn: Warn) -> Recipe:
         "seq_model": str(config.model),
         "dropout": config.dropout,
     }
-    spec = ModelSpec("lm", source.kind, sizes, source.vocabulary)
+    spec = ModelSpec("lm", source.kind, sizes, source.vocabulary, source.words)
     model = spec.build(device)
     if config.init_range is not None:
         draw_uniform(model, config.init_range)

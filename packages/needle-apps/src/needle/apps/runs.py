@@ -4,7 +4,7 @@
 runs/20260131-142501-lm-zaremba-small/
     config.toml      the settings, resolved; `needle train lm --preset .../config.toml` repeats it
     run.json         name, task, state, times, versions
-    metrics.jsonl    what was measured, and the same as metrics.csv
+    metrics.jsonl    what was measured, and the same as metrics.csv (see `metrics`)
     checkpoints/     the model, and all that it takes to go on
     plots/           loss, accuracy or perplexity, learning rate ... as PNG
     tensorboard/     event files, with --tensorboard
@@ -22,7 +22,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -320,10 +320,11 @@ class Summary:
         epochs_done: whole epochs.
         epochs: how many the run was to have.
         metric: "accuracy" or "perplexity".
-        split: where it was measured: the first of valid, test and train that there is.
-        best: its best value after an epoch; None before the first one.
+        split: where `best` was measured: valid, else test, else train.
+        best: the best value after an epoch; None before the first one.
+        best_epoch: which; None before the first one.
         final: the final weights' value on the test set; None if the run has not ended.
-        seconds: time spent training.
+        seconds: time of the run, all its parts together.
         started: seconds since 1970.
     """
 
@@ -335,6 +336,7 @@ class Summary:
     metric: str
     split: str
     best: float | None
+    best_epoch: int | None
     final: float | None
     seconds: float
     started: float
@@ -348,41 +350,43 @@ def summarize(run: Run) -> Summary:
         OSError: it cannot be read.
     """
     rows, record = run.metrics(), run.record
-    epochs = [row for row in rows if row.kind == metrics.EPOCH]
-    metric = main_metric(rows)
-    split = next(
-        (s for s in ("valid", "test") if metrics.select(epochs, metrics.EPOCH, s)), "train"
-    )
-    values = _values(metrics.select(epochs, metrics.EPOCH, split), metric)
-    final = _values(metrics.select(rows, metrics.END, "test"), metric)
+    metric = main_metric(record.task)
+    split, values = judged(rows, metric)
+    choose = max if metric == "accuracy" else min
+    epoch, best = choose(values, key=lambda point: point[1]) if values else (None, None)
+    ends = [row for row in rows if row["event"] == metrics.END]
     return Summary(
         name=run.folder.name,
         task=record.task,
         state=run.state,
-        epochs_done=max((row.epoch for row in epochs), default=0),
+        epochs_done=max((row["epoch"] for row in rows if row["event"] == metrics.EPOCH), default=0),
         epochs=record.epochs,
         metric=metric,
         split=split,
-        best=(max if metric == "accuracy" else min)(values, default=None),
-        final=final[-1] if final else None,
-        seconds=max([record.seconds, *(row.seconds for row in rows)]),
+        best=best,
+        best_epoch=None if epoch is None else int(epoch),
+        final=ends[-1].get(f"test_{metric}") if ends else None,
+        seconds=max([record.seconds, *(row.get("seconds") or 0 for row in rows)]),
         started=record.started,
     )
 
 
-def main_metric(rows: Sequence[Row]) -> str:
-    """What a run is judged by: "perplexity" if it has one, else "accuracy"."""
-    return "perplexity" if any(row.perplexity is not None for row in rows) else "accuracy"
+def main_metric(task: str) -> str:
+    """What a run is judged by: "perplexity" for text, "accuracy" for images."""
+    return "perplexity" if task == "lm" else "accuracy"
 
 
-def _values(rows: Sequence[Row], metric: str) -> list[float]:
-    return [value for row in rows if (value := getattr(row, metric)) is not None]
+def judged(rows: Sequence[Row], metric: str) -> tuple[str, list[tuple[float, float]]]:
+    """The split a run is judged by, valid, else test, else train, and its (epoch, value) pairs."""
+    for split in ("valid", "test", "train"):
+        values = metrics.points(rows, metrics.EPOCH, "epoch", f"{split}_{metric}")
+        if values:
+            return split, values
+    return "train", []
 
 
-def differences(configs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
-    """The settings that are not the same in all configs, with each config's value or None."""
+def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The settings that are not the same in all configs: each config's value, or None."""
     names = dict.fromkeys(name for config in configs for name in config)
-    for name in names:
-        values = [config.get(name) for config in configs]
-        if any(value != values[0] for value in values):
-            yield name, values
+    found = {name: [config.get(name) for config in configs] for name in names}
+    return {name: values for name, values in found.items() if values != values[:1] * len(values)}

@@ -34,14 +34,19 @@ class Source:
         name: what the closing line of a run calls it.
         splits: "train", "test" and, for text, "valid": a Dataset or a list of word ids each.
         vocabulary: a checksum of a text's words, in the order of their ids; "" for images.
-        vocabulary_size: how many there are; 0 for images.
+        words: of a text, by id.
     """
 
     kind: str
     name: str
     splits: Mapping[str, Any]
     vocabulary: str = ""
-    vocabulary_size: int = 0
+    words: Sequence[str] = ()
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many words there are; 0 for images."""
+        return len(self.words)
 
     @property
     def summary(self) -> str:
@@ -108,7 +113,7 @@ def _text_source(kind: str, name: str, corpus: Corpus | SyntheticCorpus) -> Sour
     words = corpus.dictionary.idx2word
     checksum = hashlib.sha256("\n".join(words).encode()).hexdigest()
     present = {name: ids for name, ids in splits.items() if ids is not None}
-    return Source(kind, name, present, checksum, len(words))
+    return Source(kind, name, present, checksum, words)
 
 
 def _check_choice(what: str, choice: str, real: str, folder: Path | None) -> None:

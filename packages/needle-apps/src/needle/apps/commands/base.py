@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 import needle
 from needle.apps.config import DeviceChoice
+from needle.apps.extras import MissingExtraError
 from needle.backend_ndarray import Device, DeviceError
 
 
@@ -104,7 +105,7 @@ def mistakes() -> Iterator[None]:
     except OSError as error:
         text = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         raise CommandError(text) from error
-    except (ValueError, DeviceError) as error:
+    except (ValueError, DeviceError, MissingExtraError) as error:
         raise CommandError(str(error)) from error
     except MemoryError as error:
         raise CommandError(f"not enough memory: {error}") from error

@@ -28,9 +28,13 @@ from needle.apps.commands.base import (
 from needle.apps.commands.options import Json, RunsDir, config_options
 from needle.apps.config import Config, ConfigError, ImageConfig, TextConfig, about
 from needle.apps.files import write_atomically
+from needle.apps.metrics import MetricsLog
+from needle.apps.plots import ImageSplit, Pictures
+from needle.apps.predict import CLASSES
 from needle.apps.recipes import Recipe
 from needle.apps.report import JsonReport, Report, closing, count, duration, print_json
 from needle.apps.runs import Run, RunError
+from needle.apps.tensorboard import TensorBoard
 from needle.apps.trainer import (
     Callback,
     DivergedError,
@@ -69,14 +73,44 @@ Save = Annotated[
 ]
 
 
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="The end of the run's folder, by which to find it again.",
+        show_default="the preset or the model",
+        rich_help_panel="Output",
+    ),
+]
+Plots = Annotated[
+    bool,
+    typer.Option(
+        "--plots/--no-plots",
+        help="Draw loss, accuracy or perplexity, and more, into the run's folder when it ends "
+        "(needs needle-apps[plots]).",
+        rich_help_panel="Output",
+    ),
+]
+EventFiles = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write TensorBoard event files (needs needle-apps[tensorboard]).",
+        rich_help_panel="Output",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Request:
     """What was typed besides the settings."""
 
     preset: str | None
     resume: str | None
-    runs_dir: Path
     save: Path | None
+    name: str | None
+    plots: bool
+    tensorboard: bool
+    runs_dir: Path
     as_json: bool
 
 
@@ -87,11 +121,15 @@ def train_resnet9(
     preset: Preset = None,
     resume: Resume = None,
     save: Save = None,
+    name: Name = None,
+    plots: Plots = True,
+    tensorboard: EventFiles = False,
     runs_dir: RunsDir = runs.ROOT,
     as_json: Json = False,
 ) -> None:
     """Train ResNet9 to tell ten kinds of small colour images apart (CIFAR-10)."""
-    launch("resnet9", settings, Request(preset, resume, runs_dir, save, as_json))
+    request = Request(preset, resume, save, name, plots, tensorboard, runs_dir, as_json)
+    launch("resnet9", settings, request)
 
 
 @train.command("lm")
@@ -101,11 +139,15 @@ def train_lm(
     preset: Preset = None,
     resume: Resume = None,
     save: Save = None,
+    name: Name = None,
+    plots: Plots = True,
+    tensorboard: EventFiles = False,
     runs_dir: RunsDir = runs.ROOT,
     as_json: Json = False,
 ) -> None:
     """Train a language model to predict each next word of a text (Penn Treebank)."""
-    launch("lm", settings, Request(preset, resume, runs_dir, save, as_json))
+    request = Request(preset, resume, save, name, plots, tensorboard, runs_dir, as_json)
+    launch("lm", settings, request)
 
 
 # ---- setting up ----------------------------------------------------------------------------------
@@ -157,7 +199,7 @@ def _find(task: str, request: Request) -> Run | None:
 
 def _create(settings: Config, request: Request) -> Run:
     preset = request.preset or str(getattr(settings, "model", settings.task))
-    name = "custom" if preset.endswith(".toml") else preset
+    name = request.name or ("custom" if preset.endswith(".toml") else preset)
     return Run.create(
         settings.task, name, settings.to_toml(), root=request.runs_dir, epochs=settings.epochs
     )
@@ -192,13 +234,10 @@ def _continued(old: Config, settings: dict[str, Any], request: Request) -> Confi
 
 def _train(recipe: Recipe, run: Run, resumed: bool, report: Report, request: Request) -> None:
     keeper = CheckpointFolder(run.checkpoints, recipe.spec, recipe.config, report.warn)
-    callbacks: list[Callback] = [report]
-    if request.as_json:
-        callbacks.append(JsonReport(recipe.config.log_every))
-    if request.save is not None:
-        callbacks.append(ModelFile(request.save, recipe))
-    trainer = recipe.trainer(callbacks, keeper)
     with mistakes():
+        trainer = recipe.trainer(_callbacks(recipe, run, report, request), keeper)
+        if resumed:
+            run.metrics()  # damaged ones show now
         source = keeper.restore(trainer) if resumed else None
         write_atomically(run.folder / runs.CONFIG, recipe.config.to_toml().encode())
         run.update(state=runs.RUNNING, epochs=recipe.config.epochs)
@@ -208,6 +247,32 @@ def _train(recipe: Recipe, run: Run, resumed: bool, report: Report, request: Req
     text = closing(recipe.source, outcome.measured, outcome.unit, recipe.config.max_batches)
     early = f", stopped early: best was epoch {outcome.best_epoch}" if outcome.stopped_early else ""
     report.line(f"{text}, after {count(outcome.epochs, 'epoch', 'epochs')} in {took}{early}")
+
+
+def _callbacks(recipe: Recipe, run: Run, report: Report, request: Request) -> list[Callback]:
+    """Who is told how the run goes.
+
+    Raises:
+        MissingExtraError: --tensorboard without its library.
+    """
+    log_every = recipe.config.log_every
+    callbacks: list[Callback] = [report, MetricsLog(run.folder, log_every)]
+    if request.as_json:
+        callbacks.append(JsonReport(log_every))
+    if request.save is not None:
+        callbacks.append(ModelFile(request.save, recipe))
+    if request.tensorboard:
+        callbacks.append(TensorBoard(run.folder / runs.TENSORBOARD, log_every))
+    if request.plots:
+        callbacks.append(Pictures(run, report.warn, _test_images(recipe)))
+    return callbacks
+
+
+def _test_images(recipe: Recipe) -> ImageSplit | None:
+    classes, test = CLASSES.get(recipe.spec.data), recipe.source.splits.get("test")
+    if recipe.task.unit != "images" or classes is None or test is None:
+        return None
+    return ImageSplit(test.X, classes)
 
 
 def _run(trainer: Trainer, run: Run, keeper: CheckpointFolder, task: str) -> Outcome:
