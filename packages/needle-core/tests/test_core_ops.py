@@ -410,6 +410,19 @@ def test_an_lstm_takes_few_kernels() -> None:
     assert "lstm_cell" not in total
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("op", [ops.lstm, ops.rnn])
+def test_recurrent_gradients_only_where_needed(op: Callable[..., Any], steps: int) -> None:
+    nd = ndl.backend_ndarray
+    x, weight = t(steps, 3, 4).detach(), t(4, 5 * (4 if op is ops.lstm else 1))
+    nd.reset_counters()
+    recurrent(op, x=x, W_ih=weight)[0].sum().backward(retain_graph=False)
+    assert weight.grad is not None
+    products = sum(n for (_, name), n in nd.counters().items() if name == "matmul")
+    # x W_ih, dW_ih and dW_hh, but no dx; a single step has two products of its own.
+    assert products == (5 if steps == 1 else 3)
+
+
 @pytest.mark.parametrize("op", [ops.lstm, ops.rnn])
 def test_a_single_step_does_not_pack_the_weights(op: Callable[..., Any]) -> None:
     nd = ndl.backend_ndarray

@@ -9,7 +9,7 @@ which pays from the second step on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp
@@ -89,24 +89,33 @@ def _rows(x: NDArray) -> NDArray:
     return x.reshape(x.shape[0] * x.shape[1], x.shape[2])
 
 
-class WeightGrads(NamedTuple):
-    """What the gradients of all pre-activations become after the steps."""
+class RecurrentBackward(FusedBackward):
+    """What both backward passes share: the gradients of those inputs that need one."""
 
-    x: NDArray
-    w_ih: NDArray
-    w_hh: NDArray
-    bias: NDArray
+    def positions(self) -> tuple[int, ...]:
+        return tuple([i for i in range(self.count) if self.needs[i]])
 
+    def finish(
+        self, args: Sequence[NDArray], dpre: NDArray, states: NDArray, *of_states: NDArray
+    ) -> tuple[NDArray, ...]:
+        """All gradients, from those of the pre-activations and of the initial states.
 
-def _weight_grads(dpre: NDArray, x: NDArray, states: NDArray, w_ih: NDArray) -> WeightGrads:
-    """One matrix product each over all steps; step t read the state states[t]."""
-    rows = _rows(dpre)
-    return WeightGrads(
-        nd.matmul(rows, w_ih.T).reshape(x.shape),
-        nd.matmul(_rows(x).T, rows),
-        nd.matmul(_rows(states[:-1]).T, rows),
-        nd.sum(rows, 0),
-    )
+        Each is one matrix product over all steps; step t read the state states[t].
+        """
+        x, needs = args[0], self.needs
+        w_ih, _, biases = self.op.weights(args[: self.count])
+        rows = _rows(dpre)
+        *_, for_w_ih, for_w_hh = needs[: 3 + len(of_states)]
+        grads: list[NDArray | None] = [
+            nd.matmul(rows, w_ih.T).reshape(x.shape) if needs[0] else None,
+            *of_states,
+            nd.matmul(_rows(x).T, rows) if for_w_ih else None,
+            nd.matmul(_rows(states[:-1]).T, rows) if for_w_hh else None,
+        ]
+        if biases:
+            grads += [nd.sum(rows, 0)] * len(biases)
+        wanted = [grad for grad, needed in zip(grads, needs, strict=True) if needed]
+        return tuple([grad for grad in wanted if grad is not None])
 
 
 def _last_grad(dy: NDArray | None, dh: NDArray | None, h: NDArray) -> NDArray:
@@ -174,17 +183,16 @@ class LSTM(Recurrent):
         return LSTMBackward.apply(self, node.inputs, out_grad[:3], kept)
 
 
-class LSTMBackward(FusedBackward):
+class LSTMBackward(RecurrentBackward):
     """The gradients of lstm for all its inputs."""
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
-        w_ih, w_hh, biases = self.op.weights(args[: self.count])
+        _, w_hh, _ = self.op.weights(args[: self.count])
         *grads, gates, states, cells = args[self.count :]
         dy, dh, dc = self.spread(grads)
         steps = _lstm_step_grad if len(gates) == 1 else nd.lstm_sequence_grad
         dpre, dh0, dc0 = steps(dy, dh, dc, gates, cells, w_hh)
-        last = _weight_grads(dpre, args[0], states, w_ih)
-        return last.x, dh0, dc0, last.w_ih, last.w_hh, *[last.bias for _ in biases]
+        return self.finish(args, dpre, states, dh0, dc0)
 
 
 def _lstm_step(
@@ -254,17 +262,16 @@ class RNN(Recurrent):
         return RNNBackward.apply(self, node.inputs, out_grad[:2], [item(node, 2)])
 
 
-class RNNBackward(FusedBackward):
+class RNNBackward(RecurrentBackward):
     """The gradients of rnn for all its inputs."""
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
-        w_ih, w_hh, biases = self.op.weights(args[: self.count])
+        _, w_hh, _ = self.op.weights(args[: self.count])
         *grads, states = args[self.count :]
         dy, dh = self.spread(grads)
         steps = _rnn_step_grad if len(states) == 2 else nd.rnn_sequence_grad
         dpre, dh0 = steps(dy, dh, states, w_hh, self.op.nonlinearity)
-        last = _weight_grads(dpre, args[0], states, w_ih)
-        return last.x, dh0, last.w_ih, last.w_hh, *[last.bias for _ in biases]
+        return self.finish(args, dpre, states, dh0)
 
 
 def _rnn_step(pre: NDArray, h0: NDArray, w_hh: NDArray, nonlinearity: str) -> NDArray:

@@ -156,16 +156,58 @@ class LSTMCell(_Cell):
         x = self._step_input(X)
         h0, c0 = _pair("LSTMCell", h)
         bs = X.shape[0]
-        return self.unroll(x, self._state("h", h0, bs), self._state("c", c0, bs))[1]
+        return self.unroll(x, self._state("h", h0, bs), self._state("c", c0, bs))[1:]
 
-    def unroll(self, x: Tensor, h0: Tensor, c0: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Runs all steps: x (seq_len, bs, input_size) to output and (h_n, c_n)."""
+    def unroll(self, x: Tensor, h0: Tensor, c0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs all steps: x (seq_len, bs, input_size) to output, h_n and c_n."""
         inputs = promoted(x, h0, c0, self.W_ih, self.W_hh, self.bias_ih, self.bias_hh)
         output, h, c = ops.lstm(*inputs)
-        return output, (h, c)
+        return output, h, c
 
 
-class RNN(Module):
+class _Stack(Module):
+    """What RNN and LSTM share: one cell a layer, each fed with the output of the one below."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float,
+        device: Device | None,
+        dtype: Any,
+    ) -> None:
+        super().__init__(device, dtype)
+        op = type(self).__name__
+        self.input_size = positive(op, "input_size", input_size)
+        self.hidden_size = positive(op, "hidden_size", hidden_size)
+        self.num_layers = positive(op, "num_layers", num_layers)
+        self.dropout = Dropout(dropout) if dropout else None
+
+    def _input_sizes(self) -> list[int]:
+        """What each layer's cell takes in."""
+        return [self.input_size] + [self.hidden_size] * (self.num_layers - 1)
+
+    def _run(
+        self, cells: Sequence[Any], X: Tensor, **states: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Runs all layers from the initial `states`; the last layer's output, the last states."""
+        op = type(self).__name__
+        check_axes(op, "X", X, "(seq_len, bs, input_size)")
+        check_size(op, "X", X, 2, "input_size", self.input_size)
+        if X.shape[0] == 0:
+            raise ShapeError(f"{op}: X is {X.shape}: need at least one step, X.shape[0] >= 1")
+        first = [_layer_states(op, name, h, cells, X.shape[1]) for name, h in states.items()]
+        output, last = X, []
+        for cell, *state in zip(cells, *first, strict=True):
+            if last and self.dropout is not None:
+                output = self.dropout.forward(output)
+            output, *after = cell.unroll(output, *state)
+            last.append(after)
+        return output, tuple([ops.stack(layers, 0) for layers in zip(*last, strict=True)])
+
+
+class RNN(_Stack):
     """Runs a stack of simple recurrent layers over a sequence; see RNNCell.
 
     Shapes: X (seq_len, bs, input_size); h0 and h_n (num_layers, bs, hidden_size), a missing h0 is
@@ -196,31 +238,19 @@ class RNN(Module):
         *,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(device, dtype)
         _check_nonlinearity("RNN", nonlinearity)
-        self.input_size = positive("RNN", "input_size", input_size)
-        self.hidden_size = positive("RNN", "hidden_size", hidden_size)
-        self.num_layers = positive("RNN", "num_layers", num_layers)
+        super().__init__(input_size, hidden_size, num_layers, dropout, device, dtype)
         self.rnn_cells = [
             RNNCell(size, hidden_size, bias, nonlinearity, device, dtype)
-            for size in [input_size] + [hidden_size] * (num_layers - 1)
+            for size in self._input_sizes()
         ]
-        self.dropout = Dropout(dropout) if dropout else None
 
     def forward(self, X: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _check_sequence("RNN", X, self.input_size)
-        states = _layer_states("RNN", "h0", h0, self.rnn_cells, X.shape[1])
-        output = X
-        last: list[Tensor] = []
-        for cell, state in zip(self.rnn_cells, states, strict=True):
-            if last:
-                output = _between(self.dropout, output)
-            output, h = cell.unroll(output, state)
-            last.append(h)
-        return output, ops.stack(last, 0)
+        output, (h_n,) = self._run(self.rnn_cells, X, h0=h0)
+        return output, h_n
 
 
-class LSTM(Module):
+class LSTM(_Stack):
     """Runs a stack of long short-term memory layers over a sequence; see LSTMCell.
 
     Shapes: X (seq_len, bs, input_size); h is the pair (h0, c0) of (num_layers, bs, hidden_size)
@@ -252,48 +282,22 @@ class LSTM(Module):
         *,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(device, dtype)
-        self.input_size = positive("LSTM", "input_size", input_size)
-        self.hidden_size = positive("LSTM", "hidden_size", hidden_size)
-        self.num_layers = positive("LSTM", "num_layers", num_layers)
+        super().__init__(input_size, hidden_size, num_layers, dropout, device, dtype)
         self.lstm_cells = [
-            LSTMCell(size, hidden_size, bias, device, dtype)
-            for size in [input_size] + [hidden_size] * (num_layers - 1)
+            LSTMCell(size, hidden_size, bias, device, dtype) for size in self._input_sizes()
         ]
-        self.dropout = Dropout(dropout) if dropout else None
 
     def forward(
         self, X: Tensor, h: tuple[Tensor | None, Tensor | None] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        _check_sequence("LSTM", X, self.input_size)
         h0, c0 = _pair("LSTM", h)
-        hs = _layer_states("LSTM", "h0", h0, self.lstm_cells, X.shape[1])
-        cs = _layer_states("LSTM", "c0", c0, self.lstm_cells, X.shape[1])
-        output = X
-        last: list[tuple[Tensor, Tensor]] = []
-        for cell, h_k, c_k in zip(self.lstm_cells, hs, cs, strict=True):
-            if last:
-                output = _between(self.dropout, output)
-            output, state = cell.unroll(output, h_k, c_k)
-            last.append(state)
-        return output, (ops.stack([h for h, _ in last], 0), ops.stack([c for _, c in last], 0))
-
-
-def _between(dropout: Dropout | None, output: Tensor) -> Tensor:
-    """Drops some of what a layer hands to the next; without dropout nothing is drawn."""
-    return output if dropout is None else dropout.forward(output)
+        output, (h_n, c_n) = self._run(self.lstm_cells, X, h0=h0, c0=c0)
+        return output, (h_n, c_n)
 
 
 def _check_nonlinearity(op: str, nonlinearity: str) -> None:
     if nonlinearity not in NONLINEARITIES:
         raise ValueError(f"{op}: nonlinearity is {nonlinearity!r}: need 'tanh' or 'relu'")
-
-
-def _check_sequence(op: str, X: Tensor, input_size: int) -> None:
-    check_axes(op, "X", X, "(seq_len, bs, input_size)")
-    check_size(op, "X", X, 2, "input_size", input_size)
-    if X.shape[0] == 0:
-        raise ShapeError(f"{op}: X is {X.shape}: need at least one step, X.shape[0] >= 1")
 
 
 def _check_state(op: str, name: str, h: Tensor, shape: tuple[int, ...], layout: str) -> None:
