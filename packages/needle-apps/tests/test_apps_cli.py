@@ -1,5 +1,6 @@
 """The `needle` command: it trains, saves, measures, and answers every mistake with one line."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,8 @@ import struct
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -360,6 +363,117 @@ def test_a_rate_that_is_too_high_ends_the_run(tmp_path):
     assert "loss is not finite" in line
     assert "lower the learning rate" in line
     assert not path.exists()
+
+
+# ---- presets, going on, machines -----------------------------------------------------------------
+
+
+SHORT = (*TEXT, "--epochs", 1, "--max-batches", 2)
+
+
+def only_run(root="runs"):
+    (folder,) = Path(root).iterdir()
+    return folder
+
+
+def test_presets_are_listed_taken_and_overridden():
+    assert succeed("train", "lm", "--preset", "list").stdout.split() == [
+        "lm", "zaremba-medium", "zaremba-small",
+    ]  # fmt: skip
+    succeed(*SHORT, "--preset", "zaremba-small", "--seq-len", 7)
+    found = tomllib.loads((only_run() / "config.toml").read_text())
+    assert (found["clip"], found["schedule"], found["seq_len"]) == (5.0, "zaremba", 7)
+    assert (found["hidden_size"], found["epochs"], found["data"]) == (24, 1, "synthetic")
+
+
+def test_a_runs_config_trains_alike_again():
+    first = succeed(*SHORT, "--json").stdout.splitlines()
+    again = ("train", "lm", "--preset", only_run() / "config.toml", "--json")
+    second = succeed(*again).stdout.splitlines()
+
+    def measured(lines):
+        record = json.loads(lines[-1])
+        return {k: v for k, v in record.items() if k not in ("seconds", "run")}
+
+    assert measured(first) == measured(second)
+
+
+def test_machines_get_one_object_a_line():
+    result = succeed(*SHORT, "--json", "--log-every", 1)
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [r["event"] for r in records] == ["start", "step", "step", "epoch", "end"]
+    assert records[0]["run"] == str(only_run())
+    assert records[0]["config"]["hidden_size"] == 24
+    assert records[2]["step"] == 2
+    assert records[3]["valid_loss"] == records[4]["valid_loss"]
+    record = json.loads(succeed("eval", "latest", "--max-batches", 2, "--json").stdout)
+    assert record["test_perplexity"] == pytest.approx(records[4]["test_perplexity"], rel=0.2)
+
+
+def test_a_run_goes_on_for_more_epochs():
+    succeed(*SHORT)
+    output = succeed("train", "lm", "--resume", "--epochs", 3).stdout
+    assert f"going on in {only_run()} from epoch 2, batch 1" in output
+    assert "epoch 1/3" not in output
+    assert "epoch 3/3" in output
+    assert "after 3 epochs" in output.splitlines()[-1]
+    assert tomllib.loads((only_run() / "config.toml").read_text())["epochs"] == 3
+
+
+def test_resuming_what_cannot_be():
+    assert "no run of train lm in runs: begin one first" in fail("train", "lm", "--resume")
+    succeed(*SHORT)
+    name = only_run().name
+    assert "no such run: nothing" in fail("train", "lm", "--resume", "nothing")
+    assert "no run of train resnet9 in runs" in fail("train", "resnet9", "--resume")
+    assert "is a run of train lm: need resnet9" in fail("train", "resnet9", "--resume", name)
+    line = fail("train", "lm", "--resume", name, "--lr", 3)
+    assert "a run keeps its settings: got lr 3.0: it has 20.0" in line
+    line = fail("train", "lm", "--resume", name, "--preset", "lm")
+    assert "a run keeps its settings: got --preset" in line
+    (only_run() / "config.toml").write_text("epochs = many")
+    assert "config.toml: not TOML" in fail("train", "lm", "--resume", name)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning():
+    succeed(*SHORT, "--epochs", 2)
+    *_, last = sorted((only_run() / "checkpoints").glob("step-*"))
+    last.write_bytes(last.read_bytes()[:-1])
+    result = succeed("train", "lm", "--resume")
+    assert "WARNING: load: " in result.stderr
+    assert "Going on from step-00000002.safetensors" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--preset", "lstm"), "preset: no such preset: lstm: need lm, "),
+        (("--preset", "resnet9"), "wrong task: resnet9 is for train resnet9: need one for lm"),
+        (("--preset", "no.toml"), "No such file or directory: no.toml"),
+        (("--save-every", "soon"), "got 'soon': need steps (200) or a time (90s, 5m)"),
+        (("--dropout", 1), "'--dropout': got 1.0: need 0 <= x < 1"),
+        (("--schedule", "linear"), "'linear' is not one of"),
+        (("--optimizer", "adam", "--momentum", 0.9), "momentum: got some with optimizer adam"),
+        (("--keep", 0), "'--keep': got 0: need at least 1"),
+    ],
+)
+def test_wrong_options_of_a_run(options, message):
+    assert message in fail(*TEXT, *options)
+
+
+def test_holdout_and_early_stop():
+    output = succeed(*IMAGES, "--epochs", 2, "--holdout", 64).stdout
+    assert "; valid accuracy" in output
+    assert "valid accuracy" in output.splitlines()[-1]
+    assert "no validation split" in fail(*IMAGES, "--early-stop", 1)
+    assert "holdout: got 192: there are 192 training images" in fail(*IMAGES, "--holdout", 192)
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("train", "lm"), ("eval",), ("info",)])
+def test_help_teaches(command):
+    text = succeed(*command, "--help").stdout
+    assert "Usage: " in text
+    assert "Traceback" not in text
 
 
 # ---- Ctrl-C, and the installed command -----------------------------------------------------------

@@ -14,7 +14,7 @@ from needle.apps.checkpoint import ModelSpec
 from needle.apps.config import Config, Course, ImageConfig, Init, Rule, TextConfig
 from needle.apps.sources import Source, Warn
 from needle.apps.tasks import Task, image_task, text_task
-from needle.apps.trainer import Callback, Checkpointer, Trainer
+from needle.apps.trainer import Callback, Checkpointer, Trainer, check_early_stop
 from needle.apps.training import model_device, scale_weights
 from needle.backend_ndarray import Device
 from needle.data import (
@@ -82,9 +82,12 @@ def build(config: Config, device: Device, warn: Warn) -> Recipe:
         OSError: the data is not there.
     """
     if isinstance(config, ImageConfig):
-        return _image_recipe(config, device, warn)
-    assert isinstance(config, TextConfig)
-    return _text_recipe(config, device, warn)
+        recipe = _image_recipe(config, device, warn)
+    else:
+        assert isinstance(config, TextConfig)
+        recipe = _text_recipe(config, device, warn)
+    check_early_stop(config.early_stop, recipe.task.splits)
+    return recipe
 
 
 def schedule_of(config: Config) -> schedules.Schedule:

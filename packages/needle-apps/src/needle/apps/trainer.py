@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -301,10 +301,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         checkpoints: Checkpointer | None = None,
     ) -> None:
-        if early_stop is not None and "valid" not in task.splits:
-            raise ValueError(
-                f"early_stop: no validation split: there are {', '.join(task.splits)}: need valid"
-            )
+        check_early_stop(early_stop, task.splits)
         self.task, self.opt, self.epochs = task, opt, epochs
         self.schedule = schedule or constant()
         self.lr = float(opt.lr if lr is None else lr)  # type: ignore[attr-defined]
@@ -489,3 +486,15 @@ class Trainer:
         self.hidden = None if not hidden else hidden[0] if len(hidden) == 1 else tuple(hidden)
         self.order = state.order
         np.random.set_state(state.generator)
+
+
+def check_early_stop(early_stop: int | None, splits: Collection[str]) -> None:
+    """Stopping early needs something to be measured by.
+
+    Raises:
+        ValueError: there is no validation split.
+    """
+    if early_stop is not None and "valid" not in splits:
+        raise ValueError(
+            f"early_stop: no validation split: there are {', '.join(splits)}: need valid"
+        )

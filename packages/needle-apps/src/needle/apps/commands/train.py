@@ -6,7 +6,7 @@ import math
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -160,18 +160,19 @@ def launch(task: str, settings: dict[str, Any], request: Request) -> None:
         for name in config.preset_names(task):
             typer.echo(name)
         return
-    with mistakes():
-        old = _find(task, request)
-        wanted = _settle(task, settings, request, old)
-        if request.save is not None:
-            checkpoint.check_writable(request.save)
-        device = prepare_machine(wanted.device, wanted.threads)
-        recipe = recipes.build(wanted, device, report.warn)
-        run = old or _create(recipe.config, request)
-    try:
+    with ExitStack() as stack:
+        with mistakes():
+            old = _find(task, request)
+            if old is not None:
+                stack.callback(old.release)
+            wanted = _settle(task, settings, request, old)
+            if request.save is not None:
+                checkpoint.check_writable(request.save)
+            device = prepare_machine(wanted.device, wanted.threads)
+            recipe = recipes.build(wanted, device, report.warn)
+            run = old or _create(recipe.config, request)
+            stack.callback(run.release)
         _train(recipe, run, old is not None, report, request)
-    finally:
-        run.release()
 
 
 def _find(task: str, request: Request) -> Run | None:
