@@ -474,6 +474,30 @@ for size, (batch, hidden) in {"tiny": (2, 8), "ptb": (20, 200), "large": (4096, 
         ),
     }
 
+for size, (batch, hidden) in {"tiny": (2, 8), "ptb": (20, 200), "650": (20, 650)}.items():
+    inputs, gates, state = (35, batch, hidden), (35, batch, 4 * hidden), (batch, hidden)
+    states, square, wide = (36, batch, hidden), (hidden, hidden), (hidden, 4 * hidden)
+    CASES |= {
+        f"lstm_sequence-{size}": Case(
+            (gates, state, state, wide), lambda m, *arrays: m.lstm_sequence(*arrays)[0], None
+        ),
+        f"lstm_sequence_grad-{size}": Case(
+            (inputs, state, state, gates, states, wide),
+            lambda m, *arrays: m.lstm_sequence_grad(*arrays),
+            None,
+            tolerance=1e-3,
+        ),
+        f"rnn_sequence-{size}": Case(
+            (inputs, state, square), lambda m, *arrays: m.rnn_sequence(*arrays), None
+        ),
+        f"rnn_sequence_grad-{size}": Case(
+            (inputs, state, states, square),
+            lambda m, *arrays: m.rnn_sequence_grad(*arrays),
+            None,
+            tolerance=1e-3,
+        ),
+    }
+
 for size, (words, width, count) in {
     "tiny": (10, 8, 4),
     "ptb": (10000, 200, 700),

@@ -216,6 +216,37 @@ def test_lstm_cell() -> None:
     assert back == (want_back, 4 * b * h * 13)
 
 
+def test_recurrent_sequences_are_their_steps() -> None:
+    """As many flops as the products and cells that define them."""
+    steps, b, h = 3, 2, 4
+    rows, state = (steps, b, h), arrays((b, h))[0]
+    pre, w, plain, square = arrays((steps, b, 4 * h), (h, 4 * h), rows, (h, h))
+    product = last_cost(lambda: state @ w)[0]
+    add = b * 4 * h
+    cell = last_cost(lambda: nd.lstm_cell(pre[0], state))[0]
+    states, cells, gates = nd.lstm_sequence(pre, state, state, w)
+    flops, nbytes = last_cost(lambda: nd.lstm_sequence(pre, state, state, w))
+    assert flops == steps * (product + add + cell)
+    arrays_seen = (states, cells, gates, pre, state, state, w)
+    assert nbytes == 4 * sum(a.size for a in arrays_seen)
+    back = last_cost(lambda: nd.lstm_cell_grad(state, state, pre[0], state, state))[0]
+    assert back == 23 * b * h
+    found = last_cost(lambda: nd.lstm_sequence_grad(plain, None, None, gates, cells, w))[0]
+    assert found == steps * (product + back + b * h)
+    assert last_cost(lambda: nd.lstm_sequence_grad(None, state, None, gates, cells, w))[0] == (
+        steps * (product + back)
+    )
+
+    product = last_cost(lambda: state @ square)[0]
+    assert last_cost(lambda: nd.rnn_sequence(plain, state, square))[0] == (
+        steps * (product + 2 * b * h)
+    )
+    states = nd.rnn_sequence(plain, state, square)
+    for kind, each in (("tanh", 3), ("relu", 1)):
+        flops, _ = last_cost(lambda k=kind: nd.rnn_sequence_grad(plain, None, states, square, k))
+        assert flops == steps * (product + each * b * h + b * h)
+
+
 def test_moving_average() -> None:
     running, value = arrays((3, 5), (3, 5))
     # three flops for each of 15; two arrays read, one written

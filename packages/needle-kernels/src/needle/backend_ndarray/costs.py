@@ -204,6 +204,31 @@ def normalize_flops(index: int, flops: int) -> Count:
     )
 
 
+def lstm_sequence_flops(operands: Operands, scalars: Scalars) -> int:
+    """Each step's product with w_hh and its sum with pre, then 9 per hidden unit: lstm_cell."""
+    gates, w = array(operands, 2), array(operands, 6)
+    return (2 * w.shape[0] + 1) * gates.size + 9 * (gates.size // 4)
+
+
+def lstm_sequence_grad_flops(operands: Operands, scalars: Scalars) -> int:
+    """Each step's product with w_hh^T, lstm_cell_grad's 23 per hidden unit, and adding dy."""
+    dpre, dy, w = array(operands, 0), operands[3], array(operands, 8)
+    return 2 * w.shape[0] * dpre.size + 23 * (dpre.size // 4) + (dy.size if dy else 0)
+
+
+def rnn_sequence_flops(operands: Operands, scalars: Scalars) -> int:
+    """Each step's product with w_hh, its sum with pre, and the activation."""
+    pre, w = array(operands, 1), array(operands, 3)
+    return (2 * w.shape[0] + 2) * pre.size
+
+
+def rnn_sequence_grad_flops(operands: Operands, scalars: Scalars) -> int:
+    """Each step's product with w_hh^T, the activation's gradient (relu 1, tanh 3), adding dy."""
+    dpre, dy, w = array(operands, 0), operands[2], array(operands, 5)
+    gradient = 1 if scalars[0] == 1 else 3
+    return (2 * w.shape[0] + gradient) * dpre.size + (dy.size if dy else 0)
+
+
 def gather_bytes(operands: Operands, scalars: Scalars) -> int:
     """out, the ids, and one row of the table per id."""
     out, _, ids = (array(operands, i) for i in range(3))
@@ -307,6 +332,10 @@ COSTS: Final[dict[str, Cost]] = {
     # recurrent, per hidden unit
     "lstm_cell": Cost(per_element(0, 9)),
     "lstm_cell_grad": Cost(per_element(1, 23)),
+    "lstm_sequence": Cost(lstm_sequence_flops),
+    "lstm_sequence_grad": Cost(lstm_sequence_grad_flops),
+    "rnn_sequence": Cost(rnn_sequence_flops),
+    "rnn_sequence_grad": Cost(rnn_sequence_grad_flops),
     # index
     "gather": Cost(None, gather_bytes),
     "scatter_add": Cost(per_element(1, 1), scatter_add_bytes),
