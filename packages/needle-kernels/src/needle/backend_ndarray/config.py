@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import platform
-from importlib import metadata
 from typing import SupportsIndex
 
 import numpy as np
@@ -134,6 +133,8 @@ def set_pooling(on: bool) -> None:
 
 def config_dict() -> dict[str, str]:
     """What show_config prints, by name."""
+    from importlib import metadata  # its import takes a fifth of needle's
+
     settings = {"python": platform.python_version(), "numpy": np.__version__}
     for name in _DISTRIBUTIONS:
         try:
