@@ -553,8 +553,9 @@ WeightGradPlan plan_weight_grad(const Call& call)
     plan.blocks = max64(1, ceil_div(dy.shape[0], plan.block_images) * plan.row_blocks);
     int64_t work = dy.size() * dw.shape[0] * dw.shape[1] * dw.shape[2];
     plan.threads = threads_for(work, parallel_work);
-    plan.by_block =
-        plan.blocks >= 2 * plan.threads && dw.size() * plan.threads < x.size() + dy.size();
+    // Adding another thread's sums means waiting for its cache: only where dw is small beside the
+    // operands that a thread then need not read.
+    plan.by_block = plan.blocks >= 2 * plan.threads && 16 * dw.size() < x.size() + dy.size();
     plan.sums = round_up(dw.size(), 16) + round_up(dw.shape[3], 16);
     if (dy.shape[3] % lanes<T> != 0)
         plan.block_panel = plan.block_images * plan.block_rows * columns * tile_columns<T>;
