@@ -15,11 +15,12 @@ from typing import Any
 
 from needle.data import (
     CIFAR10Dataset,
-    Corpus,
     DownloadError,
     SyntheticCorpus,
     SyntheticImages,
+    TokenizedCorpus,
     download,
+    load_corpus,
 )
 
 Warn = Callable[[str], None]
@@ -32,7 +33,7 @@ class Source:
     Attributes:
         kind: "cifar10", "ptb" or "synthetic".
         name: what the closing line of a run calls it.
-        splits: "train", "test" and, for text, "valid": a Dataset or a list of word ids each.
+        splits: "train", "test" and, for text, "valid": a Dataset or word ids each.
         vocabulary: a checksum of a text's words, in the order of their ids; "" for images.
         words: of a text, by id.
     """
@@ -100,7 +101,7 @@ def text(choice: str, folder: Path | None, warn: Warn) -> Source:
     if found is None:
         return _text_source("synthetic", "synthetic text", SyntheticCorpus())
     name = "Penn Treebank (PTB)" if _is_ptb(found) else "text in the form of PTB"
-    return _text_source("ptb", f"{name} in {found}", Corpus(found))
+    return _text_source("ptb", f"{name} in {found}", load_corpus(found))
 
 
 def _is_ptb(folder: Path) -> bool:
@@ -108,7 +109,7 @@ def _is_ptb(folder: Path) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
 
-def _text_source(kind: str, name: str, corpus: Corpus | SyntheticCorpus) -> Source:
+def _text_source(kind: str, name: str, corpus: TokenizedCorpus | SyntheticCorpus) -> Source:
     splits = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
     words = corpus.dictionary.idx2word
     checksum = hashlib.sha256("\n".join(words).encode()).hexdigest()

@@ -13,6 +13,7 @@ from .mnist import MNISTDataset
 from .synthetic_images import SyntheticImages
 from .synthetic_text import SyntheticCorpus
 from .text import Corpus, Dictionary, batchify, get_batch
+from .tokens import TokenizedCorpus, load_corpus
 from .transforms import RandomCrop, RandomFlipHorizontal, RandomTransform
 
 __all__ = [
@@ -37,8 +38,10 @@ __all__ = [
     "RandomTransform",
     "SyntheticCorpus",
     "SyntheticImages",
+    "TokenizedCorpus",
     "UnsafePickleError",
     "as_bytes",
     "batchify",
     "get_batch",
+    "load_corpus",
 ]
