@@ -137,17 +137,22 @@ class Real:
         title: its name.
         places: where it lies in a data folder.
         marker: the file of it that a download writes last.
-        fetch: downloads it into the cache and returns its folder.
+        fetch: downloads it into a folder, the cache for None, and returns where it then is.
     """
 
     title: str
     places: tuple[str, ...]
     marker: str
-    fetch: Callable[[], Path]
+    fetch: Callable[[Path | None], Path]
 
 
 CIFAR10 = Real("CIFAR-10", (".", "cifar-10-batches-py"), "test_batch", download.cifar10)
 PTB = Real("Penn Treebank", (".", "ptb"), "test.txt", download.ptb)
+
+
+def find(real: Real, folder: Path | None = None) -> Path | None:
+    """Where a real data set lies: in `folder`, or in the first of `data_folders()` that has it."""
+    return next(_holding(real, data_folders() if folder is None else [folder]), None)
 
 
 def _locate(choice: str, folder: Path | None, real: Real, warn: Warn) -> Path | None:
@@ -155,17 +160,17 @@ def _locate(choice: str, folder: Path | None, real: Real, warn: Warn) -> Path | 
     if folder is not None:
         # Where it is not, the folder itself: reading it says what is missing.
         return next(_holding(real, [folder]), folder)
-    searched = _data_folders()
-    found = next(_holding(real, searched), None)
+    found = find(real)
     if found is not None:
         return found
     try:
-        return real.fetch()
+        return real.fetch(None)
     except DownloadError as error:
         if choice != "auto":
             raise
+        searched = " nor in ".join(map(str, data_folders()))
         warn(
-            f"{real.title} is neither in {' nor in '.join(map(str, searched))}, and the download "
+            f"{real.title} is neither in {searched}, and the download "
             f"failed ({error}). FALLING BACK TO THE SYNTHETIC SET: the results say nothing about "
             f"{real.title}. Where you have a copy, pass its folder as --data-dir."
         )
@@ -178,7 +183,7 @@ def _holding(real: Real, folders: Sequence[Path]) -> Iterator[Path]:
     return (place for place in places if (place / real.marker).is_file())
 
 
-def _data_folders() -> list[Path]:
+def data_folders() -> list[Path]:
     """Where `auto` looks: $NEEDLE_DATA_DIR, ./data, and where downloads go."""
     own = os.environ.get("NEEDLE_DATA_DIR")
     return list(dict.fromkeys([*([Path(own)] if own else []), Path("data"), download.cache_dir()]))

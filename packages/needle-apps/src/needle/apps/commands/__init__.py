@@ -6,6 +6,7 @@
 from needle.apps.commands import train  # isort: skip
 from needle.apps.commands import evaluate  # isort: skip
 from needle.apps.commands import info  # isort: skip
+from needle.apps.commands import data  # isort: skip
 from needle.apps.commands.base import app
 
-__all__ = ["app", "evaluate", "info", "train"]
+__all__ = ["app", "data", "evaluate", "info", "train"]
