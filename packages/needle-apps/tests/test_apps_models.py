@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import needle as ndl
-from needle.apps.models import LanguageModel, ResNet9
+from needle.apps.models import LanguageModel, ResNet9, ResNet9Full
 from needle.backend_ndarray import ShapeError
 
 
@@ -62,6 +62,43 @@ def resnet9(x, p):
 
 def test_resnet9_has_the_published_number_of_parameters():
     assert count(ResNet9()) == 431_946
+
+
+def resnet9_full(x, p):
+    """The full-resolution network in training mode, from the text of its docstring."""
+
+    def conv_bn(x, name):
+        x = conv(x, p[f"{name}.conv.weight"], np.zeros(p[f"{name}.norm.bias"].shape), 1)
+        return np.maximum(batch_norm(x, p[f"{name}.norm.weight"], p[f"{name}.norm.bias"]), 0)
+
+    def pool(x, k):
+        n, c, h, w = x.shape
+        return x.reshape(n, c, h // k, k, w // k, k).max((3, 5))
+
+    def residual(x, i):
+        name = f"layers.modules.{i}.fn.modules"
+        return x + conv_bn(conv_bn(x, f"{name}.0"), f"{name}.1")
+
+    x = conv_bn(x, "layers.modules.0")
+    x = residual(pool(conv_bn(x, "layers.modules.1"), 2), 3)
+    x = pool(conv_bn(x, "layers.modules.4"), 2)
+    x = residual(pool(conv_bn(x, "layers.modules.6"), 2), 8)
+    return pool(x, 4).reshape(len(x), 512) @ p["layers.modules.11.weight"] * 0.125
+
+
+def test_resnet9_full_has_the_published_number_of_parameters():
+    """Nine for each pair of channels, two for each channel of a batch norm, and the last layer."""
+    pairs = 3 * 64 + 64 * 128 + 2 * 128 * 128 + 128 * 256 + 256 * 512 + 2 * 512 * 512
+    channels = 64 + 3 * 128 + 256 + 3 * 512
+    assert count(ResNet9Full()) == 9 * pairs + 2 * channels + 512 * 10 == 6_573_120
+
+
+def test_resnet9_full_computes_its_definition():
+    np.random.seed(0)
+    model = ResNet9Full(dtype="float64")
+    x = np.random.randn(2, 3, 32, 32)
+    got = model(ndl.Tensor(x, dtype="float64"))
+    np.testing.assert_allclose(got.numpy(), resnet9_full(x, weights(model)), rtol=1e-9, atol=1e-9)
 
 
 def test_resnet9_draws_its_parameters_in_the_order_of_its_layers():
@@ -267,3 +304,55 @@ def test_a_language_model_drops_into_between_and_out_of_its_layers():
     assert seen == 2 * [(4, 3, 6), (4, 3, 5), (4, 3, 5)]
     model.eval()
     np.testing.assert_array_equal(model(x)[0].numpy(), model(x)[0].numpy())
+
+
+# ---- tied weights --------------------------------------------------------------------------------
+
+
+def tied(**options):
+    np.random.seed(0)
+    return LanguageModel(6, 11, 6, seq_model="lstm", tied=True, dtype="float64", **options)
+
+
+def test_tied_weights_are_one_parameter():
+    model = tied()
+    assert model.linear.weight is model.embedding.weight
+    assert count(model) == count(LanguageModel(6, 11, 6, seq_model="lstm")) - 6 * 11
+    names = [name for name, _ in model.named_parameters()]
+    assert "embedding.weight" in names
+    assert "linear.weight" not in names
+
+
+def test_tied_weights_get_both_gradients():
+    """The gradient of one shared table is the sum of those of two separate ones."""
+    ids = ndl.Tensor(np.random.randint(0, 11, (4, 3)))
+    y = ndl.Tensor(np.random.randint(0, 11, 12))
+    one = tied()
+    two = LanguageModel(6, 11, 6, seq_model="lstm", dtype="float64")
+    state = one.state_dict()
+    two.load_state_dict({**state, "linear.weight": state["linear.weight"].numpy().T.copy()})
+    for model in (one, two):
+        loss = ndl.nn.SoftmaxLoss()(model(ids)[0], y)
+        loss.backward()
+    both = two.embedding.weight.grad.numpy() + two.linear.weight.grad.numpy().T
+    np.testing.assert_allclose(one.embedding.weight.grad.numpy(), both, rtol=1e-12, atol=1e-15)
+
+
+def test_tied_weights_survive_saving_and_moving():
+    model, other = tied(), tied()
+    opt = ndl.optim.SGD(model.parameters(), lr=1.0)
+    ndl.nn.SoftmaxLoss()(model(ndl.Tensor([[1, 2]]))[0], ndl.Tensor([2, 3])).backward()
+    opt.step()
+    other.load_state_dict(model.state_dict())
+    assert other.linear.weight is other.embedding.weight
+    ids = ndl.Tensor([[3, 4, 5]])
+    np.testing.assert_array_equal(other(ids)[0].numpy(), model(ids)[0].numpy())
+    other.to("float32")
+    assert other.linear.weight is other.embedding.weight
+    assert other(ids)[0].dtype == "float32"
+
+
+def test_tied_sizes_must_agree():
+    text = "LanguageModel: tied sizes differ: embedding_size is 6, hidden_size 7: need the same"
+    with pytest.raises(ShapeError, match=text):
+        LanguageModel(6, 11, 7, tied=True)

@@ -36,12 +36,16 @@ import needle
 from needle import nn
 from needle.apps.config import Config, ConfigError, parse_config
 from needle.apps.files import partial_path, write_atomically
-from needle.apps.models import LanguageModel, ResNet9
+from needle.apps.models import LanguageModel, ResNet9, ResNet9Full
 from needle.apps.trainer import Progress, TrainingState
 from needle.apps.training import Score
 
 FORMAT = "needle-checkpoint-2"
-MODELS: dict[str, Callable[..., nn.Module]] = {"resnet9": ResNet9, "lm": LanguageModel}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet9": ResNet9,
+    "resnet9-full": ResNet9Full,
+    "lm": LanguageModel,
+}
 LM_CONFIG = {
     "embedding_size": int,
     "output_size": int,
@@ -49,7 +53,7 @@ LM_CONFIG = {
     "num_layers": int,
     "seq_model": str,
 }
-LM_OPTIONS = {"dropout": float}  # may be absent: the constructor has defaults
+LM_OPTIONS = {"dropout": float, "tied": bool}  # may be absent: the constructor has defaults
 MAX_TEXT = 2**20  # characters of a JSON text: ours have some 2,000
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -63,7 +67,7 @@ class ModelSpec:
     """What it takes to build a model again and to measure it.
 
     Attributes:
-        model: "resnet9" or "lm".
+        model: "resnet9", "resnet9-full" or "lm".
         data: the data set it was trained on: "cifar10", "ptb" or "synthetic".
         config: constructor arguments, device and dtype aside.
         vocabulary: a checksum of a language model's words; "" for images.
@@ -304,7 +308,9 @@ def _parse_spec(path: Path, text: str) -> ModelSpec:
         spec = ModelSpec(**{"words": (), **_parse_json(text)})
         if spec.words != ():
             raise ValueError("words are not a part of it")
-        needed, optional = {"resnet9": ({}, {}), "lm": (LM_CONFIG, LM_OPTIONS)}[spec.model]
+        if spec.model not in MODELS:
+            raise ValueError(f"model is {spec.model!r:.50}")
+        needed, optional = (LM_CONFIG, LM_OPTIONS) if spec.model == "lm" else ({}, {})
         found = {name: type(value) for name, value in spec.config.items()}
         wanted = needed | {name: kind for name, kind in optional.items() if name in found}
         if found != wanted or not 0 <= spec.config.get("dropout", 0.0) < 1:
@@ -336,6 +342,8 @@ def _check_sizes(path: Path, arrays: Arrays, config: Mapping[str, Any]) -> None:
         "embedding.weight": (config["output_size"], config["embedding_size"]),
         "linear.weight": (config["hidden_size"], config["output_size"]),
     }
+    if config.get("tied", False):
+        sizes["linear.weight"] = (config["output_size"], config["hidden_size"])
     for name, shape in sizes.items():
         found = arrays[name].shape if name in arrays else "missing"
         if found != shape:

@@ -163,6 +163,7 @@ class ImageModel(StrEnum):
     """The values of an image run's `model`."""
 
     resnet9 = "resnet9"
+    resnet9_full = "resnet9-full"
 
 
 class Recurrent(StrEnum):
@@ -352,7 +353,12 @@ class ImageConfig(Config):
 
     task: ClassVar[str] = "resnet9"
 
-    model: ImageModel = setting(ImageModel.resnet9, "The network.", panel="Model")
+    model: ImageModel = setting(
+        ImageModel.resnet9,
+        "The network. resnet9: 431,946 parameters, strides. resnet9-full: 6,573,120 parameters, "
+        "full resolution, some 300 times the work.",
+        panel="Model",
+    )
     init: Init = setting(
         Init.torch,
         "How far from zero weights begin, for a fan-in of n. kaiming: up to sqrt(6/n), as the "

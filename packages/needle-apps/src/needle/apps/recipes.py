@@ -204,6 +204,7 @@ def _text_recipe(config: TextConfig, device: Device, warn: Warn) -> Recipe:
         "num_layers": config.layers,
         "seq_model": str(config.model),
         "dropout": config.dropout,
+        "tied": config.tie_weights,
     }
     spec = ModelSpec("lm", source.kind, sizes, source.vocabulary, source.words)
     model = spec.build(device)

@@ -366,7 +366,8 @@ def _announce(
 def opening(model: Any, spec: checkpoint.ModelSpec, source: Any) -> str:
     """`ResNet9, 431,946 parameters, on cpu() with 2 threads; CIFAR-10 in data: ...`."""
     kind = spec.config.get("seq_model", "").upper()
-    name = f"{kind} language model" if kind else "ResNet9"
+    full = " (full resolution)" if spec.model == "resnet9-full" else ""
+    name = f"{kind} language model" if kind else f"ResNet9{full}"
     size = sum(math.prod(p.shape) for p in model.parameters())
     device = next(p.device for p in model.parameters())
     threads = count(needle.num_threads(), "thread", "threads")
