@@ -137,13 +137,13 @@ class Real:
         title: its name.
         places: where it lies in a data folder.
         marker: the file of it that a download writes last.
-        fetch: downloads it into a folder, the cache for None, and returns where it then is.
+        fetch: downloads it into a folder, or the cache, and returns where it then is.
     """
 
     title: str
     places: tuple[str, ...]
     marker: str
-    fetch: Callable[[Path | None], Path]
+    fetch: Callable[..., Path]
 
 
 CIFAR10 = Real("CIFAR-10", (".", "cifar-10-batches-py"), "test_batch", download.cifar10)
@@ -164,7 +164,7 @@ def _locate(choice: str, folder: Path | None, real: Real, warn: Warn) -> Path | 
     if found is not None:
         return found
     try:
-        return real.fetch(None)
+        return real.fetch()
     except DownloadError as error:
         if choice != "auto":
             raise
