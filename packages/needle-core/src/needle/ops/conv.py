@@ -97,9 +97,13 @@ class ConvBackward(FusedBackward):
         if self.needs[0]:
             dx = nd.conv_input_grad(dy, w, x.shape, *settings)
             grads.append(nd.channels_first(dx) if conv.channels_first else dx)
-        if self.needs[1]:
+        for_weight, for_bias = self.needs[1], any(self.needs[2:])
+        if for_weight and for_bias:
+            grads.extend(nd.conv_weight_bias_grad(x, dy, w.shape[0], *settings))
+        elif for_weight:
             grads.append(nd.conv_weight_grad(x, dy, w.shape[0], *settings))
-        grads.extend([dy.sum((0, 1, 2)) for needed in self.needs[2:] if needed])
+        elif for_bias:
+            grads.append(dy.sum((0, 1, 2)))
         return tuple(grads)
 
     def plain(self, *args: Tensor) -> list[Tensor | None]:
