@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from needle.apps import checkpoint
+from needle.apps import checkpoint, runs
 
 # Small data, and, where asked for, a process that kills itself in the n-th fsync or writes slowly.
 CHILD = """
@@ -86,7 +86,16 @@ def final_state(folder):
     return arrays, (progress.epoch, progress.batch, progress.step, progress.best_loss)
 
 
+def measured(folder):
+    """All rows of the run's metrics, times aside."""
+    (run,) = runs.all_runs(folder)
+    assert run.state == "finished"
+    times = ("seconds", "rate")
+    return [{k: v for k, v in row.items() if k not in times} for row in run.metrics()]
+
+
 def check_same(folder, reference):
+    assert measured(folder) == measured(reference)
     arrays, progress = final_state(folder)
     wanted, wanted_progress = final_state(reference)
     assert progress == wanted_progress

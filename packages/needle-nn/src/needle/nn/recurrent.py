@@ -198,7 +198,8 @@ class _Stack(Module):
         if X.shape[0] == 0:
             raise ShapeError(f"{op}: X is {X.shape}: need at least one step, X.shape[0] >= 1")
         first = [_layer_states(op, name, h, cells, X.shape[1]) for name, h in states.items()]
-        output, last = X, []
+        output = X
+        last: list[list[Tensor]] = []
         for cell, *state in zip(cells, *first, strict=True):
             if last and self.dropout is not None:
                 output = self.dropout.forward(output)
