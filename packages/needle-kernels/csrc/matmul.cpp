@@ -1,9 +1,10 @@
 // Matrix products: out = act(out? + a b + bias), batched, with any strides.
 //
-// Goto's algorithm. Depth is cut so that a panel of B stays in the first-level cache while all
-// tiles below it use it, rows so that a packed block of A stays in the second-level cache. Packing
-// and multiplying are loops of their own, so threads share what is packed. Source: Goto and van de
-// Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), section 4.
+// Packed blocks of B stay in the second-level cache, and a few rows of A at a time, which fit the
+// first-level cache, run through them: A is read once for each block, and C along its rows, which
+// the processor's own prefetching follows. A wide B is packed panel by panel instead, each just
+// before all rows of a smaller A use it. Source: Goto and van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication" (2008), where A and B have each other's role.
 #include "families.h"
 #include "pack.h"
 #include "strided.h"
@@ -12,16 +13,16 @@ namespace needle::NEEDLE_TARGET {
 
 namespace {
 
-constexpr int64_t block_k = 384;  // a panel of B in the first-level cache
+constexpr int64_t block_k = 512;       // so many of few rows of A fit the first-level cache
+constexpr int64_t wide_block_k = 256;  // so many rows of a panel of B do
 // A B that is read in place, and from beyond the second-level cache, is read a few whole rows at a
 // time: a panel of all its depth would touch a new page with every row.
 constexpr int64_t streamed_k = 32;
 constexpr int64_t cached_bytes = 1 << 20;
-constexpr int64_t block_rows = 64 * tile_rows;   // A block of a thread: second-level cache
-constexpr int64_t shared_rows = 4 * block_rows;  // A block of all threads
-constexpr int64_t shared_columns = 4096;         // B block of all threads
-constexpr int64_t parallel_work = 100000;        // multiply-adds that are worth a second thread
-constexpr int64_t packing_grain = 1 << 14;       // elements packed that are worth one
+constexpr int64_t block_bytes = 768 << 10;   // a packed block: second-level cache
+constexpr int64_t few_rows = 4 * tile_rows;  // of A, which may use B in place
+constexpr int64_t parallel_work = 100000;    // multiply-adds that are worth a second thread
+constexpr int64_t packing_grain = 1 << 14;   // elements packed that are worth one
 
 template <class T>
 struct Product {
@@ -40,12 +41,12 @@ struct Product {
 // How a product is cut: read from the sizes alone, so the workspace can be computed before the
 // call.
 struct Plan {
-    int64_t depth, rows, columns;  // of one block
     bool pack_a, pack_b;
-    // Each thread packs the panels of B that it is about to use: none is used by another thread.
-    bool pack_as_used;
+    bool wide;               // all rows of A are kept, and panels of B pass by
+    int64_t depth, columns;  // of one block of B, for each of column_threads
+    int64_t rows;            // of A that run through a block together
     int threads, row_threads, column_threads;
-    int64_t packed_a, packed_b;  // elements of the packed blocks
+    int64_t packed_a, packed_b;  // elements: for each thread, for each of column_threads
 };
 
 inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
@@ -61,10 +62,10 @@ template <class T>
 void split_threads(const Product<T>& p, int threads, Plan& plan)
 {
     plan.threads = threads;
-    int64_t row_tiles = ceil_div(min64(p.rows, plan.rows), tile_rows);
-    int64_t column_tiles = ceil_div(min64(p.columns, plan.columns), tile_columns<T>);
+    int64_t row_tiles = ceil_div(p.rows, tile_rows);
+    int64_t column_tiles = ceil_div(p.columns, tile_columns<T>);
     int64_t fewest = -1;
-    for (int split = 1; split <= threads; ++split) {
+    for (int split = threads; split >= 1; --split) {
         if (threads % split != 0) continue;
         int64_t tiles = ceil_div(row_tiles, split) * ceil_div(column_tiles, threads / split);
         if (fewest >= 0 && tiles >= fewest) continue;
@@ -77,28 +78,34 @@ void split_threads(const Product<T>& p, int threads, Plan& plan)
 template <class T>
 Plan make_plan(const Product<T>& p, int threads)
 {
+    constexpr int64_t width = tile_columns<T>, size = sizeof(T);
     Plan plan{};
-    bool a_in_place = p.a_depth == 1 || p.a_row == 1;
-    plan.pack_a = !a_in_place || p.columns > 8 * tile_columns<T>;
-    plan.pack_b = p.b_column != 1 || (p.rows > 4 * tile_rows && p.columns > tile_columns<T>);
-    bool streams = !plan.pack_b && p.depth * p.columns * int64_t{sizeof(T)} > cached_bytes;
-    plan.depth = even_block(p.depth, streams ? streamed_k : block_k);
-    plan.rows = plan.pack_a ? round_up(even_block(p.rows, shared_rows), tile_rows) : p.rows;
-    plan.columns = plan.pack_b ? shared_columns : p.columns;
-    if (p.rows * p.columns * p.depth < parallel_work) threads = 1;
-    split_threads(p, threads, plan);
-    plan.pack_as_used = plan.pack_b && plan.row_threads == 1 && p.rows <= block_rows;
-    if (plan.pack_as_used) plan.columns = p.columns;
+    bool few = p.rows <= few_rows;
+    plan.pack_b = p.b_column != 1 || (!few && p.columns > width);
+    split_threads(p, p.rows * p.columns * p.depth < parallel_work ? 1 : threads, plan);
 
-    if (plan.pack_a) plan.packed_a = round_up(min64(plan.rows, p.rows) * plan.depth, 16);
-    int64_t panels = plan.pack_as_used ? threads
-                     : plan.pack_b     ? ceil_div(min64(plan.columns, p.columns), tile_columns<T>)
-                                       : 1;
-    plan.packed_b = panels * tile_columns<T> * plan.depth;
+    int64_t wide_depth = even_block(p.depth, wide_block_k);
+    plan.wide = plan.pack_b && plan.row_threads == 1 && p.columns >= 4 * p.rows &&
+                p.rows * wide_depth * size <= block_bytes;
+    bool streams = !plan.pack_b && p.depth * p.columns * size > cached_bytes;
+    plan.depth = plan.wide ? wide_depth : even_block(p.depth, streams ? streamed_k : block_k);
+    // A few rows that are contiguous along the depth are as good as packed.
+    bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
+    plan.pack_a = plan.wide || !ready;
+    plan.rows = few || plan.wide ? p.rows : tile_rows;
+
+    int64_t share = ceil_div(ceil_div(p.columns, width), plan.column_threads) * width;
+    int64_t most = plan.wide ? width : max64(width, block_bytes / max64(size, plan.depth * size));
+    plan.columns = plan.pack_b ? round_up(even_block(share, most), width) : share;
+    plan.packed_a = plan.pack_a ? round_up(plan.rows * plan.depth, 16) : 0;
+    plan.packed_b = (plan.pack_b ? plan.columns : width) * plan.depth;
     return plan;
 }
 
-inline int64_t plan_elements(const Plan& plan) { return plan.packed_a + plan.packed_b; }
+inline int64_t plan_elements(const Plan& plan)
+{
+    return plan.packed_a * plan.threads + plan.packed_b * plan.column_threads;
+}
 
 // Rows [i0, i1), columns [j0, j1), depth [k0, k1).
 struct Block {
@@ -107,40 +114,33 @@ struct Block {
     int64_t depth() const { return k1 - k0; }
 };
 
-// body(begin, end) over packed rows or columns, on the threads of the plan.
-template <class Body>
-void for_packed(const Plan& plan, int64_t n, int64_t depth, int64_t tile, const Body& body)
+template <class T>
+void pack_a(const Product<T>& p, const Block& block, T* out)
 {
-    int64_t grain = plan.threads == 1 ? n + 1 : ceil_div(packing_grain, depth);
-    parallel_for(n, grain, tile, body);
+    pack_rows(p.a + block.i0 * p.a_row + block.k0 * p.a_depth, p.a_row, p.a_depth,
+              block.i1 - block.i0, block.depth(), out);
 }
 
+// The columns of `part`, which lie in `block`. Of a B that is read in place only a last panel that
+// is not whole is packed, to the beginning of `out`.
 template <class T>
-void pack_block_rows(const Product<T>& p, const Plan& plan, const Block& block, T* out)
+void pack_b(const Product<T>& p, const Plan& plan, const Block& block, const Block& part, T* out)
 {
-    const T* a = p.a + block.i0 * p.a_row + block.k0 * p.a_depth;
-    for_packed(plan, block.i1 - block.i0, block.depth(), tile_rows,
-               [&](int64_t begin, int64_t end) {
-                   pack_rows(a + begin * p.a_row, p.a_row, p.a_depth, end - begin, block.depth(),
-                             out + begin * block.depth());
-               });
+    constexpr int64_t width = tile_columns<T>;
+    int64_t begin = part.j0, offset = (part.j0 - block.j0) * block.depth();
+    if (!plan.pack_b) {
+        begin = max64(begin, p.columns / width * width);
+        offset = 0;
+    }
+    if (begin < part.j1)
+        pack_columns(p.b + block.k0 * p.b_depth + begin * p.b_column, p.b_depth, p.b_column,
+                     part.j1 - begin, block.depth(), out + offset);
 }
 
+// The tiles of a few rows below one panel of B.
 template <class T>
-void pack_block_columns(const Product<T>& p, const Plan& plan, const Block& block, T* out)
-{
-    const T* b = p.b + block.k0 * p.b_depth + block.j0 * p.b_column;
-    for_packed(plan, block.j1 - block.j0, block.depth(), tile_columns<T>,
-               [&](int64_t begin, int64_t end) {
-                   pack_columns(b + begin * p.b_column, p.b_depth, p.b_column, end - begin,
-                                block.depth(), out + begin * block.depth());
-               });
-}
-
-// The tiles of rows [i0, i1) below one panel of B. packed_a begins with the row `first_row`.
-template <class T>
-void run_panel(const Product<T>& p, const Plan& plan, const Block& block, int64_t first_row,
-               const T* packed_a, const T* b, int64_t b_stride)
+void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
+               const T* b, int64_t b_stride)
 {
     int64_t depth = block.depth();
     RowOrder order =
@@ -157,11 +157,12 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, int64_
                  p.activation,
                  p.accumulate || block.k0 > 0,
                  block.k1 == p.depth};
+    tile.far = plan.wide;
     for (int64_t i = block.i0; i < block.i1;) {
         int height = tile_rows_for(block.i1 - i);
         tile.c = p.c + i * p.c_row + block.j0;
         if (plan.pack_a) {
-            segment.a = packed_a + (i - first_row) * depth;
+            segment.a = packed_a + (i - block.i0) * depth;
             tile.a_stride = height;
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
@@ -171,53 +172,76 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, int64_
     }
 }
 
-// The part of a block that one thread computes.
+// The rows and columns of `part`, with the block's B packed.
 template <class T>
 void run_part(const Product<T>& p, const Plan& plan, const Block& block, const Block& part,
-              const T* packed_a, T* packed_b)
+              T* packed_a, const T* packed_b)
 {
     constexpr int64_t width = tile_columns<T>;
-    int64_t depth = block.depth();
-    for (int64_t i = part.i0; i < part.i1; i += block_rows)
+    for (int64_t i = part.i0; i < part.i1; i += plan.rows) {
+        Block rows = part;
+        rows.i0 = i;
+        rows.i1 = min64(part.i1, i + plan.rows);
+        if (plan.pack_a && !plan.wide) pack_a(p, rows, packed_a);
         for (int64_t j = part.j0; j < part.j1; j += width) {
-            Block panel{i,        min64(part.i1, i + block_rows),
-                        j,        min64(part.j1, j + width),
-                        block.k0, block.k1};
-            const T* from = p.b + block.k0 * p.b_depth + j * p.b_column;
-            const T* b = from;
-            int64_t stride = p.b_depth;
-            if (plan.pack_as_used) {
-                pack_columns(from, p.b_depth, p.b_column, panel.j1 - j, depth, packed_b);
-                b = packed_b;
-                stride = width;
-            } else if (plan.pack_b || j + width > p.columns) {
-                b = packed_b + (plan.pack_b ? (j - block.j0) * depth : 0);
-                stride = width;
+            Block panel = rows;
+            panel.j0 = j;
+            panel.j1 = min64(part.j1, j + width);
+            if (plan.pack_b || j + width > p.columns) {
+                int64_t offset = plan.pack_b ? (j - block.j0) * block.depth() : 0;
+                run_panel(p, plan, panel, packed_a, packed_b + offset, width);
+            } else {
+                run_panel(p, plan, panel, packed_a, p.b + block.k0 * p.b_depth + j, p.b_depth);
             }
-            run_panel(p, plan, panel, block.i0, packed_a, b, stride);
         }
+    }
 }
 
-// A whole block, both operands packed: the threads' parts are cut at whole tiles.
+// All blocks of a thread that shares its columns with no other.
 template <class T>
-void run_block(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
-               T* packed_b)
+void run_columns(const Product<T>& p, const Plan& plan, int64_t j0, int64_t j1, T* packed_a,
+                 T* packed_b)
 {
-    int64_t row_tiles = ceil_div(block.i1 - block.i0, tile_rows);
-    int64_t panels = ceil_div(block.j1 - block.j0, tile_columns<T>);
-    parallel_for(plan.row_threads * plan.column_threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = 0; k < p.depth; k += plan.depth) {
+        Block block{0, p.rows, j0, j1, k, min64(p.depth, k + plan.depth)};
+        if (plan.pack_a && plan.wide) pack_a(p, block, packed_a);
+        for (int64_t j = j0; j < j1; j += plan.columns) {
+            block.j0 = j;
+            block.j1 = min64(j1, j + plan.columns);
+            pack_b(p, plan, block, block, packed_b);
+            run_part(p, plan, block, block, packed_a, packed_b);
+        }
+    }
+}
+
+// Where the i-th of `parts` parts of [begin, end) begins: parts are cut at whole tiles.
+inline int64_t cut(int64_t begin, int64_t end, int64_t tile, int64_t i, int64_t parts)
+{
+    return min64(end, begin + ceil_div(end - begin, tile) * i / parts * tile);
+}
+
+// One block of B whose columns several threads share: packed by all of them first.
+template <class T>
+void run_shared(const Product<T>& p, const Plan& plan, const Block& block, T* packed_a, T* packed_b)
+{
+    constexpr int64_t width = tile_columns<T>;
+    int64_t grain = plan.pack_b ? ceil_div(packing_grain, block.depth()) : p.columns;
+    parallel_for(block.j1 - block.j0, grain, width, [&](int64_t begin, int64_t end) {
+        Block part = block;
+        part.j0 = block.j0 + begin;
+        part.j1 = block.j0 + end;
+        pack_b(p, plan, block, part, packed_b);
+    });
+    parallel_for(plan.threads, 1, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
             int64_t r = t / plan.column_threads, c = t % plan.column_threads;
-            auto row = [&](int64_t i) {
-                return min64(block.i1, block.i0 + row_tiles * i / plan.row_threads * tile_rows);
-            };
-            auto column = [&](int64_t i) {
-                return min64(block.j1,
-                             block.j0 + panels * i / plan.column_threads * tile_columns<T>);
-            };
-            Block part{row(r), row(r + 1), column(c), column(c + 1), block.k0, block.k1};
-            int64_t own = plan.pack_as_used ? t * tile_columns<T> * plan.depth : 0;
-            run_part(p, plan, block, part, packed_a, packed_b + own);
+            Block part{cut(0, p.rows, tile_rows, r, plan.row_threads),
+                       cut(0, p.rows, tile_rows, r + 1, plan.row_threads),
+                       cut(block.j0, block.j1, width, c, plan.column_threads),
+                       cut(block.j0, block.j1, width, c + 1, plan.column_threads),
+                       block.k0,
+                       block.k1};
+            run_part(p, plan, block, part, packed_a + t * plan.packed_a, packed_b);
         }
     });
 }
@@ -225,22 +249,22 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, const 
 template <class T>
 void run_blocks(const Product<T>& p, const Plan& plan, T* packed_a, T* packed_b)
 {
-    constexpr int64_t width = tile_columns<T>;
-    for (int64_t j = 0; j < p.columns; j += plan.columns)
-        for (int64_t k = 0; k < p.depth; k += plan.depth) {
-            Block block{
-                0, 0, j, min64(p.columns, j + plan.columns), k, min64(p.depth, k + plan.depth)};
-            // Of a B that is read in place, a last panel that is not whole is packed.
-            Block packed = block;
-            if (!plan.pack_b) packed.j0 = p.columns / width * width;
-            if (!plan.pack_as_used) pack_block_columns(p, plan, packed, packed_b);
-            for (int64_t i = 0; i < p.rows; i += plan.rows) {
-                block.i0 = i;
-                block.i1 = min64(p.rows, i + plan.rows);
-                if (plan.pack_a) pack_block_rows(p, plan, block, packed_a);
-                run_block(p, plan, block, packed_a, packed_b);
-            }
-        }
+    if (plan.row_threads == 1) {
+        parallel_for(plan.threads, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t)
+                run_columns(p, plan, cut(0, p.columns, tile_columns<T>, t, plan.threads),
+                            cut(0, p.columns, tile_columns<T>, t + 1, plan.threads),
+                            packed_a + t * plan.packed_a, packed_b + t * plan.packed_b);
+        });
+        return;
+    }
+    int64_t columns = plan.columns * plan.column_threads;
+    for (int64_t j = 0; j < p.columns; j += columns)
+        for (int64_t k = 0; k < p.depth; k += plan.depth)
+            run_shared(
+                p, plan,
+                {0, p.rows, j, min64(p.columns, j + columns), k, min64(p.depth, k + plan.depth)},
+                packed_a, packed_b);
 }
 
 // A sum of no terms: act(out? + bias).
@@ -261,7 +285,7 @@ void run_product(const Product<T>& p, int threads, T* workspace)
 {
     if (p.depth == 0) return run_without_depth(p);
     Plan plan = make_plan(p, threads);
-    run_blocks(p, plan, workspace, workspace + plan.packed_a);
+    run_blocks(p, plan, workspace, workspace + plan.threads * plan.packed_a);
 }
 
 // The call's batch: products of one shape, whose operands lie strides apart.

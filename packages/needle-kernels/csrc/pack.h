@@ -117,7 +117,12 @@ void pack_columns(const T* b, int64_t depth_stride, int64_t column_stride, int64
                   int64_t depth, T* out)
 {
     constexpr int64_t width = tile_columns<T>;
-    for (int64_t j = 0; j < columns; j += width)
+    int64_t whole = column_stride == 1 ? columns / width * width : 0;
+    for (int64_t k = 0; k < depth && whole > 0; ++k)
+        for (int64_t j = 0; j < whole; j += width)
+            for (int64_t v = 0; v < width; v += lanes<T>)
+                store(out + j * depth + k * width + v, load(b + k * depth_stride + j + v));
+    for (int64_t j = whole; j < columns; j += width)
         pack_panel(b + j * column_stride, column_stride, depth_stride, min64(width, columns - j),
                    depth, out + j * depth, width);
 }

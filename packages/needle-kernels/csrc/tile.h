@@ -43,6 +43,7 @@ struct Tile {
     bool accumulate;   // C += rather than C =
     bool finish;       // the last part of the sum: add the bias and apply the activation
     int64_t rows = 0;  // of a narrow tile: how many of its rows exist in C
+    bool far = false;  // C is beyond the caches, the next tile lies below: fetch C row by row
 };
 
 // Enough accumulators to hide the latency of the multiply-adds, and two registers for B.
@@ -96,10 +97,14 @@ inline void store_tile(const Tile<T>& tile, const Vec<T> (&sum)[MR][NV])
     }
 }
 
+constexpr int64_t fetch_interval = 8;  // k between two rows of C: enough to fetch one
+
 template <class T, int MR, int NV, RowOrder order>
 void run_tile(const Tile<T>& tile)
 {
     constexpr int width = lanes<T>;
+    const T* fetched = tile.c;
+    const T* fetched_end = tile.far ? tile.c + MR * tile.c_stride : tile.c;
     Vec<T> sum[MR][NV];
 #pragma GCC unroll 32
     for (int i = 0; i < MR; ++i)
@@ -116,26 +121,34 @@ void run_tile(const Tile<T>& tile)
         constexpr int groups = (MR + 2) / 3;
         const T* base[groups];
         for (int g = 0; g < groups; ++g) base[g] = a + 3 * g * a_stride;
-        for (int64_t k = 0; k < segment.k; ++k) {
-            Vec<T> row[NV];
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) row[v] = load(b + v * width);
-#pragma GCC unroll 32
-            for (int i = 0; i < MR; ++i) {
-                T x;
-                if constexpr (order == RowOrder::rows_contiguous)
-                    x = a[i];
-                else
-                    x = base[i / 3][(i % 3) * a_stride];
-#pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) sum[i][v] += broadcast(x) * row[v];
+        for (int64_t k = 0; k < segment.k;) {
+            int64_t end = segment.k;
+            if (fetched != fetched_end) {
+                for (int v = 0; v < NV; ++v) __builtin_prefetch(fetched + v * width);
+                fetched += tile.c_stride;
+                end = min64(end, k + fetch_interval);
             }
-            b += b_stride;
-            if constexpr (order == RowOrder::rows_contiguous)
-                a += a_stride;
-            else
+            for (; k < end; ++k) {
+                Vec<T> row[NV];
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) row[v] = load(b + v * width);
+#pragma GCC unroll 32
+                for (int i = 0; i < MR; ++i) {
+                    T x;
+                    if constexpr (order == RowOrder::rows_contiguous)
+                        x = a[i];
+                    else
+                        x = base[i / 3][(i % 3) * a_stride];
+#pragma GCC unroll 4
+                    for (int v = 0; v < NV; ++v) sum[i][v] += broadcast(x) * row[v];
+                }
+                b += b_stride;
+                if constexpr (order == RowOrder::rows_contiguous)
+                    a += a_stride;
+                else
 #pragma GCC unroll 8
-                for (int g = 0; g < groups; ++g) ++base[g];
+                    for (int g = 0; g < groups; ++g) ++base[g];
+            }
         }
     }
     store_tile<T, MR, NV>(tile, sum);
