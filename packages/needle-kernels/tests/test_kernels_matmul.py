@@ -42,6 +42,32 @@ def test_large(device):
     check(a @ b, a, b, "float32")
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("m", "k", "n"),
+    [
+        (70, 600, 900),  # a wide b: its panels pass by all rows, in several blocks of depth
+        (200, 530, 300),  # rows of a pass by blocks of b; the last of each is not whole
+        (20, 130, 333),  # b in place but for its last panel
+        (301, 700, 17),  # one panel
+    ],
+)
+def test_blocks_and_threads(device, threads, m, k, n):
+    before = nd.num_threads()
+    nd.set_num_threads(threads)
+    try:
+        a, at = (nd.array(draw(s), dtype="float32", device=device) for s in ((m, k), (k, m)))
+        b, bt = (nd.array(draw(s, 1), dtype="float32", device=device) for s in ((k, n), (n, k)))
+        bias = draw((n,), 2).astype(np.float32)
+        for x, y in [(a, b), (at.permute(1, 0), b), (a, bt.permute(1, 0))]:
+            got = nd.matmul(x, y, bias=nd.array(bias, device=device), activation="relu")
+            check(got, x, y, "float32", bias, lambda v: np.maximum(v, 0))
+            before_sum = got.numpy().copy()
+            check(nd.matmul(x, y, out=got, accumulate=True), x, y, "float32", before_sum)
+    finally:
+        nd.set_num_threads(before)
+
+
 @pytest.mark.parametrize("view_b", VIEWS)
 @pytest.mark.parametrize("view_a", VIEWS)
 def test_views(device, view_a, view_b):
