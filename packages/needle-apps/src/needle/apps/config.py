@@ -356,7 +356,7 @@ class ImageConfig(Config):
     model: ImageModel = setting(
         ImageModel.resnet9,
         "The network. resnet9: 431,946 parameters, strides. resnet9-full: 6,573,120 parameters, "
-        "full resolution, some 300 times the work.",
+        "full resolution, some 400 times the work.",
         panel="Model",
     )
     init: Init = setting(

@@ -141,7 +141,7 @@ class Normalize(BatchTransform):
 
     def __call__(self, images: Array[Any], rng: np.random.Generator | None = None) -> Array[Any]:
         whole = np.float32(255 if images.dtype == np.uint8 else 1)
-        out = np.divide(images, self.std * whole, dtype=np.float32)
+        out: Array[np.float32] = np.divide(images, self.std * whole, dtype=np.float32)
         if self.mean.any():
             out -= self.mean / self.std
         return out

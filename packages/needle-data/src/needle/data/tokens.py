@@ -154,8 +154,8 @@ def _parse(content: bytes, key: str) -> TokenizedCorpus:
         dictionary.add_word(word)
     if len(dictionary) != len(words):
         raise DataFileError("a word comes twice")
-    ids = _arrays(body[line + sizes["words"] - start :], sizes, len(words))
-    return TokenizedCorpus(dictionary, **dict(ids))
+    ids = dict(_arrays(body[line + sizes["words"] - start :], sizes, len(words)))
+    return TokenizedCorpus(dictionary, ids["train"], ids["test"], ids.get("valid"))
 
 
 def _sizes(header: Any, key: str, size: int) -> dict[str, Any]:
@@ -176,12 +176,11 @@ def _sizes(header: Any, key: str, size: int) -> dict[str, Any]:
 
 def _arrays(
     body: memoryview, sizes: dict[str, Any], words: int
-) -> Iterator[tuple[str, Array[np.int32] | None]]:
-    """Each split's ids, every one checked to be that of a word."""
+) -> Iterator[tuple[str, Array[np.int32]]]:
+    """The ids of each split that there is, every one checked to be that of a word."""
     first = 0
     for name in SPLITS:
         if sizes[name] is None:
-            yield name, None
             continue
         ids = np.frombuffer(body, IDS, sizes[name], first * IDS.itemsize).astype(np.int32)
         first += sizes[name]
