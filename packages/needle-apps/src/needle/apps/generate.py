@@ -10,7 +10,7 @@ repeat:             id ~ softmax(logits / temperature), of the top_k largest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +155,7 @@ def encode(text: str, words: Sequence[str]) -> tuple[list[int], list[str]]:
     return found, unknown
 
 
-def pieces(ids: Iterator[int] | Sequence[int], words: Sequence[str]) -> Iterator[str]:
+def pieces(ids: Iterable[int], words: Sequence[str]) -> Iterator[str]:
     """The text of ids, piece by piece: spaces between words, a line's end for `<eos>`."""
     start = True
     for i in ids:

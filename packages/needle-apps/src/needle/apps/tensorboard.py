@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ class TensorBoard(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self._step = trainer.at.step
         resumed = self._step + 1 if self._step else None
-        self._writer = self._make(str(self.folder), purge_step=resumed)
+        # Its own names differ by seconds: a second run within one would overwrite the first's file.
+        suffix = f".{time.time_ns()}"
+        self._writer = self._make(str(self.folder), purge_step=resumed, filename_suffix=suffix)
 
     def on_step(self, metrics: StepMetrics) -> None:
         self._step = metrics.step

@@ -5,8 +5,12 @@
 
 from needle.apps.commands import train  # isort: skip
 from needle.apps.commands import evaluate  # isort: skip
-from needle.apps.commands import info  # isort: skip
+from needle.apps.commands import predict  # isort: skip
+from needle.apps.commands import generate  # isort: skip
+from needle.apps.commands import runs  # isort: skip
 from needle.apps.commands import data  # isort: skip
+from needle.apps.commands import bench  # isort: skip
+from needle.apps.commands import info  # isort: skip
 from needle.apps.commands.base import app
 
-__all__ = ["app", "data", "evaluate", "info", "train"]
+__all__ = ["app", "bench", "data", "evaluate", "generate", "info", "predict", "runs", "train"]
