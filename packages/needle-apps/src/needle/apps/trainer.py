@@ -482,7 +482,9 @@ class Trainer:
         self.opt.load_state_dict(state.optimizer)
         self.at = replace(state.progress)
         device = model_device(self.task.model)
-        hidden = [Tensor(h, device=device, requires_grad=False) for h in state.hidden]
+        hidden = [
+            Tensor(h, device=device, dtype=h.dtype.name, requires_grad=False) for h in state.hidden
+        ]
         self.hidden = None if not hidden else hidden[0] if len(hidden) == 1 else tuple(hidden)
         self.order = state.order
         np.random.set_state(state.generator)
