@@ -31,6 +31,7 @@ app.add_typer(commands, name="runs")
 NameOfRun = Annotated[
     str, typer.Argument(metavar="RUN", help="A folder, a name, a part of one, or `latest`.")
 ]
+WIDEST = 1000  # columns of a table that no terminal limits
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "killed": "red"}
 
 
@@ -183,6 +184,8 @@ def _date(seconds: float) -> str:
 
 
 def _print(table: Table) -> None:
-    """Print a table, on a pipe as wide as it needs to be: lines are for grep there."""
+    """Print a table; on a pipe as wide as it needs to be, for grep."""
     console = Console(highlight=False)
-    console.print(table, soft_wrap=not console.is_terminal, crop=console.is_terminal)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDEST)
+    console.print(table)

@@ -262,8 +262,9 @@ def _callbacks(recipe: Recipe, run: Run, report: Report, request: Request) -> li
         callbacks.append(JsonReport(log_every))
     if request.save is not None:
         callbacks.append(ModelFile(request.save, recipe))
-    if request.tensorboard:
-        callbacks.append(TensorBoard(run.folder / runs.TENSORBOARD, log_every))
+    events = run.folder / runs.TENSORBOARD
+    if request.tensorboard or events.is_dir():  # a resumed run goes on with what it has begun
+        callbacks.append(TensorBoard(events, log_every))
     if request.plots:
         callbacks.append(Pictures(run, report.warn, _test_images(recipe)))
     return callbacks
