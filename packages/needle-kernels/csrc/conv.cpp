@@ -10,7 +10,7 @@
 //     conv_input_grad       positions or images         input channels   taps, output channels
 //     conv_weight_grad      input channels of one tap   output channels  positions, images
 #include "families.h"
-#include "pack.h"
+#include "matmul.h"
 #include "strided.h"
 #include "tile.h"
 
@@ -482,11 +482,71 @@ int64_t conv_elements(const Call& call)
 // Gradient of the input: dx[n, y, x] = sum over taps of dy[n, (y + p - ky) / s, (x + p - kx) / s]
 // w[ky, kx]^T, of the taps for which both quotients are whole
 
+// Few input channels would leave a tile's columns empty. Then the product is made the other way
+// round: a block of positions of dy, times all weights, gives each position a row of
+// K x K x C numbers, which are added where its taps meet pixels. A block stays in the cache.
+
+constexpr int64_t few_input_channels = 8;
+constexpr int64_t scatter_elements = 12 * 1024;
+
+inline bool scatters_rows(const Array& dx, const Array& w)
+{
+    bool one_row =
+        w.strides[1] == w.shape[2] * w.strides[2] && w.strides[0] == w.shape[1] * w.strides[1];
+    return dx.shape[3] <= few_input_channels && one_row &&
+           w.shape[0] * w.shape[1] * w.shape[2] * tile_rows <= scatter_elements;
+}
+
+// Adds what position (oy, ox) gives to each pixel that one of its taps meets.
+template <class T>
+void scatter_row(const T* row, const Axis& vertical, const Axis& horizontal, int64_t oy, int64_t ox,
+                 const Image<T>& to, int64_t image)
+{
+    int64_t first = horizontal.first_tap(ox), n = (horizontal.end_tap(ox) - first) * to.c;
+    for (int64_t ky = vertical.first_tap(oy); ky < vertical.end_tap(oy); ++ky) {
+        const T* __restrict from = row + (ky * horizontal.kernel + first) * to.c;
+        T* __restrict pixels = to.at(image, oy * vertical.stride + ky - vertical.padding,
+                                     ox * horizontal.stride + first - horizontal.padding);
+        for (int64_t i = 0; i < n; ++i) pixels[i] += from[i];
+    }
+}
+
+template <class T>
+void input_grad_by_rows(const Call& call)
+{
+    const Array &out = call.arrays[0], &dy = call.arrays[1], &w = call.arrays[2];
+    Axis vertical = axis_of(call, out, dy, w, 1), horizontal = axis_of(call, out, dy, w, 2);
+    T* buffer = static_cast<T*>(call.workspace);
+    Image<T> from = dense_rows<T>(dy, buffer);
+    Image<T> to = dense_image(out.as<T>(), out.shape[0], out.shape[1], out.shape[2], out.shape[3]);
+    int64_t columns = w.shape[0] * w.shape[1] * w.shape[2];
+    PackedB<T> weights = pack_b(w.as<T>(), w.strides[3], w.strides[2], w.shape[3], columns, buffer);
+    bool dense = from.row_stride == from.w * from.pixel_stride;
+    int64_t positions = from.h * from.w, block = scatter_elements / columns;
+    int64_t work = positions * columns * w.shape[3];
+    parallel_for(to.n, ceil_div(parallel_work, max64(work, 1)), [&](int64_t begin, int64_t end) {
+        alignas(64) T rows[scatter_elements];
+        std::memset(to.at(begin, 0, 0), 0,
+                    static_cast<size_t>((end - begin) * to.image_stride) * sizeof(T));
+        for (int64_t image = begin; image < end; ++image)
+            for (int64_t p = 0, next; p < positions; p = next) {
+                next = min64(p + block, dense ? positions : (p / from.w + 1) * from.w);
+                const T* a = from.at(image, p / from.w, p % from.w);
+                multiply_packed<T>({next - p, a, from.pixel_stride, 1, rows, columns}, weights, 0,
+                                   columns);
+                for (int64_t i = p; i < next; ++i)
+                    scatter_row(rows + (i - p) * columns, vertical, horizontal, i / from.w,
+                                i % from.w, to, image);
+            }
+    });
+}
+
 template <class T>
 void input_grad_typed(const Call& call)
 {
     const Array &out = call.arrays[0], &dy = call.arrays[1], &w = call.arrays[2];
     if (out.size() == 0) return;
+    if (scatters_rows(out, w)) return input_grad_by_rows<T>(call);
     Axis vertical = axis_of(call, out, dy, w, 1), horizontal = axis_of(call, out, dy, w, 2);
     T* buffer = static_cast<T*>(call.workspace);
     Products<T> p{};
@@ -508,7 +568,11 @@ void input_grad_typed(const Call& call)
 template <class T>
 int64_t input_grad_elements(const Call& call)
 {
-    return dense_elements(call.arrays[1]) + packed_weight_elements<T>(call.arrays[2], 3);
+    const Array &dy = call.arrays[1], &w = call.arrays[2];
+    int64_t packed = scatters_rows(call.arrays[0], w)
+                         ? packed_elements<T>(w.shape[3], w.shape[0] * w.shape[1] * w.shape[2])
+                         : packed_weight_elements<T>(w, 3);
+    return dense_elements(dy) + packed;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
