@@ -197,6 +197,35 @@ std::unique_ptr<Storage> borrow(uintptr_t address, int64_t size, const std::stri
                                      keep);
 }
 
+// Memory of a device that is not the host's.
+std::unique_ptr<Storage> storage_on(int device, int64_t size, const std::string& dtype)
+{
+    if (device < 0 || device >= device_count)
+        throw py::index_error("Storage.on: device: out of range");
+    Backend& backend = device_backend(static_cast<Device>(device));
+    DType kind = dtype_from_name(dtype);
+    int64_t bytes = size * item_size(kind);
+    void* data = backend.allocate(bytes);
+    if (data == nullptr) {
+        PyErr_SetString(PyExc_MemoryError, backend.out_of_memory(bytes).c_str());
+        throw py::error_already_set();
+    }
+    auto owner = std::shared_ptr<void>(data, [&backend, bytes](void* p) { backend.release(p, bytes); });
+    return std::make_unique<Storage>(data, size, kind, owner);
+}
+
+// Takes the kernels and the memory of a device from another extension module.
+void register_device(const std::string& name, const py::capsule& table, const py::capsule& backend)
+{
+    for (int d = 0; d < device_count; ++d)
+        if (name == device_names[d]) {
+            device_table(static_cast<Device>(d)) = *table.get_pointer<Table>();
+            set_device_backend(static_cast<Device>(d), backend.get_pointer<Backend>());
+            return;
+        }
+    throw py::value_error("register_device: name: got " + name + ": need cpu, reference or cuda");
+}
+
 int current_target = -1;
 
 void use_target(int index)
@@ -313,6 +342,7 @@ PYBIND11_MODULE(cpu, m)
              py::arg("size"), py::arg("dtype"))
         .def_static("borrow", &borrow, py::arg("ptr"), py::arg("size"), py::arg("dtype"),
                     py::arg("owner"))
+        .def_static("on", &storage_on, py::arg("device"), py::arg("size"), py::arg("dtype"))
         .def("ptr", [](const Storage& s) { return reinterpret_cast<uintptr_t>(s.data()); })
         .def_property_readonly("size", &Storage::size)
         .def_property_readonly("dtype", [](const Storage& s) { return dtype_name(s.dtype()); })
@@ -339,6 +369,10 @@ PYBIND11_MODULE(cpu, m)
           py::arg("dense_strides"));
     m.attr("wrap") = wrap_function();
     m.attr("elementwise") = elementwise_function();
+    m.def("register_device", &register_device, py::arg("name"), py::arg("table"),
+          py::arg("backend"));
+    m.attr("DEVICES") = py::tuple(py::cast(std::vector<std::string>(
+        device_names, device_names + device_count)));
     m.def("set_reference", &set_reference, py::arg("functions"));
     m.def("view", &view, py::arg("storage"), py::arg("shape"), py::arg("strides"),
           py::arg("offset"));

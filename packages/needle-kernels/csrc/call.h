@@ -21,6 +21,7 @@ struct Array {
     int32_t rank;
     int64_t shape[max_rank];
     int64_t strides[max_rank];
+    bool immediate = false;  // a number of the call: `data` is the host's memory on every device
 
     template <class T>
     NEEDLE_INLINE T* as() const

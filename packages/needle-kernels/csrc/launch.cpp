@@ -22,27 +22,57 @@ void run_recorded(Device device, const Entry& entry, const Call& call)
     record(static_cast<int>(device), start, clock_now() - start, call);
 }
 
+class CpuBackend : public Backend {
+public:
+    void* allocate(int64_t bytes) override { return needle::allocate(bytes); }
+    void release(void* data, int64_t bytes) override { needle::release(data, bytes); }
+    std::string out_of_memory(int64_t bytes) override
+    {
+        MemoryStats stats = memory_stats();
+        return "cpu: out of memory: asked for " + std::to_string(bytes) + " bytes: " +
+               std::to_string(stats.held) + " held, " + std::to_string(stats.in_use) +
+               " of them in use, limit " +
+               (stats.limit > 0 ? std::to_string(stats.limit) : std::string("none"));
+    }
+};
+
+Backend* backends[device_count];
+
 // Scratch memory for one call, given back when the call ends.
 class Workspace {
 public:
-    explicit Workspace(int64_t bytes) : bytes_(bytes), data_(bytes > 0 ? allocate(bytes) : nullptr)
+    Workspace(Backend& backend, int64_t bytes)
+        : backend_(backend), bytes_(bytes), data_(bytes > 0 ? backend.allocate(bytes) : nullptr)
     {
         if (bytes > 0 && data_ == nullptr) throw std::bad_alloc();
     }
     ~Workspace()
     {
-        if (data_ != nullptr) release(data_, bytes_);
+        if (data_ != nullptr) backend_.release(data_, bytes_);
     }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
     void* data() const { return data_; }
 
 private:
+    Backend& backend_;
     int64_t bytes_;
     void* data_;
 };
 
 }  // namespace
+
+Backend& device_backend(Device device)
+{
+    static CpuBackend* cpu = new CpuBackend;  // outlives arrays that die at the interpreter's end
+    Backend* found = backends[static_cast<int>(device)];
+    return found != nullptr ? *found : *cpu;
+}
+
+void set_device_backend(Device device, Backend* backend)
+{
+    backends[static_cast<int>(device)] = backend;
+}
 
 Table& device_table(Device device) { return tables[static_cast<int>(device)]; }
 
@@ -54,8 +84,10 @@ void launch(Device device, int kernel, Call& call)
                                     " has no kernel " + kernel_names[kernel]);
     call.kernel = kernel;
     begin_kernel();
-    Workspace workspace(entry.workspace != nullptr ? entry.workspace(call) : 0);
+    Backend& backend = device_backend(device);
+    Workspace workspace(backend, entry.workspace != nullptr ? entry.workspace(call) : 0);
     call.workspace = workspace.data();
+    call.stream = backend.stream();
     counts[static_cast<int>(device)][kernel].fetch_add(1, std::memory_order_relaxed);
     if (__builtin_expect(recording(), 0))
         run_recorded(device, entry, call);

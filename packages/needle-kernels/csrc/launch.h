@@ -2,15 +2,30 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels.h"
 
 namespace needle {
 
-enum class Device : int { cpu, reference, count };
+enum class Device : int { cpu, reference, cuda, count };
 
 constexpr int device_count = static_cast<int>(Device::count);
-inline constexpr const char* device_names[] = {"cpu", "reference"};
+inline constexpr const char* device_names[] = {"cpu", "reference", "cuda"};
+
+// What a device offers besides kernels: memory, and the stream its kernels run on.
+class Backend {
+public:
+    virtual ~Backend() = default;
+    virtual void* allocate(int64_t bytes) = 0;  // nullptr when there is none left
+    virtual void release(void* data, int64_t bytes) = 0;
+    virtual void* stream() { return nullptr; }
+    virtual std::string out_of_memory(int64_t bytes) = 0;  // says what was asked, held and free
+};
+
+// The CPU's unless another was set.
+Backend& device_backend(Device device);
+void set_device_backend(Device device, Backend* backend);
 
 // The table that launch() uses for a device. Set before the first launch, and when the target
 // changes.

@@ -342,6 +342,7 @@ void read_immediate(py::handle value, DType dtype, const Array& like, void* slot
     }
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
     array.data = slot;
+    array.immediate = true;
     array.dtype = dtype;
     array.rank = like.rank;
     for (int i = 0; i < like.rank; ++i) {
