@@ -206,11 +206,9 @@ std::unique_ptr<Storage> storage_on(int device, int64_t size, const std::string&
     DType kind = dtype_from_name(dtype);
     int64_t bytes = size * item_size(kind);
     void* data = backend.allocate(bytes);
-    if (data == nullptr) {
-        PyErr_SetString(PyExc_MemoryError, backend.out_of_memory(bytes).c_str());
-        throw py::error_already_set();
-    }
-    auto owner = std::shared_ptr<void>(data, [&backend, bytes](void* p) { backend.release(p, bytes); });
+    if (data == nullptr) throw OutOfMemory(backend.out_of_memory(bytes));
+    auto owner =
+        std::shared_ptr<void>(data, [&backend, bytes](void* p) { backend.release(p, bytes); });
     return std::make_unique<Storage>(data, size, kind, owner);
 }
 
@@ -371,8 +369,8 @@ PYBIND11_MODULE(cpu, m)
     m.attr("elementwise") = elementwise_function();
     m.def("register_device", &register_device, py::arg("name"), py::arg("table"),
           py::arg("backend"));
-    m.attr("DEVICES") = py::tuple(py::cast(std::vector<std::string>(
-        device_names, device_names + device_count)));
+    m.attr("DEVICES") =
+        py::tuple(py::cast(std::vector<std::string>(device_names, device_names + device_count)));
     m.def("set_reference", &set_reference, py::arg("functions"));
     m.def("view", &view, py::arg("storage"), py::arg("shape"), py::arg("strides"),
           py::arg("offset"));

@@ -8,6 +8,9 @@ import numpy as np
 KERNELS: tuple[str, ...]
 """The names of the kernels; a kernel's number is its place."""
 
+DEVICES: tuple[str, ...]
+"""The names of the devices; a device's number is its place."""
+
 class Storage:
     """Aligned memory for elements of one dtype."""
 
@@ -15,6 +18,10 @@ class Storage:
     @staticmethod
     def borrow(ptr: int, size: int, dtype: str, owner: object) -> Storage:
         """Memory of `size` elements at `ptr` that `owner` keeps alive."""
+
+    @staticmethod
+    def on(device: int, size: int, dtype: str) -> Storage:
+        """Memory of the device with this number in DEVICES."""
 
     def ptr(self) -> int:
         """The address of the first element."""
@@ -58,6 +65,9 @@ def elementwise(kernel: int, a: object, b: object = ..., /) -> Any:
     That is: float32 or float64 NDArrays of one dtype on the bound device that broadcast, or one of
     them a Python float or int.
     """
+
+def register_device(name: str, table: object, backend: object) -> None:
+    """Takes the kernels and the memory of a device from another extension's capsules."""
 
 def set_reference(functions: dict[str, Callable[..., None]]) -> None:
     """Registers the NumPy twins that device 1 runs."""

@@ -29,8 +29,8 @@ public:
     std::string out_of_memory(int64_t bytes) override
     {
         MemoryStats stats = memory_stats();
-        return "cpu: out of memory: asked for " + std::to_string(bytes) + " bytes: " +
-               std::to_string(stats.held) + " held, " + std::to_string(stats.in_use) +
+        return "cpu: out of memory: asked for " + std::to_string(bytes) +
+               " bytes: " + std::to_string(stats.held) + " held, " + std::to_string(stats.in_use) +
                " of them in use, limit " +
                (stats.limit > 0 ? std::to_string(stats.limit) : std::string("none"));
     }
@@ -44,7 +44,7 @@ public:
     Workspace(Backend& backend, int64_t bytes)
         : backend_(backend), bytes_(bytes), data_(bytes > 0 ? backend.allocate(bytes) : nullptr)
     {
-        if (bytes > 0 && data_ == nullptr) throw std::bad_alloc();
+        if (bytes > 0 && data_ == nullptr) throw OutOfMemory(backend.out_of_memory(bytes));
     }
     ~Workspace()
     {
@@ -80,8 +80,10 @@ void launch(Device device, int kernel, Call& call)
 {
     const Entry& entry = tables[static_cast<int>(device)][kernel];
     if (entry.run == nullptr)
-        throw std::invalid_argument(std::string(device_names[static_cast<int>(device)]) +
-                                    " has no kernel " + kernel_names[kernel]);
+        throw std::runtime_error(std::string(kernel_names[kernel]) +
+                                 ": no such kernel: got device " +
+                                 device_names[static_cast<int>(device)] +
+                                 ": move the arrays to another device with .to(device)");
     call.kernel = kernel;
     begin_kernel();
     Backend& backend = device_backend(device);

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <string>
+#include <utility>
 
 #include "kernels.h"
 
@@ -20,7 +22,7 @@ public:
     virtual void* allocate(int64_t bytes) = 0;  // nullptr when there is none left
     virtual void release(void* data, int64_t bytes) = 0;
     virtual void* stream() { return nullptr; }
-    virtual std::string out_of_memory(int64_t bytes) = 0;  // says what was asked, held and free
+    virtual std::string out_of_memory(int64_t bytes) = 0;  // the text of OutOfMemory
 };
 
 // The CPU's unless another was set.
@@ -31,8 +33,18 @@ void set_device_backend(Device device, Backend* backend);
 // changes.
 Table& device_table(Device device);
 
-// Throws std::bad_alloc when there is no memory for the kernel's workspace, std::invalid_argument
-// when the device has no such kernel; nothing has been written then.
+// The device cannot give the memory that a call needs; what() says what was asked, held and free.
+class OutOfMemory : public std::bad_alloc {
+public:
+    explicit OutOfMemory(std::string text) : text_(std::move(text)) {}
+    const char* what() const noexcept override { return text_.c_str(); }
+
+private:
+    std::string text_;
+};
+
+// Throws OutOfMemory when there is no memory for the kernel's workspace, std::runtime_error when
+// the device has no such kernel; nothing has been written then.
 void launch(Device device, int kernel, Call& call);
 
 // How often each kernel ran: always counted.

@@ -1,4 +1,4 @@
-"""The fixture that runs a test on every device and instruction set of this machine."""
+"""The fixtures that run a test on every device and instruction set of this machine."""
 
 from collections.abc import Iterator
 
@@ -10,6 +10,14 @@ from needle.backend_ndarray.testing import Target, array_devices
 
 @pytest.fixture(params=array_devices())
 def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    target: Target = request.param
+    with target.active() as active:
+        yield active
+
+
+@pytest.fixture(params=[p for p in array_devices() if p.values[0].device.in_host_memory])
+def host_device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """The devices whose memory NumPy can share."""
     target: Target = request.param
     with target.active() as active:
         yield active

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -79,23 +80,33 @@ def test_cuda_says_what_is_missing():
             use()
 
 
+class Driver:
+    """What the library asks of libcuda.so.1."""
+
+    def __init__(self, found, version=13010):
+        self.found = found
+        self.version = version
+
+    def cuInit(self, flags):
+        return 0
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = self.found
+        return 0
+
+    def cuDriverGetVersion(self, version):
+        version._obj.value = self.version
+        return 0
+
+
 def test_what_is_missing_for_cuda(monkeypatch):
-    monkeypatch.setattr(devices, "find_spec", lambda name: object())
-
-    class Driver:
-        def __init__(self, found):
-            self.found = found
-
-        def cuInit(self, flags):
-            return 0
-
-        def cuDeviceGetCount(self, count):
-            count._obj.value = self.found
-            return 0
-
+    built = types.SimpleNamespace(EMULATED=False, RUNTIME=13000)
+    monkeypatch.setattr(devices, "_load_cuda", lambda: built)
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: Driver(1))
     assert devices.missing_for_cuda() == []
     assert nd.cuda().enabled()
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: Driver(1, 12080))
+    assert devices.missing_for_cuda() == ["a driver for CUDA 13 (this one is for 12)"]
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: Driver(0))
     assert devices.missing_for_cuda() == ["a CUDA device"]
 
@@ -104,8 +115,17 @@ def test_what_is_missing_for_cuda(monkeypatch):
 
     monkeypatch.setattr(devices.ctypes, "CDLL", no_driver)
     assert devices.missing_for_cuda() == ["the NVIDIA driver (libcuda.so.1)"]
-    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    monkeypatch.setattr(devices, "_load_cuda", lambda: None)
     assert devices.missing_for_cuda()[0] == "the extension needle._kernels.cuda"
+
+
+def test_an_emulated_gpu_must_be_asked_for(monkeypatch):
+    built = types.SimpleNamespace(EMULATED=True, RUNTIME=0)
+    monkeypatch.setattr(devices, "_load_cuda", lambda: built)
+    monkeypatch.delenv("NEEDLE_CUDA_EMULATE", raising=False)
+    assert "emulates one on the CPU" in devices.missing_for_cuda()[0]
+    monkeypatch.setenv("NEEDLE_CUDA_EMULATE", "1")
+    assert devices.missing_for_cuda() == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

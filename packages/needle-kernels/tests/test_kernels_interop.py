@@ -18,8 +18,8 @@ def address(array):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_asarray_shares_memory(device, view, dtype):
-    a = make_view(view, np.arange(12).reshape(3, 4).astype(dtype), device, dtype)
+def test_asarray_shares_memory(host_device, view, dtype):
+    a = make_view(view, np.arange(12).reshape(3, 4).astype(dtype), host_device, dtype)
     x = np.asarray(a)
     np.testing.assert_array_equal(x, a.numpy())
     assert x.dtype == dtype
@@ -31,8 +31,8 @@ def test_asarray_shares_memory(device, view, dtype):
         assert a[1, 2].item() == 0
 
 
-def test_array_protocol(device):
-    a = nd.array([1.5, 2.5], dtype="float32", device=device)
+def test_array_protocol(host_device):
+    a = nd.array([1.5, 2.5], dtype="float32", device=host_device)
     assert address(np.asarray(a, dtype="float32")) == a._handle.ptr()
     assert address(np.array(a)) != a._handle.ptr()
     assert np.asarray(a, dtype="int64").tolist() == [1, 2]
@@ -52,8 +52,8 @@ def test_view_keeps_the_memory_alive(device):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("view", [v for v in VIEWS if v != "broadcast"])
-def test_dlpack_out(device, view, dtype):
-    a = make_view(view, np.arange(12).reshape(3, 4).astype(dtype), device, dtype)
+def test_dlpack_out(host_device, view, dtype):
+    a = make_view(view, np.arange(12).reshape(3, 4).astype(dtype), host_device, dtype)
     x = np.from_dlpack(a)
     np.testing.assert_array_equal(x, a.numpy())
     assert x.dtype == dtype
@@ -76,11 +76,11 @@ def test_dlpack_in_shares_memory(dtype):
         assert (x == 1).all()
 
 
-def test_dlpack_round_trip(device):
-    a = nd.array(np.arange(6.0).reshape(2, 3), device=device)
-    b = nd.from_dlpack(a, device=device)
+def test_dlpack_round_trip(host_device):
+    a = nd.array(np.arange(6.0).reshape(2, 3), device=host_device)
+    b = nd.from_dlpack(a, device=host_device)
     assert b._handle is a._handle
-    c = nd.from_dlpack(np.from_dlpack(a), device=device)
+    c = nd.from_dlpack(np.from_dlpack(a), device=host_device)
     assert c._handle.ptr() == a._handle.ptr()
     c += 1
     compare(a, np.arange(1.0, 7.0).reshape(2, 3).astype(a.dtype))

@@ -222,24 +222,24 @@ class TestTiled:
     @pytest.mark.parametrize(
         ("m", "n", "p"), [(1, 1, 1), (2, 3, 4), (5, 1, 2), (0, 2, 1), (2, 0, 1)]
     )
-    def test_matches_matmul(self, device, m, n, p):
-        t = device.__tile_size__
+    def test_matches_matmul(self, host_device, m, n, p):
+        t = host_device.__tile_size__
         assert t == 8
         x, y = draw((m * t, n * t)).astype(np.float32), draw((n * t, p * t), 1).astype(np.float32)
         a = nd.array(
-            x.reshape(m, t, n, t).transpose(0, 2, 1, 3), dtype="float32", device=device
+            x.reshape(m, t, n, t).transpose(0, 2, 1, 3), dtype="float32", device=host_device
         ).compact()
         b = nd.array(
-            y.reshape(n, t, p, t).transpose(0, 2, 1, 3), dtype="float32", device=device
+            y.reshape(n, t, p, t).transpose(0, 2, 1, 3), dtype="float32", device=host_device
         ).compact()
-        out = nd.full((m, p, t, t), 7.0, device=device)
-        device.matmul_tiled(a._handle, b._handle, out._handle, m * t, n * t, p * t)
+        out = nd.full((m, p, t, t), 7.0, device=host_device)
+        host_device.matmul_tiled(a._handle, b._handle, out._handle, m * t, n * t, p * t)
         got = out.permute(0, 2, 1, 3).reshape(m * t, p * t)
         compare(got, x.astype(np.float64) @ y, dtype="float32", atol=1e-5)
 
-    def test_errors(self, device):
-        handle = nd.zeros((64,), device=device)._handle
+    def test_errors(self, host_device):
+        handle = nd.zeros((64,), device=host_device)._handle
         with pytest.raises(nd.ShapeError, match=r"matmul_tiled: .* got m=8, n=9, p=8: need mult"):
-            device.matmul_tiled(handle, handle, handle, 8, 9, 8)
+            host_device.matmul_tiled(handle, handle, handle, 8, 9, 8)
         with pytest.raises(nd.ShapeError, match="wrong size: got 64: need 128 elements"):
-            device.matmul_tiled(handle, handle, handle, 8, 16, 8)
+            host_device.matmul_tiled(handle, handle, handle, 8, 16, 8)

@@ -1,5 +1,7 @@
 """The test helpers fail where they should, and make the views they promise."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,7 @@ def test_missing_cuda_is_a_visible_skip_or_a_failure(monkeypatch):
     monkeypatch.delenv("NEEDLE_REQUIRE", raising=False)
     (skip,) = array_devices()[-1].marks
     assert skip.name == "skip"
-    assert "no CUDA: missing the extension" in skip.kwargs["reason"]
+    assert re.match("no CUDA: missing (the|an) extension", skip.kwargs["reason"])
     monkeypatch.setenv("NEEDLE_REQUIRE", "cuda")
     required = array_devices()[-1]
     assert required.id == "cuda"

@@ -27,8 +27,8 @@ public:
     std::string out_of_memory(int64_t bytes) override
     {
         MemoryStats stats = allocator().stats();
-        return "cuda: out of memory: asked for " + std::to_string(bytes) + " bytes: " +
-               std::to_string(stats.held) + " held, " + std::to_string(stats.in_use) +
+        return "cuda: out of memory: asked for " + std::to_string(bytes) +
+               " bytes: " + std::to_string(stats.held) + " held, " + std::to_string(stats.in_use) +
                " of them in use, " + std::to_string(free_memory()) + " free on the device, limit " +
                (stats.limit > 0 ? std::to_string(stats.limit) : std::string("none"));
     }
@@ -45,10 +45,11 @@ Table make_table()
 py::dict describe()
 {
     const Properties& p = properties();
-    return py::dict(py::arg("name") = p.name,
-                    py::arg("compute_capability") = py::make_tuple(p.compute_major, p.compute_minor),
-                    py::arg("multiprocessors") = p.multiprocessors, py::arg("memory") = p.memory,
-                    py::arg("driver") = p.driver, py::arg("runtime") = p.runtime);
+    return py::dict(
+        py::arg("name") = p.name,
+        py::arg("compute_capability") = py::make_tuple(p.compute_major, p.compute_minor),
+        py::arg("multiprocessors") = p.multiprocessors, py::arg("memory") = p.memory,
+        py::arg("driver") = p.driver);
 }
 
 py::dict stats()
@@ -87,22 +88,21 @@ PYBIND11_MODULE(cuda, m)
 {
     using namespace needle::cuda;
     m.doc() = "needle's CUDA kernels and the memory of the device.";
-    initialize();
     static needle::Table table = make_table();
     static CudaBackend* backend = new CudaBackend;  // arrays may outlive the module
     m.def("table", [] { return py::capsule(&table); });
     m.def("backend", [] { return py::capsule(static_cast<needle::Backend*>(backend)); });
+    m.def("initialize", &initialize);
     m.def("properties", &describe);
     m.def("upload", &upload, py::arg("address"), py::arg("array"));
     m.def("download", &download, py::arg("array"), py::arg("address"));
     m.def("synchronize", &synchronize, py::call_guard<py::gil_scoped_release>());
     m.def("memory_stats", &stats);
     m.def("reset_peak", [] { allocator().reset_peak(); });
-    m.def("set_memory_limit", [](int64_t bytes) { allocator().set_limit(bytes); }, py::arg("limit"));
+    m.def(
+        "set_memory_limit", [](int64_t bytes) { allocator().set_limit(bytes); }, py::arg("limit"));
     m.def("empty_cache", [] { allocator().empty(); });
-#ifdef NEEDLE_CUDA_EMULATE
-    m.attr("emulated") = true;
-#else
-    m.attr("emulated") = false;
-#endif
+    m.def("set_pooling", [](bool on) { allocator().set_pooling(on); }, py::arg("on"));
+    m.attr("RUNTIME") = runtime_version();
+    m.attr("EMULATED") = runtime_version() == 0;
 }

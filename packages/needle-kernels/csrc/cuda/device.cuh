@@ -8,6 +8,7 @@
 #endif
 
 #include <cstdint>
+#include <string>
 
 #include "../call.h"
 #include "../kernels.h"
@@ -17,6 +18,14 @@ namespace needle::cuda {
 
 constexpr int warp = 32;
 
+// So many elements a kernel with 32-bit indices may count. An emulated device has a lower limit, so
+// that tests of ordinary size reach it.
+#ifdef NEEDLE_CUDA_EMULATE
+constexpr int64_t most_indices = 1 << 13;
+#else
+constexpr int64_t most_indices = int64_t{1} << 30;
+#endif
+
 // kernel<<<grid, block, shared>>>(arguments...) on needle's stream, checked.
 template <class... Parameters, class... Arguments>
 void launch(const Call& call, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
@@ -24,10 +33,13 @@ void launch(const Call& call, void (*kernel)(Parameters...), dim3 grid, dim3 blo
 {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef NEEDLE_CUDA_EMULATE
+    if (!emulation::fits(grid, block, shared))
+        throw Error(std::string("cuda: launching ") + kernel_names[call.kernel] +
+                    ": the grid, the block or its shared memory is larger than a GPU allows");
     emulation::run_grid(grid, block, shared,
                         [&] { kernel(static_cast<Parameters>(arguments)...); });
 #else
-    kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream())>>>(
+    kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream())> > >(
         static_cast<Parameters>(arguments)...);
 #endif
     after_launch(kernel_names[call.kernel]);
@@ -84,6 +96,7 @@ struct Strided {
     int64_t count;
     int64_t shape[max_rank];
     int64_t strides[N][max_rank];
+    int64_t start[N];  // the place of element 0
 
     // All operands lie without gaps in the same order: element i is at place i of each.
     bool contiguous() const
@@ -95,16 +108,14 @@ struct Strided {
         return true;
     }
 
-    // The places of element `index` in each operand. Index is uint32_t where `count` allows it:
-    // 64-bit division is slow on GPUs.
-    template <class Index>
-    __device__ __forceinline__ void places(Index index, int64_t* place) const
+    // The places of element `index` in each operand.
+    __device__ __forceinline__ void places(uint32_t index, int64_t* place) const
     {
-        for (int k = 0; k < N; ++k) place[k] = 0;
+        for (int k = 0; k < N; ++k) place[k] = start[k];
         for (int axis = rank - 1; axis >= 0; --axis) {
-            Index size = static_cast<Index>(shape[axis]);
-            Index rest = index / size;
-            Index at = index - rest * size;
+            uint32_t size = static_cast<uint32_t>(shape[axis]);
+            uint32_t rest = index / size;
+            uint32_t at = index - rest * size;
             index = rest;
             for (int k = 0; k < N; ++k) place[k] += int64_t(at) * strides[k][axis];
         }
@@ -119,6 +130,7 @@ Strided<N> strided(const Array* const (&operands)[N])
     Strided<N> out;
     out.rank = 0;
     out.count = operands[0]->size();
+    for (int k = 0; k < N; ++k) out.start[k] = 0;
     for (int axis = 0; axis < operands[0]->rank; ++axis) {
         if (operands[0]->shape[axis] == 1) continue;
         int64_t stride = operands[0]->strides[axis], size = stride < 0 ? -stride : stride;
@@ -147,6 +159,25 @@ Strided<N> strided(const Array* const (&operands)[N])
     }
     if (out.rank > 0) out.rank = last + 1;
     return out;
+}
+
+// Calls body(piece) for parts of a layout whose elements 32 bits can count: 64-bit division is slow
+// on GPUs, and a second set of kernels for huge arrays would double the time to compile them.
+template <int N, class Body>
+void in_pieces(const Strided<N>& layout, const Body& body)
+{
+    if (layout.count <= most_indices) return body(layout);
+    int longest = 0;
+    for (int axis = 1; axis < layout.rank; ++axis)
+        if (layout.shape[axis] > layout.shape[longest]) longest = axis;
+    Strided<N> head = layout, tail = layout;
+    head.shape[longest] = layout.shape[longest] / 2;
+    tail.shape[longest] = layout.shape[longest] - head.shape[longest];
+    for (int k = 0; k < N; ++k) tail.start[k] += head.shape[longest] * layout.strides[k][longest];
+    for (Strided<N>* part : {&head, &tail}) {
+        part->count = layout.count / layout.shape[longest] * part->shape[longest];
+        in_pieces(*part, body);
+    }
 }
 
 // ---- sums and other folds over a warp or a block

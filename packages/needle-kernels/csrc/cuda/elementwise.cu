@@ -25,6 +25,15 @@ using Wrapping = typename WrappingOf<T>::type;
 template <class T>
 constexpr bool is_float = T(0.5) != T(0);
 
+template <class T>
+__device__ __forceinline__ bool negative(T x)
+{
+    if constexpr (T(-1) < T(0))
+        return x < T(0);
+    else
+        return false;
+}
+
 // ---- one input; the second argument is not there
 
 struct Negate {
@@ -42,7 +51,7 @@ struct Relu {
     template <class T>
     __device__ T operator()(T x, T) const
     {
-        return x < T(0) ? T(0) : x;  // NaN stays
+        return negative(x) ? T(0) : x;  // NaN stays
     }
 };
 
@@ -55,7 +64,7 @@ struct Abs {
         else if constexpr (sizeof(T) == 1)
             return x;
         else
-            return x < 0 ? T(Wrapping<T>(0) - Wrapping<T>(x)) : x;
+            return negative(x) ? T(Wrapping<T>(0) - Wrapping<T>(x)) : x;
     }
 };
 
@@ -100,6 +109,10 @@ struct LogicalOr {
 
 struct LogicalXor {
     __device__ uint8_t operator()(uint8_t a, uint8_t b) const { return (a != 0) != (b != 0); }
+};
+
+struct OrNot {
+    __device__ uint8_t operator()(uint8_t a, uint8_t b) const { return a != 0 || b == 0; }
 };
 
 // Each names the operation that NumPy, or arithmetic modulo 2, means for bool.
@@ -212,24 +225,8 @@ struct LessEqual {
     }
 };
 
-struct Greater {
-    template <class T>
-    __device__ uint8_t operator()(T a, T b) const
-    {
-        return a > b;
-    }
-};
-
-struct GreaterEqual {
-    template <class T>
-    __device__ uint8_t operator()(T a, T b) const
-    {
-        return a >= b;
-    }
-};
-
 struct Power {
-    using Boolean = GreaterEqual;
+    using Boolean = OrNot;
 
     __device__ float operator()(float a, float b) const { return powf(a, b); }
     __device__ double operator()(double a, double b) const { return pow(a, b); }
@@ -239,7 +236,7 @@ struct Power {
     template <class T>
     __device__ T operator()(T a, T b) const
     {
-        if (b < 0) {
+        if (negative(b)) {
             if (a == 1) return 1;
             if (sizeof(T) > 1 && a == T(-1)) return b % 2 == 0 ? T(1) : T(-1);
             return 0;
@@ -297,6 +294,16 @@ void comparison(const Call& call)
     });
 }
 
+// a > b is b < a: no kernel of its own.
+template <class Op>
+void swapped_comparison(const Call& call)
+{
+    Array arrays[] = {call.arrays[0], call.arrays[2], call.arrays[1]};
+    Call swapped = call;
+    swapped.arrays = arrays;
+    comparison<Op>(swapped);
+}
+
 }  // namespace
 
 void add_elementwise(Table& table)
@@ -323,8 +330,8 @@ void add_elementwise(Table& table)
     table[Kernel::not_equal].run = comparison<NotEqual>;
     table[Kernel::less].run = comparison<Less>;
     table[Kernel::less_equal].run = comparison<LessEqual>;
-    table[Kernel::greater].run = comparison<Greater>;
-    table[Kernel::greater_equal].run = comparison<GreaterEqual>;
+    table[Kernel::greater].run = swapped_comparison<Less>;
+    table[Kernel::greater_equal].run = swapped_comparison<LessEqual>;
     table[Kernel::logical_and].run = logical<LogicalAnd>;
     table[Kernel::logical_or].run = logical<LogicalOr>;
 

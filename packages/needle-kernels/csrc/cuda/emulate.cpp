@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace needle::emulation {
@@ -61,8 +62,8 @@ void resume(int thread)
 {
     current = thread;
     unsigned t = static_cast<unsigned>(thread);
-    thread_index = dim3(t % block_size.x, t / block_size.x % block_size.y,
-                        t / (block_size.x * block_size.y));
+    thread_index =
+        dim3(t % block_size.x, t / block_size.x % block_size.y, t / (block_size.x * block_size.y));
     swapcontext(&scheduler, &fibers[static_cast<size_t>(thread)]->context);
 }
 
@@ -108,8 +109,16 @@ void run_block()
 
 }  // namespace
 
+bool fits(dim3 grid, dim3 block, size_t shared_bytes)
+{
+    return grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535 && block.z <= 64 &&
+           block.x * block.y * block.z <= 1024 && shared_bytes <= 48 * 1024;
+}
+
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body)
 {
+    static std::mutex one_at_a_time;  // the fibers and the __shared__ variables are all there is
+    std::lock_guard<std::mutex> lock(one_at_a_time);
     grid_size = grid;
     block_size = block;
     body_now = &body;

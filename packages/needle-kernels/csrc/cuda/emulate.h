@@ -41,6 +41,9 @@ extern dim3 thread_index, block_index, block_size, grid_size;
 // Runs body once for each thread of each block.
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
+// Whether a launch keeps to the limits that every GPU has.
+bool fits(dim3 grid, dim3 block, size_t shared_bytes);
+
 void block_barrier();
 void warp_barrier();
 void* dynamic_shared();

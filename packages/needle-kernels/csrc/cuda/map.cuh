@@ -32,26 +32,24 @@ Source<T> source(const Array& array)
     return {array.as<T>(), T(0), constant};
 }
 
+// Both layouts in one kernel: which of them it is, is the same for every thread.
 template <class Out, class A, class B, class Op>
 __global__ void __launch_bounds__(map_threads)
-    map_contiguous(Out* out, Source<A> a, Source<B> b, int64_t count, Op op)
+    map_kernel(Out* out, Source<A> a, Source<B> b, Strided<3> layout, bool contiguous, Op op)
 {
-    int64_t tile = int64_t(map_threads) * map_unroll;
-    for (int64_t start = blockIdx.x * tile; start < count; start += gridDim.x * tile)
-        for (int k = 0; k < map_unroll; ++k) {
-            int64_t i = start + k * map_threads + threadIdx.x;
-            if (i < count) out[i] = op(a.at(i), b.at(i));
-        }
-}
-
-template <class Index, class Out, class A, class B, class Op>
-__global__ void __launch_bounds__(map_threads)
-    map_strided(Out* out, Source<A> a, Source<B> b, Strided<3> layout, Op op)
-{
-    int64_t step = int64_t(gridDim.x) * map_threads;
-    for (int64_t i = int64_t(blockIdx.x) * map_threads + threadIdx.x; i < layout.count; i += step) {
+    if (contiguous) {
+        int64_t tile = int64_t(map_threads) * map_unroll;
+        for (int64_t start = blockIdx.x * tile; start < layout.count; start += gridDim.x * tile)
+            for (int k = 0; k < map_unroll; ++k) {
+                int64_t i = start + k * map_threads + threadIdx.x;
+                if (i < layout.count) out[i] = op(a.at(i), b.at(i));
+            }
+        return;
+    }
+    uint32_t step = gridDim.x * map_threads;
+    for (uint32_t i = blockIdx.x * map_threads + threadIdx.x; i < layout.count; i += step) {
         int64_t place[3];
-        layout.places(static_cast<Index>(i), place);
+        layout.places(i, place);
         out[place[0]] = op(a.at(place[1]), b.at(place[2]));
     }
 }
@@ -68,16 +66,15 @@ void map(const Call& call, Op op)
     // What repeats one element goes along with any order of the others.
     Strided<3> layout = strided<3>({&out, a.constant ? &out : &first, b.constant ? &out : &second});
     if (layout.count == 0) return;
-    unsigned grid = grid_for(layout.count, map_threads * map_unroll);
+    auto run = [&](const Strided<3>& piece) {
+        unsigned grid = grid_for(piece.count, map_threads * map_unroll);
+        launch(call, map_kernel<Out, A, B, Op>, grid, map_threads, 0, out.as<Out>(), a, b, piece,
+               layout.contiguous(), op);
+    };
     if (layout.contiguous())
-        launch(call, map_contiguous<Out, A, B, Op>, grid, map_threads, 0, out.as<Out>(), a, b,
-               layout.count, op);
-    else if (layout.count < INT32_MAX)
-        launch(call, map_strided<uint32_t, Out, A, B, Op>, grid, map_threads, 0, out.as<Out>(), a,
-               b, layout, op);
+        run(layout);
     else
-        launch(call, map_strided<uint64_t, Out, A, B, Op>, grid, map_threads, 0, out.as<Out>(), a,
-               b, layout, op);
+        in_pieces(layout, run);
 }
 
 }  // namespace needle::cuda

@@ -42,9 +42,12 @@ std::string some_kernel(const std::string& during)
 
 }  // namespace
 
+int runtime_version() { return CUDART_VERSION; }
+
 void initialize()
 {
     State& s = state();
+    if (s.stream != nullptr) return;
     check(cudaSetDevice(0), "choosing device 0");
     cudaDeviceProp found;
     check(cudaGetDeviceProperties(&found, 0), "reading the device's properties");
@@ -55,7 +58,6 @@ void initialize()
     p.multiprocessors = found.multiProcessorCount;
     p.memory = static_cast<int64_t>(found.totalGlobalMem);
     check(cudaDriverGetVersion(&p.driver), "reading the driver's version");
-    check(cudaRuntimeGetVersion(&p.runtime), "reading the runtime's version");
     check(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking), "creating a stream");
     check(cudaMallocHost(&s.staging, static_cast<size_t>(staging_bytes)), "pinning memory");
     const char* wait = std::getenv("NEEDLE_CUDA_SYNC");
@@ -93,7 +95,8 @@ void copy_to_device(void* target, const void* source, int64_t bytes)
     State& s = state();
     std::lock_guard<std::mutex> lock(s.staging_mutex);
     for (int64_t done = 0; done < bytes; done += staging_bytes) {
-        size_t part = static_cast<size_t>(bytes - done < staging_bytes ? bytes - done : staging_bytes);
+        size_t part =
+            static_cast<size_t>(bytes - done < staging_bytes ? bytes - done : staging_bytes);
         std::memcpy(s.staging, static_cast<const char*>(source) + done, part);
         check(cudaMemcpyAsync(static_cast<char*>(target) + done, s.staging, part,
                               cudaMemcpyHostToDevice, s.stream),
@@ -107,7 +110,8 @@ void copy_to_host(void* target, const void* source, int64_t bytes)
     State& s = state();
     std::lock_guard<std::mutex> lock(s.staging_mutex);
     for (int64_t done = 0; done < bytes; done += staging_bytes) {
-        size_t part = static_cast<size_t>(bytes - done < staging_bytes ? bytes - done : staging_bytes);
+        size_t part =
+            static_cast<size_t>(bytes - done < staging_bytes ? bytes - done : staging_bytes);
         check(cudaMemcpyAsync(s.staging, static_cast<const char*>(source) + done, part,
                               cudaMemcpyDeviceToHost, s.stream),
               some_kernel("a copy to the host"));

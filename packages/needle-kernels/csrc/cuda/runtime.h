@@ -18,9 +18,12 @@ struct Properties {
     std::string name;
     int compute_major, compute_minor;
     int multiprocessors;
-    int64_t memory;           // bytes on the device
-    int driver, runtime;      // versions, as 1000 * major + 10 * minor
+    int64_t memory;  // bytes on the device
+    int driver;      // version, as 1000 * major + 10 * minor
 };
+
+// The version this was compiled with, as 1000 * major + 10 * minor; 0 where the CPU emulates.
+int runtime_version();
 
 // Device 0 becomes current and gets needle's one stream. Throws Error where there is none.
 void initialize();

@@ -9,10 +9,11 @@ namespace needle::cuda {
 namespace {
 
 // Small, so that grids are small: each thread of them is a fiber.
-const Properties emulated{"emulation on the CPU", 7, 5, 2, int64_t{4} << 30, 0, 0};
+const Properties emulated{"emulation on the CPU", 7, 5, 2, int64_t{4} << 30, 0};
 
 }  // namespace
 
+int runtime_version() { return 0; }
 void initialize() {}
 const Properties& properties() { return emulated; }
 int multiprocessors() { return emulated.multiprocessors; }
@@ -20,6 +21,7 @@ void* stream() { return nullptr; }
 
 void* system_allocate(int64_t bytes)
 {
+    if (bytes > emulated.memory) return nullptr;
     void* data = std::malloc(static_cast<size_t>(bytes));
     if (data != nullptr) std::memset(data, 0xa5, static_cast<size_t>(bytes));  // nobody counts on 0
     return data;

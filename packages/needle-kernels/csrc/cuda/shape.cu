@@ -36,8 +36,7 @@ void cast_to(const Call& call)
 void copy(const Call& call)
 {
     if (call.arrays[0].dtype == DType::boolean) return cast_to<uint8_t, true>(call);
-    with_type(call.arrays[0].dtype,
-              [&](auto zero) { cast_to<decltype(zero), false>(call); });
+    with_type(call.arrays[0].dtype, [&](auto zero) { cast_to<decltype(zero), false>(call); });
 }
 
 }  // namespace

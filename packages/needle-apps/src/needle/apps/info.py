@@ -40,10 +40,9 @@ def _version(distribution: str) -> str:
 
 def _state(device: nd.Device) -> str:
     """Ready, or the reason why not, in the words of the error that using it raises."""
-    if device.enabled():
-        return "ready"
     try:
         device.empty((1,))
+        about = device.about()
     except nd.DeviceError as error:
         return f"off: {error}"
-    return "off"
+    return f"ready: {about}" if about else "ready"

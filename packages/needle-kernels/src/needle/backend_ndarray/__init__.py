@@ -18,6 +18,7 @@ from needle.backend_ndarray.config import (
     set_pooling,
     set_tracing,
     show_config,
+    synchronize,
     trace,
 )
 from needle.backend_ndarray.conv import (
@@ -229,6 +230,7 @@ __all__ = [
     "subtract",
     "sum",
     "sum_squares",
+    "synchronize",
     "tanh",
     "tanh_grad",
     "trace",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 import os
 import platform
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
-from needle.backend_ndarray.devices import all_devices, default_device
+from needle.backend_ndarray.devices import Device, all_devices, cuda_module, default_device
+from needle.backend_ndarray.errors import DeviceError
 from needle.backend_ndarray.extension import cpu as _cpu
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "set_pooling",
     "set_tracing",
     "show_config",
+    "synchronize",
     "trace",
 ]
 
@@ -96,21 +98,28 @@ def trace() -> list[tuple[str, str, int, int, str]]:
     return _cpu.trace()
 
 
-def memory_stats() -> dict[str, int]:
-    """What the allocator did.
+def _memory(device: Device | None) -> Any:
+    """The extension that holds the device's allocator: the CPU devices share one."""
+    return cuda_module() if device is not None and device.name == "cuda" else _cpu
+
+
+def memory_stats(device: Device | None = None) -> dict[str, int]:
+    """What the allocator of the device's memory did; None: the CPU's.
 
     Bytes `in_use`, `held` (in use and cached), `peak`, `limit`; numbers of blocks `allocations`
-    and `system_allocations` (those that the system had to give).
+    and `system_allocations` (those that the system had to give). On cuda() also `free`: bytes that
+    the GPU could still give.
     """
-    return _cpu.memory_stats()
+    stats: dict[str, int] = _memory(device).memory_stats()
+    return stats
 
 
-def reset_peak() -> None:
+def reset_peak(device: Device | None = None) -> None:
     """Starts the peak of memory_stats from what is in use now."""
-    _cpu.reset_peak()
+    _memory(device).reset_peak()
 
 
-def set_memory_limit(limit: int) -> None:
+def set_memory_limit(limit: int, device: Device | None = None) -> None:
     """Lets the allocator hold at most `limit` bytes, beyond which it raises MemoryError; 0: any.
 
     Raises:
@@ -118,17 +127,30 @@ def set_memory_limit(limit: int) -> None:
     """
     if limit < 0:
         raise ValueError(f"set_memory_limit: got {limit} bytes: need 0 (none) or more")
-    _cpu.set_memory_limit(limit)
+    _memory(device).set_memory_limit(limit)
 
 
-def empty_cache() -> None:
+def empty_cache(device: Device | None = None) -> None:
     """Returns the allocator's unused blocks to the system."""
-    _cpu.empty_cache()
+    _memory(device).empty_cache()
 
 
-def set_pooling(on: bool) -> None:
+def set_pooling(on: bool, device: Device | None = None) -> None:
     """Whether freed blocks are kept for reuse; without, sanitizers see every misuse."""
-    _cpu.set_pooling(on)
+    _memory(device).set_pooling(on)
+
+
+def synchronize(device: Device | None = None) -> None:
+    """Waits until the device has done all that was asked of it; a CPU device always has.
+
+    Raises:
+        DeviceError: a kernel failed since the last time.
+    """
+    if device is not None and device.name == "cuda":
+        try:
+            cuda_module().synchronize()
+        except RuntimeError as error:
+            raise DeviceError(str(error)) from None
 
 
 def config_dict() -> dict[str, str]:
@@ -146,11 +168,14 @@ def config_dict() -> dict[str, str]:
         "instruction set": f"{isa()} (available: {', '.join(available_isas())})",
         "threads": f"{num_threads()} of {os.cpu_count()} cores",
         "default device": repr(default_device()),
-        "devices": ", ".join(
-            f"{device!r}{'' if device.enabled() else ' (not available)'}"
-            for device in all_devices()
-        ),
+        "devices": ", ".join(f"{device!r}{_note(device)}" for device in all_devices()),
     }
+
+
+def _note(device: Device) -> str:
+    if not device.enabled():
+        return " (not available)"
+    return f" ({device.about()})" if device.about() else ""
 
 
 def show_config() -> None:

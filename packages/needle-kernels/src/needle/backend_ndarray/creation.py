@@ -60,9 +60,10 @@ def ones(
 
 
 def from_dlpack(x: Any, device: Device | None = None) -> NDArray:
-    """An array on the memory of `x`, any object with `__dlpack__`, on a CPU device.
+    """An array on the memory of `x`, any object with `__dlpack__`, on `device` (default: cpu()).
 
-    The memory is shared; it is copied where it is read-only or cannot be an array of ours.
+    The memory is shared; it is copied where it is read-only, cannot be an array of ours, or is not
+    the device's.
 
     Raises:
         DTypeError: the dtype is not supported.
@@ -78,13 +79,15 @@ def from_dlpack(x: Any, device: Device | None = None) -> NDArray:
 
 
 def borrow(source: np.ndarray[Any, Any], device: Device) -> NDArray:
-    """An array on the memory of a NumPy array, or a copy where that memory cannot be used.
+    """An array on the memory of a NumPy array, or a copy where the device cannot use that memory.
 
     Raises:
         DTypeError: the dtype is not supported.
     """
     dtype = as_dtype(source.dtype, "from_dlpack")
     whole = all(step % source.itemsize == 0 for step in source.strides)
+    if not device.in_host_memory:
+        return from_numpy(source, device, foreign_dtype(dtype, keep=True))
     if not (source.flags.writeable and source.flags.aligned and whole and source.size):
         return from_numpy(source, device, foreign_dtype(dtype, keep=True))
     shape = as_shape("from_dlpack", source.shape)

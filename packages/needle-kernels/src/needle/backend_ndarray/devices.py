@@ -13,9 +13,10 @@ import ctypes
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from typing import Any, Final, NoReturn, SupportsIndex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, ClassVar, Final, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -25,17 +26,21 @@ from needle.backend_ndarray.dtypes import FLOAT32, NAME, Scalar, as_dtype
 from needle.backend_ndarray.errors import DeviceError, ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
-from needle.backend_ndarray.layout import Shape, as_shape, compact_strides, unpack
+from needle.backend_ndarray.layout import Shape, as_shape, compact_strides, extent, unpack
 
 __all__ = ["Device", "all_devices", "cpu", "cpu_numpy", "cuda", "default_device"]
 
 _REFERENCE_MODE: Final = "np"
+_CUDA_NUMBER: Final = _cpu.DEVICES.index("cuda")
 
 
 class Device:
     """A place for arrays. Two devices are equal if their names are."""
 
     __slots__ = ("launch", "name", "storage", "upload", "view")
+
+    in_host_memory: ClassVar[bool] = True
+    """Whether NumPy and DLPack can share the memory of its arrays."""
 
     def __init__(
         self,
@@ -55,6 +60,10 @@ class Device:
     def enabled(self) -> bool:
         """Whether this machine can use the device."""
         return True
+
+    def about(self) -> str:
+        """What the device is, in a few words; "" where its name says it all."""
+        return ""
 
     def __repr__(self) -> str:
         return f"{self.name}()"
@@ -198,39 +207,135 @@ def _write(
 
 
 class CudaDevice(Device):
-    """The CUDA device of a machine without a CUDA backend: it says what is missing."""
+    """The first NVIDIA GPU, through the extension needle._kernels.cuda.
+
+    The extension is loaded, and the GPU taken, when the device is first used. Where something is
+    missing, every use raises DeviceError and says what.
+    """
 
     __slots__ = ()
 
+    in_host_memory = False
+
     def __init__(self) -> None:
-        """Every use raises DeviceError."""
-        refuse = self._unavailable
-        super().__init__("cuda", refuse, refuse, refuse, refuse)
+        """Touches neither the extension nor the driver."""
+        super().__init__("cuda", self._storage, self._launch, self._download, self._upload)
 
     def enabled(self) -> bool:
         """Whether driver, device and extension are all there."""
         return not missing_for_cuda()
 
-    def _unavailable(self, *_: Any) -> NoReturn:
+    def about(self) -> str:
+        """The GPU's name, compute capability and memory, or that it is emulated."""
+        module = cuda_module()
+        if module.EMULATED:
+            return "emulated on the CPU: not a GPU"
+        found = module.properties()
+        major, minor = found["compute_capability"]
+        return f"{found['name']}, compute {major}.{minor}, {found['memory'] / 2**30:.1f} GiB"
+
+    def _storage(self, size: int, dtype: str) -> _cpu.Storage:
+        cuda_module()
+        with _device_errors():
+            return _cpu.Storage.on(_CUDA_NUMBER, size, dtype)
+
+    def _launch(self, kernel: int, operands: tuple[Any, ...], scalars: tuple[float, ...]) -> None:
+        try:  # no context manager: this is run for every kernel
+            _cpu.launch(_CUDA_NUMBER, kernel, operands, scalars)
+        except RuntimeError as error:
+            raise DeviceError(str(error)) from None
+
+    def _download(
+        self, storage: _cpu.Storage, shape: Shape, strides: Shape, offset: int
+    ) -> np.ndarray[Any, Any]:
+        """A copy of the elements, in memory of the CPU laid out as on the device."""
+        low, high = extent(shape, strides)
+        host = np.empty(high - low + 1, storage.dtype)
+        with _device_errors():
+            cuda_module().download(host, storage.ptr() + (offset + low) * storage.itemsize)
+        steps = [step * storage.itemsize for step in strides]
+        return np.lib.stride_tricks.as_strided(host[-low:], shape, steps)
+
+    def _upload(
+        self, storage: _cpu.Storage, shape: Shape, strides: Shape, source: np.ndarray[Any, Any]
+    ) -> None:
+        """Writes NumPy data to a storage that it fills, cast as kernels cast."""
+        host = np.empty(storage.size, storage.dtype)
+        steps = [step * storage.itemsize for step in strides]
+        with np.errstate(all="ignore"):
+            np.lib.stride_tricks.as_strided(host, shape, steps)[...] = source
+        with _device_errors():
+            cuda_module().upload(storage.ptr(), host)
+
+
+@contextmanager
+def _device_errors() -> Iterator[None]:
+    """Turns what the extension raises into DeviceError; MemoryError stays."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceError(str(error)) from None
+
+
+@functools.cache
+def cuda_module() -> ModuleType:
+    """needle._kernels.cuda with the GPU taken and its kernels at the launch point.
+
+    Raises:
+        DeviceError: something is missing (`missing_for_cuda`), or the GPU cannot be used.
+    """
+    missing = missing_for_cuda()
+    if missing:
         raise DeviceError(
-            f"cuda: the device is not available: missing: {', '.join(missing_for_cuda())}: "
+            f"cuda: the device is not available: missing: {', '.join(missing)}: "
             "use cpu(), or check cuda().enabled() first"
         )
+    module = _load_cuda()
+    assert module is not None  # missing_for_cuda has loaded it
+    with _device_errors():
+        module.initialize()
+    _cpu.register_device("cuda", module.table(), module.backend())
+    return module
+
+
+def _load_cuda() -> ModuleType | None:
+    """The extension, which loads on machines without a GPU too; None where it was not built."""
+    try:
+        from needle._kernels import cuda
+    except ImportError:
+        return None
+    return cuda
 
 
 def missing_for_cuda() -> list[str]:
-    """What this machine lacks for CUDA: the extension, the driver or a device."""
+    """What this machine lacks for CUDA: the extension, the driver or a device.
+
+    An extension built to emulate a GPU counts only if NEEDLE_CUDA_EMULATE=1, and then needs
+    neither driver nor device.
+    """
     missing = []
-    if find_spec("needle._kernels.cuda") is None:
+    module = _load_cuda()
+    if module is None:
         missing.append("the extension needle._kernels.cuda")
+    elif module.EMULATED:
+        if os.environ.get("NEEDLE_CUDA_EMULATE") == "1":
+            return []
+        missing.append(
+            "an extension for GPUs (this needle._kernels.cuda emulates one on the CPU, for tests "
+            "with NEEDLE_CUDA_EMULATE=1)"
+        )
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         missing.append("the NVIDIA driver (libcuda.so.1)")
         return missing
-    count = ctypes.c_int(0)
+    count, version = ctypes.c_int(0), ctypes.c_int(0)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         missing.append("a CUDA device")
+    elif module is not None and not driver.cuDriverGetVersion(ctypes.byref(version)):
+        have, need = version.value // 1000, module.RUNTIME // 1000
+        if have < need:
+            missing.append(f"a driver for CUDA {need} (this one is for {have})")
     return missing
 
 
@@ -254,7 +359,7 @@ def cpu() -> Device:
 
 
 def cuda() -> Device:
-    """The NVIDIA GPU; `cuda().enabled()` says whether there is one to use."""
+    """The first NVIDIA GPU; `cuda().enabled()` says whether there is one to use."""
     return _CUDA
 
 

@@ -387,8 +387,13 @@ class NDArray:
     ) -> np.ndarray[Any, Any]:
         """A NumPy array that shares the memory; a copy where `copy` or another dtype asks for it.
 
-        Writes through it do not raise the storage's version.
+        Writes through it do not raise the storage's version. On cuda() it is always a copy.
         """
+        if copy is False and not self._device.in_host_memory:
+            raise ValueError(
+                f"__array__: a copy is needed: got an array on {self._device}: copy=False needs "
+                "memory of the CPU"
+            )
         array = host_view(self)
         if dtype is None or np.dtype(dtype) == array.dtype:
             return array.copy() if copy else array
@@ -407,14 +412,27 @@ class NDArray:
         dl_device: tuple[Any, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """A DLPack capsule that shares the memory."""
+        """A DLPack capsule that shares the memory.
+
+        Raises:
+            DeviceError: the array lies on cuda(), whose memory is not exported.
+        """
+        self._check_exportable("__dlpack__")
         return host_view(self).__dlpack__(
             stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
         )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """The DLPack device: (1, 0), the CPU."""
+        self._check_exportable("__dlpack_device__")
         return host_view(self).__dlpack_device__()
+
+    def _check_exportable(self, op: str) -> None:
+        if not self._device.in_host_memory:
+            raise DeviceError(
+                f"{op}: memory of this device is not exported: got {self._device}: "
+                "move the array with .to(cpu()) first"
+            )
 
     # Arithmetic: each operator is a function of its family
 

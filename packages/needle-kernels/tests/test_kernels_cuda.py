@@ -1,0 +1,120 @@
+"""What only cuda() has: memory of its own, copies, kernels that may be missing or fail."""
+
+import numpy as np
+import pytest
+
+from needle import backend_ndarray as nd
+from needle.backend_ndarray.testing import VIEWS, array_devices, compare, make_view
+
+
+@pytest.fixture(params=array_devices()[-1:])
+def cuda(request):
+    return request.param.device
+
+
+def draw(*shape):
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_moves_there_and_back(cuda, view):
+    here = make_view(view, draw(3, 4, 5), nd.cpu())
+    there = make_view(view, draw(3, 4, 5), cuda)
+    compare(there, here.numpy())
+    compare(there.to(nd.cpu()), here.numpy())
+    moved = here.to(cuda)
+    assert moved.device == cuda
+    compare(moved, here.numpy())
+    assert moved.strides == here.to(nd.cpu_numpy()).strides
+    compare(moved.to(cuda), here.numpy())
+
+
+def test_empty_and_scalar_arrays(cuda):
+    compare(nd.zeros((0, 3), device=cuda), np.zeros((0, 3), np.float32))
+    compare(nd.array(2.5, device=cuda), np.float32(2.5))
+    assert nd.array([7], device=cuda, dtype="int64").item() == 7
+    assert nd.array([[1, 2]], device=cuda).tolist() == [[1.0, 2.0]]
+
+
+def test_devices_do_not_mix(cuda):
+    with pytest.raises(nd.DeviceError, match=r"add: devices differ: got c.*\(\) and c.*\(\)"):
+        nd.ones((2,)) + nd.ones((2,), device=cuda)
+
+
+def test_what_numpy_and_dlpack_get(cuda):
+    x = nd.array(draw(2, 3), device=cuda)
+    assert np.array_equal(np.asarray(x), x.numpy())
+    with pytest.raises(ValueError, match=r"__array__: a copy is needed: got an array on cuda\(\)"):
+        np.asarray(x, copy=False)
+    for export in (x.__dlpack__, x.__dlpack_device__):
+        with pytest.raises(nd.DeviceError, match=r"not exported: got cuda\(\): move .* \.to\(cpu"):
+            export()
+    source = draw(4)
+    got = nd.from_dlpack(source, device=cuda)
+    assert got.device == cuda
+    compare(got, source)
+
+
+def test_kernels_split_what_their_indices_cannot_count(cuda):
+    """An emulated device splits beyond 8192 elements, a GPU beyond 2**30."""
+    values = draw(9, 40, 70)
+    x = nd.array(values, device=cuda).permute((2, 0, 1))
+    y = nd.array(values.T.copy(), device=cuda).permute((0, 2, 1))
+    compare(x + y, values.transpose(2, 0, 1) + values.T.transpose(0, 2, 1))
+    compare(x.compact(), values.transpose(2, 0, 1))
+    out = nd.zeros((70, 9, 80), device=cuda)
+    out[:, :, ::2] = x
+    compare(out[:, :, ::2], values.transpose(2, 0, 1))
+    compare(out[:, :, 1::2], np.zeros((70, 9, 40), np.float32))
+
+
+def test_memory_is_counted_kept_and_limited(cuda):
+    nd.empty_cache(cuda)
+    nd.reset_peak(cuda)
+    before = nd.memory_stats(cuda)
+    x = nd.zeros((1000, 1000), device=cuda)
+    now = nd.memory_stats(cuda)
+    assert now["in_use"] - before["in_use"] >= 4_000_000
+    assert now["peak"] == now["in_use"]
+    assert now["free"] > 0
+    del x
+    kept = nd.memory_stats(cuda)
+    assert kept["in_use"] == before["in_use"]
+    assert kept["held"] == now["held"]
+    nd.zeros((1000, 1000), device=cuda)
+    assert nd.memory_stats(cuda)["system_allocations"] == now["system_allocations"]
+    nd.empty_cache(cuda)
+    assert nd.memory_stats(cuda)["held"] < kept["held"]
+
+
+def test_out_of_memory_says_how_much_and_leaves_the_device_usable(cuda):
+    nd.set_memory_limit(nd.memory_stats(cuda)["held"] + 100_000, cuda)
+    try:
+        text = r"cuda: out of memory: asked for 4000000 bytes: \d+ held, \d+ of them in use, "
+        with pytest.raises(MemoryError, match=text + r"\d+ free on the device, limit \d+"):
+            nd.zeros((1000, 1000), device=cuda)
+        compare(nd.ones((3,), device=cuda) + 1, np.full(3, 2, np.float32))
+    finally:
+        nd.set_memory_limit(0, cuda)
+    compare(nd.zeros((1000, 1000), device=cuda), np.zeros((1000, 1000), np.float32))
+
+
+def test_synchronize(cuda):
+    nd.synchronize(cuda)
+    nd.synchronize()
+
+
+def test_about(cuda):
+    assert cuda.about() == "emulated on the CPU: not a GPU" or "compute" in cuda.about()
+    assert cuda.about() in nd.config_dict()["devices"]
+
+
+def test_a_missing_kernel_is_named(cuda, monkeypatch):
+    counted = nd.counters()
+    known = {kernel for device, kernel in counted if device == "cuda"}
+    x = nd.ones((2, 3, 4), device=cuda)
+    if "avg_pool" in known:
+        pytest.skip("every kernel is there")
+    with pytest.raises(nd.DeviceError, match=r"avg_pool: no such kernel: got device cuda: move"):
+        nd.avg_pool(nd.ones((1, 4, 4, 2), device=cuda), 2)
+    compare(x + 1, np.full((2, 3, 4), 2, np.float32))
