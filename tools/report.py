@@ -206,6 +206,7 @@ FAMILIES = {
     "softmax": ("softmax", "logsoftmax", "logsumexp"),
     "recurrent": ("lstm", "rnn"),
     "index": ("gather", "scatter_add", "one_hot"),
+    "images": ("image_batch",),
     "optimize": ("sgd", "adam", "sum_squares", "scale", "moving_average"),
     "reduce": ("sum-", "max-", "min-"),
     "shape": ("copy", "transpose", "fill", "cast"),

@@ -525,6 +525,20 @@ for size, (count, classes) in {"tiny": (8, 10), "ptb": (700, 10000)}.items():
         lambda m, ids, like: m.eye(len(like), dtype="float32")[ids],
     )
 
+# ---- images: a shuffled batch, cropped, mirrored, scaled -----------------------------------------
+
+
+def loaded(m: Any, data: Any, ids: Any, shifts: Any, mirrored: Any, unit: Any) -> Any:
+    """needle's batch; shifts are drawn as 0 .. 8."""
+    return m.image_batch(data, ids, shifts - 4, mirrored, divisor=unit, offset=unit)
+
+
+for size, (total, count, width) in {"tiny": (8, 2, 8), "cifar10": (10000, 128, 32)}.items():
+    images = (total, 3, width, width)
+    CASES[f"image_batch-{size}"] = Case(
+        (images, Ids(total, (count,)), Ids(9, (count, 2)), Mask((count,)), (3,)), loaded, None
+    )
+
 # ---- optimize: all parameters in one call -------------------------------------------------------
 
 PARAMETERS: dict[str, tuple[Shape, ...]] = {

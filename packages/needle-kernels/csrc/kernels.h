@@ -79,6 +79,8 @@ enum class Kernel : int {
     gather,
     scatter_add,
     one_hot,
+    // images
+    image_batch,
     // optimize
     moving_average,
     sgd,
@@ -152,6 +154,7 @@ inline constexpr const char* kernel_names[] = {
     "gather",
     "scatter_add",
     "one_hot",
+    "image_batch",
     "moving_average",
     "sgd",
     "adam",

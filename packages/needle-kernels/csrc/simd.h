@@ -119,6 +119,21 @@ inline void store_narrowed(float* p, Vec<double> v)
 #endif
 }
 
+// As many bytes as a vector has floats, as floats. (gcc converts them one by one unless told.)
+inline Vec<float> load_bytes(const uint8_t* p)
+{
+#if defined(__AVX512F__)
+    __m512i wide = _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p));
+    return (Vec<float>)_mm512_maskz_cvtepi32_ps(0xffff, wide);
+#elif defined(__AVX2__)
+    return (Vec<float>)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    Vec<float> v;
+    for (int i = 0; i < lanes<float>; ++i) v[i] = p[i];
+    return v;
+#endif
+}
+
 // The sum of all lanes, pairwise.
 template <class T>
 inline T sum_lanes(Vec<T> v)

@@ -18,6 +18,7 @@ Table make_table()
     add_softmax(table);
     add_recurrent(table);
     add_index(table);
+    add_images(table);
     add_optimize(table);
     return table;
 }

@@ -332,6 +332,15 @@ def test_gather_and_scatter_count_the_rows_that_are_touched() -> None:
     assert last_cost(lambda: nd.scatter_add(src, ids, 100)) == (24, 3 * 3 * 8 * 4 + 3 * 8)
 
 
+def test_image_batch_counts_one_image_for_each_id() -> None:
+    data = nd.array(np.zeros((9, 3, 4, 5)), dtype="uint8")
+    ids, channels = nd.array(np.array([1, 5]), dtype="int64"), nd.ones(3)
+    pixels = 2 * 3 * 4 * 5
+    assert last_cost(lambda: nd.image_batch(data, ids)) == (0, 5 * pixels + 2 * 8)
+    scaled = last_cost(lambda: nd.image_batch(data, ids, divisor=channels, offset=channels))
+    assert scaled == (2 * pixels, 5 * pixels + 2 * 8 + 2 * 3 * 4)
+
+
 def test_bytes_of_views() -> None:
     a, row = arrays((4, 6), (6,))
     assert last_cost(lambda: a + row) == (24, 4 * (24 + 24 + 6))

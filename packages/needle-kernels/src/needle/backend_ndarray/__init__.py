@@ -71,6 +71,7 @@ from needle.backend_ndarray.elementwise import (
 )
 from needle.backend_ndarray.errors import AxisError, DeviceError, DTypeError, ShapeError
 from needle.backend_ndarray.extension import cpu as _extension
+from needle.backend_ndarray.images import image_batch
 from needle.backend_ndarray.index import gather, one_hot, scatter_add
 from needle.backend_ndarray.matmul import matmul
 from needle.backend_ndarray.normalize import (
@@ -169,6 +170,7 @@ __all__ = [
     "gather",
     "greater",
     "greater_equal",
+    "image_batch",
     "isa",
     "layer_norm",
     "layer_norm_grad",

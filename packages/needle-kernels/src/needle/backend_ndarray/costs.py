@@ -241,6 +241,17 @@ def scatter_add_bytes(operands: Operands, scalars: Scalars) -> int:
     return 3 * src.nbytes + ids.nbytes
 
 
+def image_batch_flops(operands: Operands, scalars: Scalars) -> int:
+    """A division and an addition per pixel, where there are any: the other steps move pixels."""
+    return ((operands[6] is not None) + (operands[7] is not None)) * array(operands, 0).size
+
+
+def image_batch_bytes(operands: Operands, scalars: Scalars) -> int:
+    """All but the data set, of which one image counts for each id, as if none were cut off."""
+    out, data = array(operands, 0), array(operands, 1)
+    return each_once((out, *operands[2:])) + out.size * ITEM_SIZE[data.dtype]
+
+
 def cross_entropy_flops(operands: Operands, scalars: Scalars) -> int:
     """Four per logit, as for logsumexp; one more with label smoothing."""
     return (4 + bool(scalars[0])) * array(operands, 2).size
@@ -340,6 +351,8 @@ COSTS: Final[dict[str, Cost]] = {
     "gather": Cost(None, gather_bytes),
     "scatter_add": Cost(per_element(1, 1), scatter_add_bytes),
     "one_hot": BYTES_ONLY,
+    # images
+    "image_batch": Cost(image_batch_flops, image_batch_bytes),
     # optimize
     "moving_average": Cost(
         lambda operands, _: 3 * sum(a.size for a in every(0, 2, operands)),

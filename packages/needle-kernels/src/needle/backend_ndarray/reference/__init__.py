@@ -15,6 +15,7 @@ import numpy as np
 from needle.backend_ndarray.reference import (
     conv,
     elementwise,
+    images,
     index,
     matmul,
     normalize,
@@ -39,6 +40,7 @@ FAMILIES = (
     softmax,
     recurrent,
     index,
+    images,
     optimize,
 )
 
