@@ -39,6 +39,9 @@ Table make_table()
     Table table;
     add_elementwise(table);
     add_shape(table);
+    add_reduce(table);
+    add_softmax(table);
+    add_index(table);
     return table;
 }
 

@@ -89,6 +89,26 @@ void with_type(DType dtype, const Body& body)
     }
 }
 
+// An operand with two axes.
+template <class T>
+struct Matrix {
+    T* data;
+    int64_t rows, columns, row_stride, column_stride;
+
+    explicit Matrix(const Array& a)
+        : data(a.as<T>()),
+          rows(a.shape[0]),
+          columns(a.shape[1]),
+          row_stride(a.strides[0]),
+          column_stride(a.strides[1])
+    {
+    }
+    __device__ T& at(int64_t row, int64_t column) const
+    {
+        return data[row * row_stride + column * column_stride];
+    }
+};
+
 // N operands of one shape, as few axes as their strides allow. The first axis varies slowest.
 template <int N>
 struct Strided {
@@ -108,14 +128,16 @@ struct Strided {
         return true;
     }
 
-    // The places of element `index` in each operand.
-    __device__ __forceinline__ void places(uint32_t index, int64_t* place) const
+    // The places of element `index` in each operand. Index may be uint32_t where `count` allows it:
+    // 64-bit division is slow on GPUs.
+    template <class Index>
+    __device__ __forceinline__ void places(Index index, int64_t* place) const
     {
         for (int k = 0; k < N; ++k) place[k] = start[k];
         for (int axis = rank - 1; axis >= 0; --axis) {
-            uint32_t size = static_cast<uint32_t>(shape[axis]);
-            uint32_t rest = index / size;
-            uint32_t at = index - rest * size;
+            Index size = static_cast<Index>(shape[axis]);
+            Index rest = axis > 0 ? index / size : 0;
+            Index at = index - rest * size;
             index = rest;
             for (int k = 0; k < N; ++k) place[k] += int64_t(at) * strides[k][axis];
         }

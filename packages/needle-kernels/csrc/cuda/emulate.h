@@ -103,6 +103,8 @@ inline unsigned __ballot_sync(unsigned, int predicate)
     return votes;
 }
 
+inline int __ffs(int x) { return __builtin_ffs(x); }
+
 template <class T>
 T atomicAdd(T* place, T value)
 {
