@@ -366,6 +366,10 @@ PYBIND11_MODULE(cpu, m)
     m.def("bind_arrays", &bind_arrays, py::arg("type"), py::arg("device"), py::arg("dtypes"),
           py::arg("dense_strides"));
     m.attr("wrap") = wrap_function();
+    m.attr("empty") = empty_function();
+    m.attr("empty_like") = empty_like_function();
+    m.attr("outside") = outside_function();
+    m.attr("update") = update_function();
     m.attr("elementwise") = elementwise_function();
     m.def("register_device", &register_device, py::arg("name"), py::arg("table"),
           py::arg("backend"));

@@ -59,6 +59,23 @@ def wrap(
 ) -> Any:
     """An NDArray of these parts, unchecked."""
 
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], device: object, /) -> Any:
+    """A new row-major NDArray in the CPU's memory, contents arbitrary."""
+
+def empty_like(model: object, dtype: np.dtype[Any], /) -> Any:
+    """The same with the shape, device and memory order of the NDArray `model`."""
+
+def outside(ids: object, count: int, /) -> int | None:
+    """The first element of an int64 NDArray not in 0 .. count - 1; None if there is none."""
+
+def update(kernel: int, columns: tuple[object, ...], scalars: tuple[float, ...], /) -> bool:
+    """Runs an optimizer kernel on the rows of `columns`; False unless they are the common case.
+
+    That is: columns are lists of compact arrays on the bound device, all of one float dtype and
+    each row of one shape; or None. What the kernel wrote, all columns but the last, gets a new
+    version.
+    """
+
 def elementwise(kernel: int, a: object, b: object = ..., /) -> Any:
     """The result as a new NDArray; None unless a and b are the common case.
 

@@ -2,9 +2,12 @@
 
 #include <structmember.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "launch.h"
 #include "storage.h"
@@ -38,6 +41,13 @@ bool is_array(PyObject* object) { return Py_TYPE(object) == bound.type; }
 PyObject*& part(PyObject* array, Part which)
 {
     return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(array) + bound.place[which]);
+}
+
+DType dtype_of(PyObject* kind)
+{
+    for (int i = 0; i < 6; ++i)
+        if (bound.dtypes[i] == kind) return static_cast<DType>(i);
+    throw py::type_error("dtype: need one of needle's own six");
 }
 
 py::object borrow(PyObject* object) { return py::reinterpret_borrow<py::object>(object); }
@@ -143,6 +153,94 @@ bool is_compact(const Array& array)
     return true;
 }
 
+// ---- new arrays
+
+// The number of elements; std::bad_alloc where there are more than any memory holds.
+int64_t checked_size(const Array& array)
+{
+    int64_t size = 1;
+    bool fits = true;
+    for (int axis = 0; axis < array.rank; ++axis) {
+        if (array.shape[axis] == 0) return 0;
+        fits &= !__builtin_mul_overflow(size, array.shape[axis], &size);
+    }
+    if (!fits || size > INT64_MAX / 8) throw std::bad_alloc();
+    return size;
+}
+
+// An NDArray with memory of its own for the layout in `out`, whose `data` is set to it. `sizes` and
+// `steps` are that layout's tuples.
+py::object allocate_array(Array& out, py::object sizes, py::object steps, PyObject* device)
+{
+    auto storage = std::make_unique<Storage>(checked_size(out), out.dtype);
+    out.data = storage->data();
+    py::object memory = py::cast(std::move(storage));
+    return new_array(memory, std::move(sizes), std::move(steps), borrow(bound.zero),
+                     borrow(bound.dtypes[static_cast<int>(out.dtype)]), borrow(device));
+}
+
+py::object empty(PyObject* shape, PyObject* kind, PyObject* device)
+{
+    Array out;
+    out.dtype = dtype_of(kind);
+    out.rank = read_sizes(shape, out.shape);
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    set_compact_strides(out);
+    return allocate_array(out, borrow(shape), sizes_tuple(out.strides, out.rank), device);
+}
+
+// The strides of a new array of this shape and memory order; `like` is what both are read from.
+py::object dense_steps(PyObject* model, const Array& like)
+{
+    py::object steps = borrow(part(model, strides));
+    if (is_compact(like)) return steps;
+    return py::handle(bound.dense_strides)(borrow(part(model, shape)), steps);
+}
+
+py::object empty_like(PyObject* model, PyObject* kind)
+{
+    Array out;
+    read_array(model, out);
+    out.dtype = dtype_of(kind);
+    py::object steps = dense_steps(model, out);
+    return allocate_array(out, borrow(part(model, shape)), steps, part(model, device));
+}
+
+// ---- ids
+
+// Calls body(first element, count, stride) for each run along the last axis.
+template <class Body>
+void for_each_run(const Array& array, const Body& body)
+{
+    const auto* data = array.as<const int64_t>();
+    int last = array.rank - 1;
+    if (last < 0) return body(data, 1, 1);
+    int64_t index[max_rank] = {};
+    for (int64_t runs = array.size() / std::max<int64_t>(1, array.shape[last]); runs > 0; --runs) {
+        body(data, array.shape[last], array.strides[last]);
+        for (int axis = last - 1; axis >= 0; --axis) {
+            data += array.strides[axis];
+            if (++index[axis] < array.shape[axis]) break;
+            data -= array.shape[axis] * array.strides[axis];
+            index[axis] = 0;
+        }
+    }
+}
+
+// The first id that is not in 0 .. count - 1, or nullptr.
+const int64_t* first_outside(const Array& ids, int64_t count)
+{
+    const int64_t* found = nullptr;
+    auto limit = static_cast<uint64_t>(count);  // as unsigned, what is negative is too large
+    for_each_run(ids, [&](const int64_t* id, int64_t n, int64_t stride) {
+        bool outside = false;  // one flag, not a way out: most ids are right
+        for (int64_t i = 0; i < n; ++i) outside |= static_cast<uint64_t>(id[i * stride]) >= limit;
+        for (int64_t i = 0; outside && found == nullptr && i < n; ++i)
+            if (static_cast<uint64_t>(id[i * stride]) >= limit) found = id + i * stride;
+    });
+    return found;
+}
+
 // ---- element by element
 
 bool is_comparison(int kernel)
@@ -209,9 +307,7 @@ private:
         for (int i = 0; i < count_ && !sizes; ++i)
             if (is_array(inputs_[i]) && same_shape(arrays_[i + 1], out)) {
                 sizes = borrow(part(inputs_[i], shape));
-                steps = borrow(part(inputs_[i], strides));
-                if (!is_compact(arrays_[i + 1]))
-                    steps = py::handle(bound.dense_strides)(sizes, steps);
+                steps = dense_steps(inputs_[i], arrays_[i + 1]);
                 read_sizes(steps.ptr(), out.strides);
             }
         if (!sizes) {
@@ -220,11 +316,7 @@ private:
             steps = sizes_tuple(out.strides, out.rank);
         }
         out.dtype = is_comparison(kernel_) ? DType::boolean : dtype_;
-        auto storage = std::make_unique<Storage>(out.size(), out.dtype);
-        out.data = storage->data();
-        py::object memory = py::cast(std::move(storage));
-        return new_array(memory, sizes, steps, borrow(bound.zero),
-                         borrow(bound.dtypes[static_cast<int>(out.dtype)]), borrow(bound.device));
+        return allocate_array(out, sizes, steps, bound.device);
     }
 
     int kernel_;
@@ -233,6 +325,97 @@ private:
     DType dtype_ = DType::float32;
     Array arrays_[3];
     double immediate_ = 0;
+};
+
+// ---- optimizer steps
+
+// One call of update(): columns[c][i] is the c-th array of parameter i; the last column is read
+// only.
+class Update {
+public:
+    Update(int kernel, PyObject* columns, PyObject* scalars)
+        : kernel_(kernel), width_(width(columns))
+    {
+        for (Py_ssize_t c = 0; c < width_; ++c) columns_[c] = PyTuple_GET_ITEM(columns, c);
+        read_scalars(scalars);
+    }
+
+    // Whether this was the common path, and was done.
+    bool run()
+    {
+        if (!read_arrays()) return false;
+        Call call{arrays_.data(), static_cast<int>(arrays_.size()),
+                  scalars_,       static_cast<int>(scalar_count_),
+                  nullptr,        nullptr,
+                  kernel_};
+        {
+            py::gil_scoped_release unlocked;
+            launch(Device::cpu, kernel_, call);
+        }
+        for (Storage* storage : written_) ++storage->version;
+        return true;
+    }
+
+private:
+    static constexpr Py_ssize_t max_width = 4, max_scalars = 8;
+
+    static Py_ssize_t width(PyObject* columns)
+    {
+        Py_ssize_t n = PyTuple_GET_SIZE(columns);
+        if (n < 1 || n > max_width) throw py::value_error("update: need 1 to 4 columns");
+        return n;
+    }
+
+    void read_scalars(PyObject* scalars)
+    {
+        scalar_count_ = PyTuple_GET_SIZE(scalars);
+        if (scalar_count_ > max_scalars) throw py::value_error("update: more than 8 scalars");
+        for (Py_ssize_t i = 0; i < scalar_count_; ++i)
+            scalars_[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(scalars, i));
+        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    }
+
+    bool read_arrays()
+    {
+        if (!PyList_CheckExact(columns_[0]) || PyList_GET_SIZE(columns_[0]) == 0) return false;
+        Py_ssize_t rows = PyList_GET_SIZE(columns_[0]);
+        for (Py_ssize_t c = 1; c < width_; ++c) {
+            bool absent = columns_[c] == Py_None;
+            if (!absent && !PyList_CheckExact(columns_[c])) return false;
+            if (!absent && PyList_GET_SIZE(columns_[c]) != rows) return false;
+        }
+        arrays_.resize(static_cast<size_t>(rows * width_));
+        for (Py_ssize_t i = 0; i < rows; ++i)
+            for (Py_ssize_t c = 0; c < width_; ++c)
+                if (!read_one(i, c, arrays_.data() + i * width_)) return false;
+        return true;
+    }
+
+    bool read_one(Py_ssize_t row, Py_ssize_t column, Array* out)
+    {
+        Array& array = out[column];
+        if (columns_[column] == Py_None) {
+            array.data = nullptr;
+            array.rank = 0;
+            return true;
+        }
+        PyObject* object = PyList_GET_ITEM(columns_[column], row);
+        if (!is_array(object) || part(object, device) != bound.device) return false;
+        read_array(object, array);
+        bool floats = array.dtype == DType::float32 || array.dtype == DType::float64;
+        if (!floats || array.dtype != arrays_[0].dtype || !same_shape(array, out[0])) return false;
+        if (column + 1 < width_)
+            written_.push_back(&py::cast<Storage&>(py::handle(part(object, handle))));
+        return is_compact(array);
+    }
+
+    int kernel_;
+    Py_ssize_t width_;
+    PyObject* columns_[max_width];
+    double scalars_[max_scalars];
+    Py_ssize_t scalar_count_;
+    std::vector<Array> arrays_;
+    std::vector<Storage*> written_;
 };
 
 // ---- functions that Python calls without pybind11's own dispatch, which costs as much as a small
@@ -279,6 +462,51 @@ PyObject* call_elementwise(PyObject*, PyObject* const* arguments, Py_ssize_t cou
         int kernel = static_cast<int>(PyLong_AsLong(arguments[0]));
         PyObject* out = Elementwise(kernel, arguments + 1, static_cast<int>(count) - 1).run();
         return out != nullptr ? out : py::none().release().ptr();
+    });
+}
+
+PyObject* call_empty(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "empty: need shape, dtype, device");
+        return nullptr;
+    }
+    return guarded([&] { return empty(arguments[0], arguments[1], arguments[2]).release().ptr(); });
+}
+
+PyObject* call_empty_like(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 2 || !is_array(arguments[0])) {
+        PyErr_SetString(PyExc_TypeError, "empty_like: need an NDArray and a dtype");
+        return nullptr;
+    }
+    return guarded([&] { return empty_like(arguments[0], arguments[1]).release().ptr(); });
+}
+
+PyObject* call_outside(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 2 || !is_array(arguments[0])) {
+        PyErr_SetString(PyExc_TypeError, "outside: need an NDArray and a count");
+        return nullptr;
+    }
+    return guarded([&] {
+        Array ids;
+        read_array(arguments[0], ids);
+        const int64_t* found = first_outside(ids, PyLong_AsLongLong(arguments[1]));
+        return found == nullptr ? py::none().release().ptr() : PyLong_FromLongLong(*found);
+    });
+}
+
+PyObject* call_update(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 3 || !PyTuple_CheckExact(arguments[1]) || !PyTuple_CheckExact(arguments[2])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "update: need a kernel, a tuple of columns and of scalars");
+        return nullptr;
+    }
+    return guarded([&] {
+        int kernel = static_cast<int>(PyLong_AsLong(arguments[0]));
+        return py::bool_(Update(kernel, arguments[1], arguments[2]).run()).release().ptr();
     });
 }
 
@@ -356,6 +584,30 @@ py::object wrap_function()
     return fast_function("wrap", call_wrap,
                          "wrap(handle: Storage, shape: tuple, strides: tuple, offset: int, "
                          "dtype: dtype, device: Device) -> NDArray");
+}
+
+py::object empty_function()
+{
+    return fast_function("empty", call_empty,
+                         "empty(shape: tuple, dtype: dtype, device: Device) -> NDArray");
+}
+
+py::object empty_like_function()
+{
+    return fast_function("empty_like", call_empty_like,
+                         "empty_like(model: NDArray, dtype: dtype) -> NDArray");
+}
+
+py::object outside_function()
+{
+    return fast_function("outside", call_outside,
+                         "outside(ids: NDArray, count: int) -> int | None");
+}
+
+py::object update_function()
+{
+    return fast_function("update", call_update,
+                         "update(kernel: int, columns: tuple, scalars: tuple) -> bool");
 }
 
 py::object elementwise_function()

@@ -25,6 +25,20 @@ void read_immediate(pybind11::handle value, DType dtype, const Array& like, void
 // wrap(handle, shape, strides, offset, dtype, device): an NDArray of these parts, unchecked.
 pybind11::object wrap_function();
 
+// empty(shape, dtype, device): a new row-major NDArray in the CPU's memory, contents arbitrary.
+pybind11::object empty_function();
+
+// empty_like(model, dtype): the same with the shape, device and memory order of `model`.
+pybind11::object empty_like_function();
+
+// outside(ids, count): the first of these int64 ids that is not in 0 .. count - 1, or None.
+pybind11::object outside_function();
+
+// update(kernel, columns, scalars): runs an optimizer kernel, and marks what it wrote as written;
+// or returns False where this is not what this path is for: columns that are lists of compact
+// NDArrays of the bound device and of one float dtype, or None.
+pybind11::object update_function();
+
 // elementwise(kernel, a[, b]): the result as a new NDArray, or None where a and b are not what
 // this path is for: NDArrays of the bound device of one dtype, float32 or float64, that broadcast,
 // or one of them a Python float or int.

@@ -57,6 +57,20 @@ def test_views(device, view):
     compare(nd.one_hot(ids, 8, "uint8"), np.eye(8, dtype=np.uint8)[ids.numpy()])
 
 
+def test_every_id_is_checked(device):
+    table = nd.ones((5, 2), device=device)
+    for shape in [(1,), (7,), (3, 4), (2, 3, 4)]:
+        for place in np.ndindex(shape):
+            for wrong in (-1, 5, -(2**63), 2**63 - 1):
+                ids = np.zeros(shape, "int64")
+                ids[place] = wrong
+                index = nd.array(ids, dtype="int64", device=device)
+                with pytest.raises(IndexError, match=f"id is out of range: got {wrong}: need 0"):
+                    nd.gather(table, index.permute(tuple(range(len(shape)))[::-1]))
+    none = nd.empty((0,), dtype="int64", device=device)
+    assert nd.gather(nd.empty((0, 2), device=device), none).shape == (0, 2)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_scatter_add_many_rows_in_order(device, dtype):
     """Repeated ids, and enough of them for several threads; the order of the sums is fixed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from needle.backend_ndarray.devices import Device
 from needle.backend_ndarray.dtypes import FLOAT32, FLOAT64, INT64, DType
 from needle.backend_ndarray.errors import DTypeError, ShapeError
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape
 from needle.backend_ndarray.ndarray import NDArray, check_same_device
 
@@ -68,9 +69,23 @@ def as_ids(op: str, ids: NDArray, count: int) -> NDArray:
             f"{op}: ids are not integers: got {ids._dtype.name}: need int64, int32 or uint8"
         )
     ids = ids.astype(INT64, copy=False)
-    if 0 not in ids._shape:
-        lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= count:
-            wrong = lowest if lowest < 0 else highest
-            raise IndexError(f"{op}: id is out of range: got {wrong}: need 0 <= id < {count}")
+    wrong = _outside(ids, count)
+    if wrong is not None:
+        raise IndexError(f"{op}: id is out of range: got {wrong}: need 0 <= id < {count}")
     return ids
+
+
+def flat_ids(op: str, ids: NDArray, count: int) -> NDArray:
+    """as_ids with one axis."""
+    ids = as_ids(op, ids, count)
+    return ids if len(ids._shape) == 1 else ids.reshape(ids.size)
+
+
+def _outside(ids: NDArray, count: int) -> int | None:
+    """The first id that is not in 0 .. count - 1."""
+    if ids._device.storage is _cpu.Storage:
+        return _cpu.outside(ids, count)
+    if 0 in ids._shape:
+        return None
+    extremes = int(ids.min()), int(ids.max())
+    return next((number for number in extremes if not 0 <= number < count), None)

@@ -6,11 +6,11 @@ from typing import Final, SupportsIndex
 
 from numpy.typing import DTypeLike
 
-from needle.backend_ndarray.checks import as_ids, check_floats, check_rank, check_shape
+from needle.backend_ndarray.checks import check_floats, check_rank, check_shape, flat_ids
 from needle.backend_ndarray.dtypes import as_dtype
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.layout import as_shape
-from needle.backend_ndarray.ndarray import NDArray, check_same_device, new
+from needle.backend_ndarray.ndarray import NDArray, as_rows, check_same_device, new
 
 __all__ = ["gather", "one_hot", "scatter_add"]
 
@@ -30,10 +30,10 @@ def gather(table: NDArray, ids: NDArray) -> NDArray:
     """
     device = check_same_device("gather", table, ids)
     check_rank("gather", "table", table, 2, "(V, D)")
-    rows = as_ids("gather", ids, table._shape[0])
-    out = new(device, (ids.size, table._shape[1]), table._dtype)
-    device.launch(_GATHER, (out, table, rows.reshape(ids.size)), NO_SCALARS)
-    return out.reshape(ids._shape + table._shape[1:])
+    rows = flat_ids("gather", ids, table._shape[0])
+    out = new(device, ids._shape + table._shape[1:], table._dtype)
+    device.launch(_GATHER, (as_rows(out), table, rows), NO_SCALARS)
+    return out
 
 
 def scatter_add(src: NDArray, ids: NDArray, num_rows: int) -> NDArray:
@@ -53,11 +53,10 @@ def scatter_add(src: NDArray, ids: NDArray, num_rows: int) -> NDArray:
     device, dtype = check_floats("scatter_add", src)
     width = src._shape[-1:] or (1,)
     check_shape("scatter_add", "src", src, ids._shape + width)
-    rows = as_ids("scatter_add", ids, num_rows)
+    rows = flat_ids("scatter_add", ids, num_rows)
     out = new(device, as_shape("scatter_add", (num_rows, *width)), dtype)
     device.launch(_FILL, (out, 0), NO_SCALARS)
-    operands = out, src.reshape(ids.size, *width), rows.reshape(ids.size)
-    device.launch(_SCATTER_ADD, operands, NO_SCALARS)
+    device.launch(_SCATTER_ADD, (out, as_rows(src), rows), NO_SCALARS)
     return out
 
 
@@ -71,7 +70,7 @@ def one_hot(ids: NDArray, num_classes: SupportsIndex, dtype: DTypeLike = "float3
     """
     kind = as_dtype("float32" if dtype is None else dtype, "one_hot")
     (count,) = as_shape("one_hot", num_classes)
-    rows = as_ids("one_hot", ids, count)
-    out = new(ids._device, (ids.size, count), kind)
-    ids._device.launch(_ONE_HOT, (out, rows.reshape(ids.size)), NO_SCALARS)
-    return out.reshape(*ids._shape, count)
+    rows = flat_ids("one_hot", ids, count)
+    out = new(ids._device, (*ids._shape, count), kind)
+    ids._device.launch(_ONE_HOT, (as_rows(out), rows), NO_SCALARS)
+    return out

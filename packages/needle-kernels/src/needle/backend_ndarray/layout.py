@@ -311,6 +311,13 @@ def index_view(shape: Shape, strides: Shape, offset: int, index: Any) -> tuple[S
     return tuple(sizes), tuple(steps), offset
 
 
+@lru_cache(_CACHE)
+def flip_view(shape: Shape, strides: Shape, axes: Shape) -> tuple[Shape, int]:
+    """Strides that walk `axes` backwards, and how far the offset moves."""
+    shift = sum((shape[k] - 1) * strides[k] for k in axes if shape[k])
+    return tuple(-step if k in axes else step for k, step in enumerate(strides)), shift
+
+
 def check_index(entry: Any, axis: int, size: int) -> int:
     """An integer index counted from the left; IndexError where it is none or out of range."""
     if isinstance(entry, bool) or not hasattr(entry, "__index__") or getattr(entry, "ndim", 0) != 0:

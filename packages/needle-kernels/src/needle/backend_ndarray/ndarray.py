@@ -306,10 +306,8 @@ class NDArray:
     # Copies
 
     def _copy_as(self, strides: Shape, dtype: DType | None = None) -> NDArray:
-        kind = dtype or self._dtype
-        out = wrap(
-            self._device.storage(self.size, NAME[kind]), self._shape, strides, 0, kind, self._device
-        )
+        out = new(self._device, self._shape, dtype or self._dtype)
+        out._strides = strides
         self._device.launch(_COPY, (out, self), NO_SCALARS)
         return out
 
@@ -580,26 +578,33 @@ _cpu.bind_arrays(NDArray, CPU, SUPPORTED, dense_strides)
 
 # An array of these parts, unchecked.
 wrap: Final[Callable[[_cpu.Storage, Shape, Shape, int, DType, Device], NDArray]] = _cpu.wrap
+_empty: Final[Callable[[Shape, DType, Device], NDArray]] = _cpu.empty
+_empty_like: Final[Callable[[NDArray, DType], NDArray]] = _cpu.empty_like
 
 
 def empty_as(model: NDArray, dtype: DType | None = None) -> NDArray:
     """A new array with the shape, device and memory order of `model`, contents arbitrary."""
-    kind = dtype or model._dtype
-    shape = model._shape
-    return wrap(
-        model._device.storage(math.prod(shape), NAME[kind]),
-        shape,
-        dense_strides(shape, model._strides),
-        0,
-        kind,
-        model._device,
-    )
+    device, kind = model._device, dtype or model._dtype
+    if device.storage is _cpu.Storage:
+        return _empty_like(model, kind)
+    strides = dense_strides(model._shape, model._strides)
+    storage = device.storage(model.size, NAME[kind])
+    return wrap(storage, model._shape, strides, 0, kind, device)
 
 
 def new(device: Device, shape: Shape, dtype: DType) -> NDArray:
     """A new row-major array, contents arbitrary."""
+    if device.storage is _cpu.Storage:
+        return _empty(shape, dtype, device)
     storage = device.storage(math.prod(shape), NAME[dtype])
     return wrap(storage, shape, compact_strides(shape), 0, dtype, device)
+
+
+def as_rows(a: NDArray) -> NDArray:
+    """(..., D) shown as (R, D)."""
+    if len(a._shape) == 2:
+        return a
+    return a.reshape(math.prod(a._shape[:-1]), a._shape[-1])
 
 
 def host_view(array: NDArray) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from needle.backend_ndarray.devices import Device
 from needle.backend_ndarray.dtypes import DType
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL
-from needle.backend_ndarray.ndarray import NDArray, empty_as, new
+from needle.backend_ndarray.ndarray import NDArray, as_rows, empty_as, new
 
 __all__ = ["batch_norm", "batch_norm_eval", "batch_norm_grad", "layer_norm", "layer_norm_grad"]
 
@@ -146,7 +146,7 @@ def layer_norm(
     device, dtype = _check_layer("layer_norm", x, weight=weight, bias=bias)
     lead = x._shape[:-1]
     y, mean, var = new(device, x._shape, dtype), new(device, lead, dtype), new(device, lead, dtype)
-    operands = _rows(y), _column(mean), _column(var), _rows(x), weight, bias
+    operands = as_rows(y), _column(mean), _column(var), as_rows(x), weight, bias
     device.launch(_LAYER_NORM, operands, (eps,))
     return y, mean, var
 
@@ -169,15 +169,18 @@ def layer_norm_grad(
     features = x._shape[-1:]
     dx = new(device, x._shape, dtype)
     dweight, dbias = new(device, features, dtype), new(device, features, dtype)
-    operands = _rows(dx), dweight, dbias, _rows(dy), _rows(x), _column(mean), _column(var), weight
+    operands = (
+        as_rows(dx),
+        dweight,
+        dbias,
+        as_rows(dy),
+        as_rows(x),
+        _column(mean),
+        _column(var),
+        weight,
+    )
     device.launch(_LAYER_NORM_GRAD, operands, (eps,))
     return dx, dweight, dbias
-
-
-def _rows(x: NDArray) -> NDArray:
-    """(..., D) as (R, D)."""
-    rows = x.size // x._shape[-1]
-    return x if len(x._shape) == 2 else x.reshape(rows, x._shape[-1])
 
 
 def _column(x: NDArray) -> NDArray:

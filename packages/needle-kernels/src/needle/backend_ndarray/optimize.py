@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from needle.backend_ndarray.checks import check_floats, check_shape
 from needle.backend_ndarray.devices import Device
 from needle.backend_ndarray.dtypes import FLOAT64, DType
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import is_dense, same_places
 from needle.backend_ndarray.ndarray import NDArray, check_writable, copy_into, new
 
 __all__ = ["adam", "moving_average", "scale", "sgd", "sum_squares"]
+
+# The common path in C++: lists of compact arrays on cpu(), of one dtype. False for others.
+_common: Final[Callable[..., bool]] = _cpu.update
 
 Row: TypeAlias = tuple[NDArray, ...]
 Kind: TypeAlias = tuple[Device, DType]
@@ -88,7 +92,7 @@ def sum_squares(arrays: Sequence[NDArray]) -> float:
         out = new(device, (), FLOAT64)
         dense = [a if is_dense(a._shape, a._strides) else a.copy() for a in group]
         device.launch(KERNEL["sum_squares"], (out, *dense), ())
-        total += float(out)
+        total += out.item()
     return total
 
 
@@ -117,6 +121,8 @@ def _update(
 
     A column that is None is absent from every row.
     """
+    if _common(KERNEL[op], tuple(columns), scalars):
+        return
     there = [column for column in columns if column is not None]
     if len({len(column) for column in there}) != 1:
         raise ShapeError(

@@ -13,6 +13,7 @@ from needle.backend_ndarray.layout import (
     Shape,
     as_ints,
     dense_strides,
+    flip_view,
     normalize_axes,
     normalize_axis,
 )
@@ -63,9 +64,9 @@ def flip(a: NDArray, axes: Axes = None) -> NDArray:
     """
     a = as_array(a)
     reversed_axes = normalize_axes("flip", axes, a.ndim)
-    index = tuple(slice(None, None, -1 if k in reversed_axes else 1) for k in range(a.ndim))
+    strides, shift = flip_view(a._shape, a._strides, reversed_axes)
     out = new(a._device, a._shape, a._dtype)
-    a._device.launch(_COPY, (out, a[index]), NO_SCALARS)
+    a._device.launch(_COPY, (out, a._view(a._shape, strides, a._offset + shift)), NO_SCALARS)
     return out
 
 
@@ -117,20 +118,19 @@ def concatenate(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
     arrays = list(arrays)
     first = _first("concatenate", arrays)
     k = normalize_axis("concatenate", axis, first.ndim)
+    before, after = first._shape[:k], first._shape[k + 1 :]
     for a in arrays:
-        if a._shape[:k] + a._shape[k + 1 :] != first._shape[:k] + first._shape[k + 1 :]:
+        if a._shape[:k] != before or a._shape[k + 1 :] != after:
             raise ShapeError(
                 f"concatenate: shapes differ: got {first._shape} and {a._shape}: "
                 f"need equal sizes on every axis but {k}"
             )
-    total = sum(a._shape[k] for a in arrays)
-    parts = [a._shape[k] for a in arrays]
-    out = _empty_for(arrays, (*first._shape[:k], total, *first._shape[k + 1 :]))
-    start = 0
-    for a, length in zip(arrays, parts, strict=True):
-        place = out[(slice(None),) * k + (slice(start, start + length),)]
+    out = _empty_for(arrays, (*before, sum([a._shape[k] for a in arrays]), *after))
+    offset = 0
+    for a in arrays:
+        place = out._view(a._shape, out._strides, offset)
         out._device.launch(_COPY, (place, a), NO_SCALARS)
-        start += length
+        offset += a._shape[k] * out._strides[k]
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from needle.backend_ndarray.checks import as_ids, check_floats, check_rank, check_shape
@@ -10,7 +9,7 @@ from needle.backend_ndarray.dtypes import FLOAT64
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.layout import Axes
-from needle.backend_ndarray.ndarray import NDArray, as_array, check_same_device, new
+from needle.backend_ndarray.ndarray import NDArray, as_array, as_rows, check_same_device, new
 from needle.backend_ndarray.reduce import reduction
 
 __all__ = [
@@ -49,8 +48,7 @@ def _along_rows(op: str, a: NDArray) -> NDArray:
         raise ShapeError(f"{op}: the array has no axes: got shape (): need at least one axis")
     a = a if a._dtype.kind == "f" else a.astype(FLOAT64)
     out = new(a._device, a._shape, a._dtype)
-    rows = math.prod(a._shape[:-1]), a._shape[-1]
-    a._device.launch(KERNEL[op], (out.reshape(rows), a.reshape(rows)), NO_SCALARS)
+    a._device.launch(KERNEL[op], (as_rows(out), as_rows(a)), NO_SCALARS)
     return out
 
 

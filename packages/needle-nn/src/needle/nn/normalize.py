@@ -68,8 +68,8 @@ class _BatchNorm(Module):
     def _average(self, *batch: NDArray) -> None:
         """Moves the running statistics towards the batch's; on arrays, so that no graph is kept."""
         running = [array_of(self.running_mean), array_of(self.running_var)]
-        batch = tuple([b.astype(r.dtype, copy=False) for b, r in zip(batch, running, strict=True)])
-        nd.moving_average(running, batch, self.momentum)
+        values = [b.astype(r.dtype, copy=False) for b, r in zip(batch, running, strict=True)]
+        nd.moving_average(running, values, self.momentum)
 
     def extra_repr(self) -> str:
         settings = f"{self.dim}, eps={self.eps}, momentum={self.momentum}"
