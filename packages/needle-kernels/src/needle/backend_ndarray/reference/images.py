@@ -24,7 +24,8 @@ def image_batch(
     for n, i in enumerate(ids):
         image = data[i].astype(out.dtype)
         if shifts is not None:
-            image = shifted(image, *shifts[n].tolist(), bool(reflect))
+            dy, dx = shifts[n].tolist()
+            image = shifted(image, dy, dx, bool(reflect))
         if mirrored is not None and mirrored[n]:
             image = image[..., ::-1]
         out[n] = image
