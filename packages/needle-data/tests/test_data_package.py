@@ -19,7 +19,7 @@ def test_the_examples_of_the_readme_run(example):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
 def test_every_public_name_exists():

@@ -1,9 +1,10 @@
 """Random changes of whole batches of images: a few NumPy calls each, no loop over images.
 
-A transform takes images (N, C, H, W) and a generator, and returns the changed images; it may write
-into those it was given. `DataLoader(batch_transforms=[...])` applies them in order, each batch with
-a generator of its own, made of the pass's seed and the batch's number: a pass that goes on at
-batch k draws what it would have drawn.
+They are the definition, and what happens wherever a loader cannot do it all in one kernel call
+(`fused.py`). A transform takes images (N, C, H, W) and a generator, and returns the changed images;
+it may write into those it was given. `DataLoader(batch_transforms=[...])` applies them in order,
+each batch with a generator of its own, made of the pass's seed and the batch's number: a pass that
+goes on at batch k draws what it would have drawn.
 
 Bytes are a quarter of the work: keep images as uint8 (`as_bytes`) and end with `Normalize`.
 """
@@ -41,8 +42,12 @@ class BatchFlip(BatchTransform):
             raise ValueError(f"BatchFlip: p is not a probability: got {p}: need [0, 1]")
         self.p = p
 
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.bool_]:
+        """Which images of (N, C, H, W) are mirrored: (N,)."""
+        return rng.random(shape[0]) < self.p
+
     def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
-        chosen = np.flatnonzero(rng.random(len(images)) < self.p)
+        chosen = np.flatnonzero(self.draw(images.shape, rng))
         images[chosen] = images[chosen, :, :, ::-1]
         return images
 
@@ -63,16 +68,24 @@ class BatchCrop(BatchTransform):
         self.padding = check_integer("BatchCrop", "padding", padding, at_least=0)
         self.reflect = reflect
 
-    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
-        n, _, height, width = images.shape
-        if self.reflect and self.padding >= min(height, width):
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.int64]:
+        """By how much each image of (N, C, H, W) is shifted, down and right: (N, 2).
+
+        Raises:
+            ShapeError: the images are too small to be reflected.
+        """
+        if self.reflect and self.padding >= min(shape[2:]):
             raise ShapeError(
-                f"BatchCrop: nothing to reflect: images are {images.shape}, padding is "
+                f"BatchCrop: nothing to reflect: images are {shape}, padding is "
                 f"{self.padding}: need padding < height and width"
             )
-        windows = sliding_window_view(self._padded(images), (height, width), axis=(2, 3))
-        top, left = rng.integers(0, 2 * self.padding + 1, (2, n))
-        cut: Array[Any] = windows[np.arange(n), :, top, left]
+        shifts: Array[np.int64] = rng.integers(0, 2 * self.padding + 1, (2, shape[0])).T
+        return shifts - self.padding
+
+    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
+        top, left = self.draw(images.shape, rng).T + self.padding
+        windows = sliding_window_view(self._padded(images), images.shape[2:], axis=(2, 3))
+        cut: Array[Any] = windows[np.arange(len(images)), :, top, left]
         return cut
 
     def _padded(self, images: Array[Any]) -> Array[Any]:
@@ -108,17 +121,26 @@ class BatchCutout(BatchTransform):
     def __init__(self, size: int = 8) -> None:
         self.size = check_integer("BatchCutout", "size", size, at_least=1)
 
-    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
-        n, _, height, width = images.shape
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.int64]:
+        """Row and column of each square's upper left pixel in images (N, C, H, W): (N, 2).
+
+        Raises:
+            ShapeError: the images are smaller than the square.
+        """
+        n, _, height, width = shape
         if self.size > min(height, width):
             raise ShapeError(
-                f"BatchCutout: images are too small: got {images.shape}: need at least "
+                f"BatchCutout: images are too small: got {shape}: need at least "
                 f"{self.size} x {self.size} pixels"
             )
-        squares = sliding_window_view(images, (self.size,) * 2, axis=(2, 3), writeable=True)
         top = rng.integers(0, height - self.size + 1, n)
         left = rng.integers(0, width - self.size + 1, n)
-        squares[np.arange(n), :, top, left] = 0
+        return np.stack((top, left), axis=1)
+
+    def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
+        top, left = self.draw(images.shape, rng).T
+        squares = sliding_window_view(images, (self.size,) * 2, axis=(2, 3), writeable=True)
+        squares[np.arange(len(images)), :, top, left] = 0
         return images
 
 
@@ -139,11 +161,16 @@ class Normalize(BatchTransform):
         if not (self.std > 0).all():
             raise ValueError(f"Normalize: std: got {std}: need positive numbers")
 
+    def factors(self, dtype: Any) -> tuple[Array[np.float32], Array[np.float32]]:
+        """What images of `dtype` are divided by, and what is then added: each (C, 1, 1), or 1s."""
+        whole = np.float32(255 if dtype == np.uint8 else 1)
+        return self.std * whole, -(self.mean / self.std)
+
     def __call__(self, images: Array[Any], rng: np.random.Generator | None = None) -> Array[Any]:
-        whole = np.float32(255 if images.dtype == np.uint8 else 1)
-        out: Array[np.float32] = np.divide(images, self.std * whole, dtype=np.float32)
-        if self.mean.any():
-            out -= self.mean / self.std
+        divisor, offset = self.factors(images.dtype)
+        out: Array[np.float32] = np.divide(images, divisor, dtype=np.float32)
+        if offset.any():
+            out += offset
         return out
 
 

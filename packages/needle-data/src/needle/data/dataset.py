@@ -28,7 +28,8 @@ class Dataset:
 
     An item is a tuple of arrays or numbers, or a single one. `batch(indices)` is what a loader
     calls; the one here stacks items one by one. A subclass that redefines `__getitem__` or
-    `apply_transforms` but not `batch` gets this one back, so no loader bypasses what it redefines.
+    `apply_transforms` but not `batch` gets this one back, so no loader bypasses what it redefines;
+    nor does one read `_rows` of a class that redefines any of the three.
 
     Args:
         transforms: callables, which `apply_transforms` applies in order.
@@ -49,6 +50,8 @@ class Dataset:
         own = vars(cls)
         if "batch" not in own and ("__getitem__" in own or "apply_transforms" in own):
             cls.batch = Dataset.batch  # type: ignore[method-assign]
+        if "_rows" not in own and not REDEFINES.isdisjoint(own):
+            cls._rows = Dataset._rows  # type: ignore[method-assign]
 
     def __getitem__(self, index: Any) -> Any:
         """The item at an integer index."""
@@ -74,6 +77,13 @@ class Dataset:
             One array (B, ...) for each field of an item; batch transforms may overwrite it.
         """
         return collate(self, indices)
+
+    def _rows(self) -> Batch | None:
+        """The arrays of which item i is row i and nothing else; None if there are none."""
+        return None
+
+
+REDEFINES = frozenset({"__getitem__", "apply_transforms", "batch"})
 
 
 def collate(items: Items, indices: Array[np.int64]) -> Batch:
@@ -157,6 +167,9 @@ class NDArrayDataset(Dataset):
     def batch(self, indices: Array[np.int64]) -> Batch:
         return tuple(array[indices] for array in self.arrays)
 
+    def _rows(self) -> Batch | None:
+        return self.arrays
+
 
 def check_index(dataset: Dataset, index: SupportsIndex) -> int:
     """`index`, counted from the start.
@@ -221,6 +234,9 @@ class ImageDataset(Dataset):
             return collate(self, indices)
         images = self._from_hwc(apply_to_batch(transforms, self._to_hwc(self.X[indices])))
         return images, self.y[indices]
+
+    def _rows(self) -> Batch | None:
+        return None if self.transforms else (self.X, self.y)
 
     def _to_hwc(self, images: Array[Any]) -> Array[Any]:
         return np.moveaxis(images, -3, -1) if self.channels_first else images

@@ -1,18 +1,22 @@
 """Batches of Tensors out of a data set."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray as Array
 
 from needle.autograd import Tensor
-from needle.backend_ndarray import cpu, from_dlpack
+from needle.backend_ndarray import cpu, cpu_numpy, from_dlpack
 
 from ._checks import check_integer
 from .augment import BatchTransform, generator
-from .dataset import Dataset, Items, collate
+from .dataset import Dataset, ImageDataset, Items, NDArrayDataset, collate
+from .fused import fits_kernel, fused_batch
+
+FLOAT32 = np.dtype(np.float32)
+# What these return nobody else has: it need not be copied.
+FRESH = (Dataset.batch, NDArrayDataset.batch, ImageDataset.batch)
 
 
 class DataLoader:
@@ -24,7 +28,9 @@ class DataLoader:
     floor(N / batch_size), all full.
 
     A batch comes from `dataset.batch(indices)` (see `Dataset`); any other object with `__len__`
-    and `__getitem__` is fetched item by item.
+    and `__getitem__` is fetched item by item. Images that a data set holds as bytes or float32
+    are gathered and changed by one kernel call where that can stand for the batch transforms:
+    a `BatchCrop`, `BatchFlip`, `BatchCutout`, `Normalize`, or some of them, in this order.
 
     Args:
         dataset: what to load.
@@ -102,15 +108,32 @@ class DataLoader:
     def _batches(
         self, order: Array[np.int64], seed: int, first: int
     ) -> Iterator[tuple[Tensor, ...]]:
-        dataset = self.dataset
-        fetch = dataset.batch if isinstance(dataset, Dataset) else partial(collate, dataset)
         for k in range(first, len(self)):
-            fields = fetch(order[k * self.batch_size : (k + 1) * self.batch_size])
-            if not self.batch_transforms:
-                yield tuple(self._tensor(field) for field in fields)
-                continue
-            images = self._changed(fields[0], generator(seed, k))
-            yield self._tensor(images, own=True), *(self._tensor(field) for field in fields[1:])
+            ids = order[k * self.batch_size : (k + 1) * self.batch_size]
+            rng = generator(seed, k) if self.batch_transforms else None
+            rows = self.dataset._rows() if isinstance(self.dataset, Dataset) else None
+            if rows and self._fits_kernel(rows[0]):
+                images = fused_batch(rows[0], ids, self.batch_transforms, rng)
+                rest = (self._tensor(array[ids], own=True) for array in rows[1:])
+                yield Tensor(images, requires_grad=False), *rest
+            else:
+                yield self._fetch(ids, rng)
+
+    def _fits_kernel(self, images: Array[Any]) -> bool:
+        here = self.device in (None, cpu()) and cpu() != cpu_numpy()
+        return here and self._keeps(FLOAT32) and fits_kernel(images, self.batch_transforms)
+
+    def _keeps(self, dtype: np.dtype[Any]) -> bool:
+        return self.dtype is not None and np.dtype(self.dtype) == dtype
+
+    def _fetch(self, ids: Array[np.int64], rng: np.random.Generator | None) -> tuple[Tensor, ...]:
+        dataset = self.dataset
+        own = not isinstance(dataset, Dataset) or type(dataset).batch in FRESH
+        fields = dataset.batch(ids) if isinstance(dataset, Dataset) else collate(dataset, ids)
+        tensors = [self._tensor(field, own) for field in fields[rng is not None :]]
+        if rng is not None:
+            tensors.insert(0, self._tensor(self._changed(fields[0], rng), own=True))
+        return tuple(tensors)
 
     def _changed(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
         if not images.flags.owndata:  # a view, perhaps of the data set itself
@@ -121,6 +144,6 @@ class DataLoader:
 
     def _tensor(self, array: Array[Any], own: bool = False) -> Tensor:
         """The array as a Tensor; one that nobody else owns gives its memory away where it fits."""
-        if own and array.dtype == self.dtype and self.device in (None, cpu()):
+        if own and self._keeps(array.dtype) and self.device in (None, cpu()):
             return Tensor(from_dlpack(array), requires_grad=False)
         return Tensor(array, device=self.device, dtype=self.dtype, requires_grad=False)
