@@ -300,19 +300,20 @@ struct Reducer {
         return result;
     }
 
-    // acc[j] op= the n elements p[j * column + i * row].
+    // acc[j] op= the n elements p[j * column + i * row]: four rows at a time, a quarter of all
+    // apart, since memory delivers four streams faster than one.
     static void fold_rows(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
                           int64_t width)
     {
-        int64_t i = 0;
-        for (; i + 4 <= n; i += 4, p += 4 * row) {
-            const T *a = p, *b = p + row, *c = p + 2 * row, *d = p + 3 * row;
+        int64_t quarter = n / 4, apart = quarter * row, i = 0;
+        for (; i < quarter; ++i, p += row) {
+            const T *a = p, *b = p + apart, *c = p + 2 * apart, *d = p + 3 * apart;
             int64_t j = column == 1 ? fold_four_rows(acc, a, b, c, d, width) : 0;
             for (int64_t k = j * column; j < width; ++j, k += column)
                 acc[j] = Op::apply(acc[j], Op::apply(Op::apply(Acc(a[k]), Acc(b[k])),
                                                      Op::apply(Acc(c[k]), Acc(d[k]))));
         }
-        for (; i < n; ++i, p += row) {
+        for (i *= 4, p += 3 * apart; i < n; ++i, p += row) {
             int64_t j = column == 1 ? fold_row(acc, p, width) : 0;
             for (; j < width; ++j) acc[j] = Op::apply(acc[j], Acc(p[j * column]));
         }
