@@ -109,7 +109,7 @@ def check_floats(op: str, *inputs: Tensor | None) -> DType:
         DTypeError: they differ, or are not float32 or float64.
     """
     dtypes = [x.dtype for x in inputs if x is not None]
-    if dtypes[0].kind != "f" or any(dtype is not dtypes[0] for dtype in dtypes):
+    if dtypes[0].kind != "f" or dtypes.count(dtypes[0]) != len(dtypes):
         raise DTypeError(
             f"{op}: dtypes do not fit: got {', '.join(dtype.name for dtype in dtypes)}: "
             "need the same, float32 or float64"
