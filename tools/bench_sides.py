@@ -30,7 +30,7 @@ SIDES = ("numpy", "torch")
 ROUNDS = 5
 ROUND_SECONDS = 0.02
 SLOW = 0.3  # seconds a call: then two rounds do
-PAUSE = 0.015  # seconds, until the last side's idle threads have gone to sleep
+PAUSE = 0.03  # seconds, until the last side's idle threads have gone to sleep
 
 
 class Worker:
@@ -39,9 +39,10 @@ class Worker:
     def __init__(self, python: str, cases: Path, side: str, threads: int) -> None:
         """Starts it; NumPy's threads can only be set before it begins."""
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        sleeps_soon = {"OPENBLAS_THREAD_TIMEOUT": "20"}  # idle threads: 2^20 cycles, not 2^28
         self._process = subprocess.Popen(
             [python, str(ROOT / "tools" / "bench_worker.py"), str(cases), side],
-            env={**os.environ, **dict.fromkeys(names, str(threads))},
+            env={**os.environ, **dict.fromkeys(names, str(threads)), **sleeps_soon},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

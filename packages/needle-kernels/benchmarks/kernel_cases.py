@@ -37,10 +37,17 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A matrix that does not lengthen a vector: a recurrence of many steps stays bounded."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True)
 class Case:
     """One computation."""
 
-    inputs: tuple[Shape | Ids | Mask, ...]
+    inputs: tuple[Shape | Ids | Mask | Weights, ...]
     needle: Expression
     torch: Expression | None
     numpy: Expression | None = None
@@ -58,6 +65,8 @@ class Case:
                 found.append(rng.integers(0, item.count, item.shape))
             elif isinstance(item, Mask):
                 found.append(rng.random(item.shape) < 0.5)
+            elif isinstance(item, Weights):
+                found.append((rng.uniform(0.1, 1, item.shape) / max(item.shape)).astype(self.dtype))
             else:
                 found.append(rng.uniform(0.1, 1, item).astype(self.dtype))
         return found
@@ -476,7 +485,8 @@ for size, (batch, hidden) in {"tiny": (2, 8), "ptb": (20, 200), "large": (4096, 
 
 for size, (batch, hidden) in {"tiny": (2, 8), "ptb": (20, 200), "650": (20, 650)}.items():
     inputs, gates, state = (35, batch, hidden), (35, batch, 4 * hidden), (batch, hidden)
-    states, square, wide = (36, batch, hidden), (hidden, hidden), (hidden, 4 * hidden)
+    states = (36, batch, hidden)
+    square, wide = Weights((hidden, hidden)), Weights((hidden, 4 * hidden))
     CASES |= {
         f"lstm_sequence-{size}": Case(
             (gates, state, state, wide), lambda m, *arrays: m.lstm_sequence(*arrays)[0], None
