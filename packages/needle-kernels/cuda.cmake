@@ -21,7 +21,7 @@ if(NEEDLE_CUDA STREQUAL "off" OR (NEEDLE_CUDA STREQUAL "auto" AND NOT CMAKE_CUDA
   return()
 endif()
 
-set(cuda_sources elementwise shape reduce softmax index)
+set(cuda_sources elementwise shape reduce softmax index optimize normalize matmul recurrent)
 list(TRANSFORM cuda_sources PREPEND csrc/cuda/)
 list(TRANSFORM cuda_sources APPEND .cu)
 
@@ -37,6 +37,7 @@ pybind11_add_module(cuda MODULE csrc/cuda/bindings.cpp ${cuda_sources})
 target_link_libraries(cuda PRIVATE needle_options)
 if(NEEDLE_CUDA STREQUAL "emulate")
   target_compile_definitions(cuda PRIVATE NEEDLE_CUDA_EMULATE)
+  target_compile_options(cuda PRIVATE -Wno-unknown-pragmas)  # of nvcc
 else()
   # The runtime inside, so that the module loads on machines without CUDA.
   set_target_properties(cuda PROPERTIES CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static)

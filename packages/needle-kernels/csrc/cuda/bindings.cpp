@@ -42,6 +42,10 @@ Table make_table()
     add_reduce(table);
     add_softmax(table);
     add_index(table);
+    add_optimize(table);
+    add_normalize(table);
+    add_matmul(table);
+    add_recurrent(table);
     return table;
 }
 

@@ -39,8 +39,10 @@ void launch(const Call& call, void (*kernel)(Parameters...), dim3 grid, dim3 blo
     emulation::run_grid(grid, block, shared,
                         [&] { kernel(static_cast<Parameters>(arguments)...); });
 #else
-    kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream())> > >(
+    // clang-format off
+    kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream())>>>(
         static_cast<Parameters>(arguments)...);
+    // clang-format on
 #endif
     after_launch(kernel_names[call.kernel]);
 }

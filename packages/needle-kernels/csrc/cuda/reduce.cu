@@ -11,40 +11,58 @@ namespace {
 
 // float32 sums in float64: the additions hide behind the loads, and long sums keep their digits.
 template <class T, class SumType>
-struct SumOf {
+struct SumOf : OneInput<T> {
+    using OneInput<T>::OneInput;
     using Sum = SumType;
+
     __device__ Sum nothing() const { return 0; }
-    __device__ Sum add(Sum sum, T x) const { return sum + static_cast<Sum>(x); }
+    __device__ Sum add(Sum sum, const int64_t* place, const int64_t* at) const
+    {
+        return sum + static_cast<Sum>(this->read(place, at));
+    }
     __device__ Sum join(Sum a, Sum b) const { return a + b; }
-    __device__ T finish(Sum sum) const { return static_cast<T>(sum); }
+    __device__ void store(int64_t, const int64_t* place, Sum sum) const
+    {
+        this->out[place[0]] = static_cast<T>(sum);
+    }
 };
 
 // The larger, or the smaller; NaN if either is.
 template <class T, bool largest>
-struct ExtremeOf {
+struct ExtremeOf : OneInput<T> {
+    using OneInput<T>::OneInput;
     using Sum = T;
-    T none;
 
-    ExtremeOf()
+    __device__ T nothing() const { return none; }
+    __device__ T add(T extreme, const int64_t* place, const int64_t* at) const
+    {
+        return join(extreme, this->read(place, at));
+    }
+    __device__ T join(T a, T b) const { return (largest ? a > b : a < b) || a != a ? a : b; }
+    __device__ void store(int64_t, const int64_t* place, T extreme) const
+    {
+        this->out[place[0]] = extreme;
+    }
+
+    T none = worst();  // loses against everything
+
+private:
+    static T worst()
     {
         using Limits = std::numeric_limits<T>;
-        if (Limits::has_infinity)
-            none = largest ? -Limits::infinity() : Limits::infinity();
-        else
-            none = largest ? Limits::min() : Limits::max();
+        T highest = Limits::has_infinity ? Limits::infinity() : Limits::max();
+        T lowest = Limits::has_infinity ? -Limits::infinity() : Limits::min();
+        return largest ? lowest : highest;
     }
-    __device__ T nothing() const { return none; }
-    __device__ T add(T a, T b) const { return (largest ? a > b : a < b) || a != a ? a : b; }
-    __device__ T join(T a, T b) const { return add(a, b); }
-    __device__ T finish(T a) const { return a; }
 };
 
 void sum(const Call& call)
 {
+    Reduction<1> r = plan_call(call);
     switch (call.arrays[1].dtype) {
-        case DType::float32: return reduce<float>(call, SumOf<float, double>{});
-        case DType::float64: return reduce<double>(call, SumOf<double, double>{});
-        default: return reduce<int64_t>(call, SumOf<int64_t, uint64_t>{});  // wraps around
+        case DType::float32: return reduce(call, r, SumOf<float, double>(call));
+        case DType::float64: return reduce(call, r, SumOf<double, double>(call));
+        default: return reduce(call, r, SumOf<int64_t, uint64_t>(call));  // wraps around
     }
 }
 
@@ -52,8 +70,7 @@ template <bool largest>
 void extreme(const Call& call)
 {
     with_type(call.arrays[1].dtype, [&](auto zero) {
-        using T = decltype(zero);
-        reduce<T>(call, ExtremeOf<T, largest>{});
+        reduce(call, plan_call(call), ExtremeOf<decltype(zero), largest>(call));
     });
 }
 

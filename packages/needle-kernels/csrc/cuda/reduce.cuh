@@ -10,10 +10,11 @@ constexpr int reduce_threads = 256;
 // How a fold is shared out. `lanes` threads of a block, and `splits` blocks, take the elements of
 // one output in turn; their sums are joined in a fixed order, so results never change from run to
 // run.
+template <int Inputs>
 struct Reduction {
-    Strided<2> kept;     // of out and a
-    Strided<1> reduced;  // of a
-    int lanes;           // a power of two
+    Strided<Inputs + 1> kept;  // of out and the inputs
+    Strided<Inputs> reduced;   // of the inputs
+    int lanes;                 // a power of two
     int splits;
     bool along;  // neighbouring threads: neighbouring elements of one output, else other outputs
 
@@ -21,11 +22,11 @@ struct Reduction {
     __host__ __device__ int columns() const { return reduce_threads / lanes; }
 };
 
-// The smallest step between neighbouring elements along the axes [first, last).
-inline int64_t smallest_stride(const Array& a, int first, int last)
+// The smallest step between neighbouring elements.
+inline int64_t smallest_stride(const Array& a)
 {
     int64_t smallest = INT64_MAX;
-    for (int axis = first; axis < last; ++axis) {
+    for (int axis = 0; axis < a.rank; ++axis) {
         int64_t stride = a.strides[axis] < 0 ? -a.strides[axis] : a.strides[axis];
         if (a.shape[axis] > 1 && stride < smallest) smallest = stride;
     }
@@ -43,12 +44,22 @@ inline Array axes_of(const Array& a, int first, int last)
     return part;
 }
 
-inline Reduction plan_reduction(const Array& out, const Array& a)
+// Layout and shares for out (kept...) and inputs (kept..., reduced...).
+template <int Inputs>
+Reduction<Inputs> plan_reduction(const Array& out, const Array (&inputs)[Inputs])
 {
-    Array kept = axes_of(a, 0, out.rank), reduced = axes_of(a, out.rank, a.rank);
-    Reduction r{strided<2>({&out, &kept}), strided<1>({&reduced}), 1, 1, false};
+    Array kept[Inputs] = {}, reduced[Inputs] = {};
+    const Array *outer[Inputs + 1], *inner[Inputs];
+    outer[0] = &out;
+    for (int k = 0; k < Inputs; ++k) {
+        kept[k] = axes_of(inputs[k], 0, out.rank);
+        reduced[k] = axes_of(inputs[k], out.rank, inputs[k].rank);
+        outer[k + 1] = &kept[k];
+        inner[k] = &reduced[k];
+    }
+    Reduction<Inputs> r{strided<Inputs + 1>(outer), strided<Inputs>(inner), 1, 1, false};
     int64_t outputs = r.kept.count, elements = r.reduced.count;
-    r.along = smallest_stride(reduced, 0, reduced.rank) < smallest_stride(kept, 0, kept.rank);
+    r.along = smallest_stride(reduced[0]) < smallest_stride(kept[0]);
     int most_lanes = r.along ? reduce_threads : 8;
     while (r.lanes < most_lanes && r.lanes < elements) r.lanes *= 2;
     int64_t blocks = (outputs + r.columns() - 1) / r.columns();
@@ -61,10 +72,14 @@ inline Reduction plan_reduction(const Array& out, const Array& a)
     return r;
 }
 
-// `fold` has a type Sum, nothing(), add(Sum, T), join(Sum, Sum) and finish(Sum).
-template <class T, class Fold>
+// A Fold has a type Sum of at most 16 bytes, and
+//     nothing()                  the Sum of no elements
+//     add(sum, place, at)        with the element at place[k + 1] + at[k] of input k
+//     join(sum, sum)
+//     store(index, place, sum)   writes output number `index`, at place[0]
+template <int Inputs, class Fold>
 __global__ void __launch_bounds__(reduce_threads)
-    reduce_kernel(T* out, typename Fold::Sum* partial, const T* a, Reduction r, Fold fold)
+    reduce_kernel(Reduction<Inputs> r, Fold fold, typename Fold::Sum* partial)
 {
     using Sum = typename Fold::Sum;
     __shared__ Sum sums[reduce_threads];
@@ -74,18 +89,18 @@ __global__ void __launch_bounds__(reduce_threads)
     bool wide = r.reduced.count > UINT32_MAX;
     for (int64_t first = int64_t(blockIdx.x) * columns; first < r.kept.count;
          first += int64_t(gridDim.x) * columns) {
-        int64_t index = first + column, place[2] = {0, 0};
+        int64_t index = first + column, place[Inputs + 1] = {};
         Sum sum = fold.nothing();
         if (index < r.kept.count) {
             r.kept.places(index, place);
             int64_t step = int64_t(gridDim.y) * r.lanes;
             for (int64_t i = int64_t(blockIdx.y) * r.lanes + lane; i < r.reduced.count; i += step) {
-                int64_t at;
+                int64_t at[Inputs];
                 if (wide)
-                    r.reduced.places(i, &at);
+                    r.reduced.places(i, at);
                 else
-                    r.reduced.places(static_cast<uint32_t>(i), &at);
-                sum = fold.add(sum, a[place[1] + at]);
+                    r.reduced.places(static_cast<uint32_t>(i), at);
+                sum = fold.add(sum, place, at);
             }
         }
         Sum* mine = sums + lane * columns + column;
@@ -98,16 +113,16 @@ __global__ void __launch_bounds__(reduce_threads)
             if (r.splits > 1)
                 partial[blockIdx.y * r.kept.count + index] = *mine;
             else
-                out[place[0]] = fold.finish(*mine);
+                fold.store(index, place, *mine);
         }
         __syncthreads();
     }
 }
 
 // Joins what the splits of each output left in `partial`.
-template <class T, class Fold>
+template <int Inputs, class Fold>
 __global__ void __launch_bounds__(reduce_threads)
-    join_splits(T* out, const typename Fold::Sum* partial, Reduction r, Fold fold)
+    join_splits(Reduction<Inputs> r, Fold fold, const typename Fold::Sum* partial)
 {
     int64_t step = int64_t(gridDim.x) * reduce_threads;
     for (int64_t i = int64_t(blockIdx.x) * reduce_threads + threadIdx.x; i < r.kept.count;
@@ -115,34 +130,50 @@ __global__ void __launch_bounds__(reduce_threads)
         typename Fold::Sum sum = partial[i];
         for (int split = 1; split < r.splits; ++split)
             sum = fold.join(sum, partial[split * r.kept.count + i]);
-        int64_t place[2];
+        int64_t place[Inputs + 1];
         r.kept.places(i, place);
-        out[place[0]] = fold.finish(sum);
+        fold.store(i, place, sum);
     }
 }
 
-// The workspace is for the sums of all splits; their type takes at most 16 bytes.
-inline int64_t reduction_workspace(const Call& call)
+// Bytes for the sums of all splits.
+template <int Inputs>
+int64_t split_bytes(const Reduction<Inputs>& r)
 {
-    Reduction r = plan_reduction(call.arrays[0], call.arrays[1]);
     return r.splits > 1 ? r.splits * r.kept.count * 16 : 0;
 }
 
-template <class T, class Fold>
-void reduce(const Call& call, Fold fold)
+template <int Inputs, class Fold>
+void reduce(const Call& call, const Reduction<Inputs>& r, const Fold& fold)
 {
     using Sum = typename Fold::Sum;
     static_assert(sizeof(Sum) <= 16);
-    Reduction r = plan_reduction(call.arrays[0], call.arrays[1]);
     if (r.kept.count == 0) return;
-    T* out = call.arrays[0].as<T>();
     Sum* partial = static_cast<Sum*>(call.workspace);
     dim3 grid(grid_for(r.kept.count, r.columns()), static_cast<unsigned>(r.splits));
-    launch(call, reduce_kernel<T, Fold>, grid, reduce_threads, 0, out, partial,
-           call.arrays[1].as<T>(), r, fold);
+    launch(call, reduce_kernel<Inputs, Fold>, grid, reduce_threads, 0, r, fold, partial);
     if (r.splits > 1)
-        launch(call, join_splits<T, Fold>, grid_for(r.kept.count, reduce_threads), reduce_threads,
-               0, out, partial, r, fold);
+        launch(call, join_splits<Inputs, Fold>, grid_for(r.kept.count, reduce_threads),
+               reduce_threads, 0, r, fold, partial);
 }
+
+// For a call of (out, a).
+
+inline Reduction<1> plan_call(const Call& call)
+{
+    return plan_reduction<1>(call.arrays[0], {call.arrays[1]});
+}
+
+inline int64_t reduction_workspace(const Call& call) { return split_bytes(plan_call(call)); }
+
+// What the folds of one input have in common.
+template <class T>
+struct OneInput {
+    T* out;
+    const T* a;
+
+    explicit OneInput(const Call& call) : out(call.arrays[0].as<T>()), a(call.arrays[1].as<T>()) {}
+    __device__ T read(const int64_t* place, const int64_t* at) const { return a[place[1] + at[0]]; }
+};
 
 }  // namespace needle::cuda

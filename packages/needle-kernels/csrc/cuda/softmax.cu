@@ -21,22 +21,23 @@ __device__ T finite_or_zero(T highest)
 
 // The exponentials of what was seen so far, in units of the largest's.
 template <class T>
-struct LogSumExp {
+struct LogSumExp : OneInput<T> {
+    using OneInput<T>::OneInput;
     struct Sum {
         T highest;
         double sum;
     };
-    T lowest;
 
-    __device__ Sum nothing() const { return {lowest, 0}; }
+    __device__ Sum nothing() const { return {static_cast<T>(-INFINITY), 0}; }
 
     __device__ double in_units_of(Sum a, T highest) const
     {
         return a.sum == 0 ? 0 : a.sum * exponential(finite_or_zero(a.highest) - highest);
     }
 
-    __device__ Sum add(Sum a, T x) const
+    __device__ Sum add(Sum a, const int64_t* place, const int64_t* at) const
     {
+        T x = this->read(place, at);
         if (!(x > a.highest))  // NaN goes this way, too, and into the sum
             return {a.highest, a.sum + exponential(x - finite_or_zero(a.highest))};
         T unit = finite_or_zero(x);
@@ -49,18 +50,17 @@ struct LogSumExp {
         return {highest, in_units_of(a, unit) + in_units_of(b, unit)};
     }
 
-    __device__ T finish(Sum a) const
+    __device__ void store(int64_t, const int64_t* place, Sum a) const
     {
-        return static_cast<T>(static_cast<double>(finite_or_zero(a.highest)) + log(a.sum));
+        double unit = static_cast<double>(finite_or_zero(a.highest));
+        this->out[place[0]] = static_cast<T>(unit + log(a.sum));
     }
 };
 
 void logsumexp(const Call& call)
 {
-    with_float(call.arrays[1].dtype, [&](auto zero) {
-        using T = decltype(zero);
-        reduce<T>(call, LogSumExp<T>{static_cast<T>(-INFINITY)});
-    });
+    with_float(call.arrays[1].dtype,
+               [&](auto zero) { reduce(call, plan_call(call), LogSumExp<decltype(zero)>(call)); });
 }
 
 // ---- rows: a block takes one at a time
