@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from needle import cpu
-from needle.data import DataLoader, ImageDataset, RandomCrop, RandomFlipHorizontal
+from needle.data import (
+    BatchCrop,
+    BatchCutout,
+    BatchFlip,
+    DataLoader,
+    ImageDataset,
+    NDArrayDataset,
+    Normalize,
+    RandomCrop,
+    RandomFlipHorizontal,
+)
 
 N, BATCH = 20_000, 128
 
@@ -20,6 +30,12 @@ TRANSFORMS = {
     "crop": [RandomCrop()],
     "crop and flip": [RandomCrop(), RandomFlipHorizontal()],
     "any callable": [lambda img: img],
+}
+
+BATCH_TRANSFORMS = {
+    "scaled": [Normalize()],
+    "cropped": [BatchCrop(), BatchFlip(), Normalize()],
+    "everything": [BatchCrop(), BatchFlip(), BatchCutout(), Normalize([0.5] * 3, [0.25] * 3)],
 }
 
 
@@ -39,8 +55,22 @@ def record(benchmark):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_batch(benchmark, images, name, shuffle):
     x, y = images
+    load(benchmark, ImageDataset(x, y, TRANSFORMS[name]), shuffle)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("name", BATCH_TRANSFORMS)
+def test_batch_transforms(benchmark, images, name, dtype):
+    x, y = images
+    if dtype == "uint8":
+        x = (x * 255).astype(dtype)
+    load(benchmark, NDArrayDataset(x, y), True, BATCH_TRANSFORMS[name])
+
+
+def load(benchmark, data, shuffle, transforms=()):
+    """Times the next batch of a pass, one pass after the other."""
     loader = DataLoader(
-        ImageDataset(x, y, TRANSFORMS[name]), BATCH, shuffle=shuffle, device=cpu(), drop_last=True
+        data, BATCH, shuffle=shuffle, device=cpu(), drop_last=True, batch_transforms=transforms
     )
     batches = iter(())
 

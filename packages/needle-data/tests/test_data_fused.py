@@ -28,7 +28,7 @@ def pixels(shape=(50, 3, 9, 17), dtype="uint8"):
     return values if dtype == "uint8" else (values / np.float32(255)).astype(dtype)
 
 
-def passes(data, transforms=(), **options):
+def passes(data, transforms=(), size=8, **options):
     """A shuffled pass on each device, and the kernels that it took on `cpu()`.
 
     `cpu_numpy()` has the transforms' own NumPy.
@@ -38,7 +38,7 @@ def passes(data, transforms=(), **options):
         np.random.seed(7)
         recorder.start()
         loader = DataLoader(
-            data, 8, shuffle=True, device=device, batch_transforms=transforms, **options
+            data, size, shuffle=True, device=device, batch_transforms=transforms, **options
         )
         found.append([[field.numpy() for field in batch] for batch in loader])
         recorder.stop()
@@ -67,6 +67,18 @@ def test_the_kernel_equals_the_transforms(transforms, dtype):
     fused, plain, launches = passes(data, transforms)
     assert launches == 7
     np.testing.assert_equal(fused, plain)
+
+
+def test_draws_made_ahead_are_those_of_each_batch():
+    """50 batches are drawn in two bursts; a pass that goes on cuts them elsewhere."""
+    data = NDArrayDataset(pixels(), np.arange(50))
+    for size in (1, 3):
+        (fused, plain, _), first = passes(data, EVERYTHING, size=size), 5
+        np.testing.assert_equal(fused, plain)
+        np.random.seed(7)
+        loader = DataLoader(data, size, shuffle=True, batch_transforms=EVERYTHING)
+        rest = [[field.numpy() for field in batch] for batch in loader.start(first)]
+        np.testing.assert_equal(rest, plain[first:])
 
 
 def test_images_of_a_data_set():
@@ -155,7 +167,7 @@ def test_a_data_set_that_says_it_is_longer_than_it_is():
         def __len__(self):
             return 60
 
-    text = "image_batch: id is out of range: got 55: need 0 <= id < 50"
+    text = "image_batch: id is out of range: got 5[0-5]: need 0 <= id < 50"
     with pytest.raises(IndexError, match=text):
         list(DataLoader(Longer(pixels()), 8))
 

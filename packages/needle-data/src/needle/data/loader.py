@@ -12,7 +12,7 @@ from needle.backend_ndarray import cpu, cpu_numpy, from_dlpack
 from ._checks import check_integer
 from .augment import BatchTransform, generator
 from .dataset import Dataset, ImageDataset, Items, NDArrayDataset, collate
-from .fused import fits_kernel, fused_batch
+from .fused import FusedPass, fits_kernel
 
 FLOAT32 = np.dtype(np.float32)
 # What these return nobody else has: it need not be copied.
@@ -30,7 +30,8 @@ class DataLoader:
     A batch comes from `dataset.batch(indices)` (see `Dataset`); any other object with `__len__`
     and `__getitem__` is fetched item by item. Images that a data set holds as bytes or float32
     are gathered and changed by one kernel call where that can stand for the batch transforms:
-    a `BatchCrop`, `BatchFlip`, `BatchCutout`, `Normalize`, or some of them, in this order.
+    a `BatchCrop`, `BatchFlip`, `BatchCutout`, `Normalize`, or some of them, in this order. Such a
+    pass reads the arrays that the data set has when its first batch is asked for.
 
     Args:
         dataset: what to load.
@@ -108,16 +109,15 @@ class DataLoader:
     def _batches(
         self, order: Array[np.int64], seed: int, first: int
     ) -> Iterator[tuple[Tensor, ...]]:
+        rows = self.dataset._rows() if isinstance(self.dataset, Dataset) else None
+        if rows and self._fits_kernel(rows[0]):
+            fused = FusedPass(rows, order, self.batch_size, self.batch_transforms, seed)
+            for k in range(first, len(self)):
+                yield tuple([Tensor(field, requires_grad=False) for field in fused.batch(k)])
+            return
         for k in range(first, len(self)):
             ids = order[k * self.batch_size : (k + 1) * self.batch_size]
-            rng = generator(seed, k) if self.batch_transforms else None
-            rows = self.dataset._rows() if isinstance(self.dataset, Dataset) else None
-            if rows and self._fits_kernel(rows[0]):
-                images = fused_batch(rows[0], ids, self.batch_transforms, rng)
-                rest = (self._tensor(array[ids], own=True) for array in rows[1:])
-                yield Tensor(images, requires_grad=False), *rest
-            else:
-                yield self._fetch(ids, rng)
+            yield self._fetch(ids, generator(seed, k) if self.batch_transforms else None)
 
     def _fits_kernel(self, images: Array[Any]) -> bool:
         here = self.device in (None, cpu()) and cpu() != cpu_numpy()

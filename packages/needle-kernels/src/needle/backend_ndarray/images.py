@@ -88,6 +88,8 @@ def _check_range(
     """Raises ShapeError where a row of `pairs` would lead out of its image."""
     if not pairs.size:
         return
+    if int(pairs.min()) >= max(lowest) and int(pairs.max()) <= min(highest):
+        return
     low, high = pairs.min(0).numpy(), pairs.max(0).numpy()
     if (low < lowest).any() or (high > highest).any():
         raise ShapeError(
