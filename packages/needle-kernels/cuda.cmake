@@ -21,7 +21,7 @@ if(NEEDLE_CUDA STREQUAL "off" OR (NEEDLE_CUDA STREQUAL "auto" AND NOT CMAKE_CUDA
   return()
 endif()
 
-set(cuda_sources elementwise shape reduce softmax index optimize normalize matmul recurrent)
+set(cuda_sources elementwise shape reduce softmax index optimize normalize matmul recurrent conv pool)
 list(TRANSFORM cuda_sources PREPEND csrc/cuda/)
 list(TRANSFORM cuda_sources APPEND .cu)
 

@@ -46,6 +46,8 @@ Table make_table()
     add_normalize(table);
     add_matmul(table);
     add_recurrent(table);
+    add_conv(table);
+    add_pool(table);
     return table;
 }
 

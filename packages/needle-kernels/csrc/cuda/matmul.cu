@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(tile_threads) matmul_kernel(Product<T> p)
         a.data += place[1];
         b.data += place[2];
         T* out = p.out + place[0];
-        multiply_tile<T, per>(first_row, first_column, p.rows, p.columns, p.depth, a, b,
+        multiply_tile<T, per>(first_row, first_column, p.rows, p.columns, 0, p.depth, a, b,
                               [&](int64_t m, int64_t n, T sum) {
                                   T& target = out[m * p.row_stride + n * p.column_stride];
                                   if (p.accumulate) sum = static_cast<T>(sum + target);

@@ -8,16 +8,16 @@ namespace needle::cuda {
 constexpr int tile_threads = 256;  // 16 x 16, each with per x per elements of the tile
 constexpr int tile_depth = 8;      // of the slice that lies in shared memory
 
-// C(m, n) = sum over k of a(m, k) * b(k, n), for the tile that begins at (first_row, first_column);
-// store(m, n, sum) gets each element inside rows x columns. a and b are functions; their `along_k`
-// says that elements next to each other along k, not along the other axis, are neighbours in
-// memory.
+// C(m, n) = sum over k in [begin, end) of a(m, k) * b(k, n), for the tile that begins at
+// (first_row, first_column); store(m, n, sum) gets each element inside rows x columns. a and b are
+// functions; their `along_k` says that elements next to each other along k, not along the other
+// axis, are neighbours in memory.
 //
 // While the threads multiply one slice, each already loads its share of the next into registers.
 template <class T, int per, class A, class B, class Store>
 __device__ __forceinline__ void multiply_tile(int64_t first_row, int64_t first_column, int64_t rows,
-                                              int64_t columns, int64_t depth, const A& a,
-                                              const B& b, const Store& store)
+                                              int64_t columns, int64_t begin, int64_t end,
+                                              const A& a, const B& b, const Store& store)
 {
     constexpr int side = 16 * per, loads = side * tile_depth / tile_threads;
     // 4 more than needed: a column that is written then spreads over the memory's banks.
@@ -38,24 +38,24 @@ __device__ __forceinline__ void multiply_tile(int64_t first_row, int64_t first_c
     auto load = [&](int64_t start) {
         for (int l = 0; l < loads; ++l) {
             int64_t k = start + along(l, a.along_k), m = first_row + outside(l, a.along_k);
-            next_a[l] = m < rows && k < depth ? a(m, k) : T(0);
+            next_a[l] = m < rows && k < end ? a(m, k) : T(0);
             k = start + along(l, b.along_k);
             int64_t n = first_column + outside(l, b.along_k);
-            next_b[l] = n < columns && k < depth ? b(k, n) : T(0);
+            next_b[l] = n < columns && k < end ? b(k, n) : T(0);
         }
     };
     // Groups of 4 neighbours, 64 apart: threads side by side read places side by side.
     auto place = [](int i, int lane) { return i / 4 * 64 + lane * 4 + i % 4; };
 
-    load(0);
-    for (int64_t start = 0; start < depth; start += tile_depth) {
+    load(begin);
+    for (int64_t start = begin; start < end; start += tile_depth) {
         __syncthreads();
         for (int l = 0; l < loads; ++l) {
             tile_a[along(l, a.along_k)][outside(l, a.along_k)] = next_a[l];
             tile_b[along(l, b.along_k)][outside(l, b.along_k)] = next_b[l];
         }
         __syncthreads();
-        if (start + tile_depth < depth) load(start + tile_depth);
+        if (start + tile_depth < end) load(start + tile_depth);
 #pragma unroll
         for (int k = 0; k < tile_depth; ++k) {
             T x[per], y[per];

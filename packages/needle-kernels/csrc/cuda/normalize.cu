@@ -22,19 +22,6 @@ struct Line {
     __device__ T& operator[](int64_t i) const { return data[i * stride]; }
 };
 
-// The array with axis `axis` first.
-Array axis_first(const Array& a, int axis)
-{
-    Array moved = a;
-    for (int i = 0; i < axis; ++i) {
-        moved.shape[i + 1] = a.shape[i];
-        moved.strides[i + 1] = a.strides[i];
-    }
-    moved.shape[0] = a.shape[axis];
-    moved.strides[0] = a.strides[axis];
-    return moved;
-}
-
 struct TwoSums {
     double first, second;
 };

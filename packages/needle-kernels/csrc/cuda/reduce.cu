@@ -9,24 +9,6 @@ namespace needle::cuda {
 
 namespace {
 
-// float32 sums in float64: the additions hide behind the loads, and long sums keep their digits.
-template <class T, class SumType>
-struct SumOf : OneInput<T> {
-    using OneInput<T>::OneInput;
-    using Sum = SumType;
-
-    __device__ Sum nothing() const { return 0; }
-    __device__ Sum add(Sum sum, const int64_t* place, const int64_t* at) const
-    {
-        return sum + static_cast<Sum>(this->read(place, at));
-    }
-    __device__ Sum join(Sum a, Sum b) const { return a + b; }
-    __device__ void store(int64_t, const int64_t* place, Sum sum) const
-    {
-        this->out[place[0]] = static_cast<T>(sum);
-    }
-};
-
 // The larger, or the smaller; NaN if either is.
 template <class T, bool largest>
 struct ExtremeOf : OneInput<T> {

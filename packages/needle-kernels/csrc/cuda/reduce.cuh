@@ -44,6 +44,19 @@ inline Array axes_of(const Array& a, int first, int last)
     return part;
 }
 
+// The array with axis `axis` first.
+inline Array axis_first(const Array& a, int axis)
+{
+    Array moved = a;
+    for (int i = 0; i < axis; ++i) {
+        moved.shape[i + 1] = a.shape[i];
+        moved.strides[i + 1] = a.strides[i];
+    }
+    moved.shape[0] = a.shape[axis];
+    moved.strides[0] = a.strides[axis];
+    return moved;
+}
+
 // Layout and shares for out (kept...) and inputs (kept..., reduced...).
 template <int Inputs>
 Reduction<Inputs> plan_reduction(const Array& out, const Array (&inputs)[Inputs])
@@ -174,6 +187,24 @@ struct OneInput {
 
     explicit OneInput(const Call& call) : out(call.arrays[0].as<T>()), a(call.arrays[1].as<T>()) {}
     __device__ T read(const int64_t* place, const int64_t* at) const { return a[place[1] + at[0]]; }
+};
+
+// float32 sums in float64: the additions hide behind the loads, and long sums keep their digits.
+template <class T, class SumType>
+struct SumOf : OneInput<T> {
+    using OneInput<T>::OneInput;
+    using Sum = SumType;
+
+    __device__ Sum nothing() const { return 0; }
+    __device__ Sum add(Sum sum, const int64_t* place, const int64_t* at) const
+    {
+        return sum + static_cast<Sum>(this->read(place, at));
+    }
+    __device__ Sum join(Sum a, Sum b) const { return a + b; }
+    __device__ void store(int64_t, const int64_t* place, Sum sum) const
+    {
+        this->out[place[0]] = static_cast<T>(sum);
+    }
 };
 
 }  // namespace needle::cuda
