@@ -72,7 +72,7 @@ def test_views_are_written_through(device, view):
 
 
 def test_moving_average(device):
-    averages = [nd.array([1.0, 2.0], device=device), nd.array(4.0, device=device)]
+    averages = [nd.array(x, dtype="float32", device=device) for x in ([1.0, 2.0], 4.0)]
     nd.moving_average(averages, [nd.ones((2,), device=device), nd.zeros((), device=device)], 0.25)
     compare(averages[0], np.array([1.0, 1.75], "float32"))
     compare(averages[1], np.array(3.0, "float32"))
