@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from bench_worker import Array, as_arrays, estimate, load_cases
+from bench_worker import Array, as_arrays, estimate, load_cases, warm_up
 
 from needle import backend_ndarray as nd
 
@@ -224,7 +224,7 @@ def _time(
             if each < SLOW or len(found[side]) < 2:
                 found[side].append(process.time(max(1, int(ROUND_SECONDS / each))))
                 time.sleep(PAUSE)
-        run()
+        warm_up(run)
 
     def one_round() -> None:
         for _ in range(calls):
