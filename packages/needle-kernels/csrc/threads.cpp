@@ -75,8 +75,10 @@ public:
         count_.store(count, std::memory_order_relaxed);
         unfinished_.store(count, std::memory_order_relaxed);
         uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-        ticket_.store(loop << 32, std::memory_order_seq_cst);
+        ticket_.store(loop << 32 | 1, std::memory_order_seq_cst);  // piece 0 is the caller's
         if (sleepers_.load(std::memory_order_seq_cst) > 0) ticket_.notify_all();
+        piece(context, 0);
+        unfinished_.fetch_sub(1, std::memory_order_release);
         while (claim_one()) {
         }
         for (int turn = 0; unfinished_.load(std::memory_order_acquire) > 0; ++turn)

@@ -19,7 +19,7 @@ void set_thread_setting(int n);  // n >= 1
 void begin_kernel();             // by launch(), before a kernel's first line
 
 // Runs piece(context, i) for every i in [0, count), on up to num_threads() threads; returns when
-// all are done.
+// all are done. The caller runs piece 0: what a core's cache holds of it serves the next loop.
 void run_pieces(int count, void (*piece)(const void* context, int i), const void* context);
 
 constexpr int most_step_pieces = 64;
