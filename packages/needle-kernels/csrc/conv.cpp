@@ -32,6 +32,12 @@ constexpr int64_t block_rows = 4 * tile_rows;
 
 inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
 
+// Of a convolution with this result and these weights, padding included.
+inline int64_t multiply_adds(const Array& out, const Array& w)
+{
+    return out.size() * w.shape[0] * w.shape[1] * w.shape[2];
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Images
 
@@ -62,11 +68,46 @@ inline bool has_dense_rows(const Array& a)
     return channels && pixels;
 }
 
-// out[i * C + c] = from[c * channel_stride + i]
-template <int C, class T>
-void interleave(const T* __restrict from, int64_t channel_stride, int64_t n, T* __restrict out)
+// Where lane `lane` of vector J of C channels side by side comes from when channel c joins those
+// before it: from a pixel of c (counted from lanes<T> on), or from what they already are.
+template <int C, int J, class T>
+constexpr int joined_lane(int lane, int c)
 {
-    for (int64_t i = 0; i < n; ++i)
+    int pixel = (J * lanes<T> + lane) / C, channel = (J * lanes<T> + lane) % C;
+    if (channel == c) return lanes<T> + pixel;
+    return c == 1 ? pixel : lane;
+}
+
+template <int C, int J, class T, int... L>
+Vec<T> join_channels(const Vec<T> (&v)[C], std::integer_sequence<int, L...>)
+{
+    Vec<T> out = __builtin_shufflevector(v[0], v[1], joined_lane<C, J, T>(L, 1)...);
+    if constexpr (C > 2) out = __builtin_shufflevector(out, v[2], joined_lane<C, J, T>(L, 2)...);
+    if constexpr (C > 3) out = __builtin_shufflevector(out, v[3], joined_lane<C, J, T>(L, 3)...);
+    return out;
+}
+
+// out[i * C + c] = from[c * channel_stride + i] for the pixels of one vector.
+template <int C, class T, int... J>
+void interleave_vector(const T* from, int64_t channel_stride, T* out,
+                       std::integer_sequence<int, J...>)
+{
+    Vec<T> v[C];
+    for (int c = 0; c < C; ++c) v[c] = load(from + c * channel_stride);
+    (store(out + J * lanes<T>,
+           join_channels<C, J, T>(v, std::make_integer_sequence<int, lanes<T>>{})),
+     ...);
+}
+
+// The same for n pixels.
+template <int C, class T>
+void interleave(const T* from, int64_t channel_stride, int64_t n, T* out)
+{
+    int64_t i = 0;
+    for (; i + lanes<T> <= n; i += lanes<T>)
+        interleave_vector<C>(from + i, channel_stride, out + i * C,
+                             std::make_integer_sequence<int, C>{});
+    for (; i < n; ++i)
         for (int c = 0; c < C; ++c) out[i * C + c] = from[c * channel_stride + i];
 }
 
@@ -81,47 +122,65 @@ void copy_pixels(const T* from, int64_t pixel_stride, int64_t channel_stride, in
     pack_panel(from, channel_stride, pixel_stride, c, n, out, c);
 }
 
-// A dense copy of `a`, with `border` zero pixels on the left and the right of each row.
+// Some rows of some images.
+struct Region {
+    int64_t n0, n1, y0, y1;
+};
+
+// Images that are copied region by region, of at most `rows` rows. Each row has `border` pixels on
+// both sides that are not written.
 template <class T>
-Image<T> copy_image(const Array& a, int64_t border, T* out)
+struct Copy {
+    const Array* source;
+    int64_t rows, border;
+
+    int64_t row_elements() const { return (source->shape[2] + 2 * border) * source->shape[3]; }
+    // Images do not lie a multiple of 4 KB apart, where they would share a few lines of the cache.
+    int64_t image_elements() const { return round_up(rows * row_elements(), 16) + 16; }
+
+    // Places have the numbers that they have in the source.
+    Image<T> take(const Region& r, T* out) const
+    {
+        const int64_t *n = source->shape, *s = source->strides;
+        Image<T> image{out, n[0], n[1], n[2] + 2 * border, n[3], image_elements(), row_elements(),
+                       n[3]};
+        image.data -= r.n0 * image.image_stride + r.y0 * image.row_stride;
+        bool one_run = border == 0 && s[1] == n[2] * s[2];
+        int64_t step = one_run ? r.y1 - r.y0 : 1;
+        for (int64_t i = r.n0; i < r.n1; ++i)
+            for (int64_t y = r.y0; y < r.y1; y += step)
+                copy_pixels(source->as<T>() + i * s[0] + y * s[1], s[2], s[3], step * n[2], n[3],
+                            image.at(i, y, border));
+        return image;
+    }
+};
+
+template <class T>
+Image<T> in_place(const Array& a)
 {
     const int64_t *n = a.shape, *s = a.strides;
-    Image<T> image = dense_image(out, n[0], n[1], n[2] + 2 * border, n[3]);
-    bool one_run = border == 0 && s[1] == n[2] * s[2];
-    int64_t rows = one_run ? 1 : n[1], columns = one_run ? n[1] * n[2] : n[2];
-    size_t margin = static_cast<size_t>(border * n[3]) * sizeof(T);
-    parallel_for(n[0], ceil_div(32768, max64(1, image.image_stride)), [&](int64_t i0, int64_t i1) {
-        for (int64_t i = i0; i < i1; ++i)
-            for (int64_t y = 0; y < rows; ++y) {
-                T* row = image.at(i, y, 0);
-                std::memset(row, 0, margin);
-                copy_pixels(a.as<T>() + i * s[0] + y * s[1], s[2], s[3], columns, n[3],
-                            row + border * n[3]);
-                std::memset(row + (border + columns) * n[3], 0, margin);
-            }
-    });
-    return image;
+    return {a.as<T>(), n[0], n[1], n[2], n[3], s[0], s[1], n[3]};
 }
 
-inline int64_t image_elements(const Array& a, int64_t border)
+template <class T>
+int64_t dense_elements(const Array& a)
 {
-    return round_up(a.shape[0] * a.shape[1] * (a.shape[2] + 2 * border) * a.shape[3], 16);
-}
-
-inline int64_t dense_elements(const Array& a)
-{
-    return has_dense_rows(a) ? 0 : image_elements(a, 0);
+    return has_dense_rows(a) ? 0 : a.shape[0] * Copy<T>{&a, a.shape[1], 0}.image_elements();
 }
 
 // The operand in place, or copied to `buffer` when its layout does not suit; moves `buffer` on.
 template <class T>
 Image<T> dense_rows(const Array& a, T*& buffer)
 {
-    const int64_t *n = a.shape, *s = a.strides;
-    if (has_dense_rows(a)) return {a.as<T>(), n[0], n[1], n[2], n[3], s[0], s[1], n[3]};
-    T* out = buffer;
-    buffer += image_elements(a, 0);
-    return copy_image(a, 0, out);
+    if (has_dense_rows(a)) return in_place<T>(a);
+    Copy<T> copy{&a, a.shape[1], 0};
+    int64_t stride = copy.image_elements();
+    parallel_for(a.shape[0], ceil_div(32768, stride), [&](int64_t begin, int64_t end) {
+        copy.take({begin, end, 0, a.shape[1]}, buffer + begin * stride);
+    });
+    Image<T> image = copy.take({0, 0, 0, a.shape[1]}, buffer);
+    buffer += a.shape[0] * stride;
+    return image;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -143,6 +202,7 @@ struct Axis {
     // The taps that some output position meets: [low_tap, high_tap).
     int64_t low_tap() const { return max64(0, padding - (out - 1) * stride); }
     int64_t high_tap() const { return min64(kernel, in + padding); }
+    bool meets(int64_t k) const { return low_tap() <= k && k < high_tap(); }
 };
 
 Axis axis_of(const Call& call, const Array& in, const Array& out, const Array& w, int axis)
@@ -269,6 +329,8 @@ struct Weights {
 template <class T>
 struct Products {
     Image<T> from, to;
+    const Copy<T>* copy;  // where `from` is copied, block by block; or nullptr
+    T* copies;            // room for a block of each thread
     Weights<T> weights;
     const T* bias;
     Activation activation;
@@ -351,8 +413,15 @@ void for_blocks_of(const Share& share, int64_t images, int64_t panels, const Run
     }
 }
 
+// As many images as a tile has rows, so that their pixels stay cached from position to position;
+// one where a row fills tiles. `step`: between positions that meet the same taps.
+inline int64_t images_of_block(int64_t n, int64_t h, int64_t w, int64_t step)
+{
+    return max64(h, w) / step > tile_rows ? 1 : min64(n, tile_rows);
+}
+
 // Splits the result over threads along the axis that splits most evenly, images first, and calls
-// run(share).
+// run(products, share).
 template <class T, class Run>
 void split_result(const Products<T>& p, int64_t step, int64_t work, const Run& run)
 {
@@ -365,17 +434,21 @@ void split_result(const Products<T>& p, int64_t step, int64_t work, const Run& r
         if (share_of(i) < share_of(axis)) axis = i;
     int64_t group = panels;
     if (p.weights.bytes > cached_bytes) group = max64(1, cached_bytes * panels / p.weights.bytes);
-    // As many images as a tile has rows, so that their pixels stay cached from position to
-    // position.
-    int64_t images = max64(p.to.h, p.to.w) / step > tile_rows ? 1 : tile_rows;
-    parallel_for(threads > 1 ? items[axis] : 1, 1, [&](int64_t begin, int64_t end) {
-        Share share{0, p.to.n, 0, p.to.h, 0, panels};
-        if (threads > 1) {
+    int64_t images = images_of_block(p.to.n, p.to.h, p.to.w, step);
+    parallel_for(threads, 1, [&](int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; ++t) {
+            Share share{0, p.to.n, 0, p.to.h, 0, panels};
             int64_t* ends[3] = {&share.n0, &share.y0, &share.panel0};
-            ends[axis][0] = begin;
-            ends[axis][1] = end;
+            ends[axis][0] = items[axis] * t / threads;
+            ends[axis][1] = items[axis] * (t + 1) / threads;
+            for_blocks_of(share, images, group, [&](const Share& block) {
+                Products<T> part = p;
+                if (p.copy != nullptr)
+                    part.from = p.copy->take({block.n0, block.n1, 0, p.copy->rows},
+                                             p.copies + t * images * p.copy->image_elements());
+                run(part, block);
+            });
         }
-        for_blocks_of(share, images, group, run);
     });
 }
 
@@ -436,6 +509,15 @@ bool weights_in_place(const Array& w, const Array& out)
     return whole && runs && few;
 }
 
+// Where each thread copies a block of x.
+template <class T>
+int64_t copied_block_elements(const Array& x, const Array& out, const Array& w)
+{
+    int64_t images = images_of_block(out.shape[0], out.shape[1], out.shape[2], 1);
+    return threads_for(multiply_adds(out, w), parallel_work) * images *
+           Copy<T>{&x, x.shape[1], 0}.image_elements();
+}
+
 template <class T>
 void conv_typed(const Call& call)
 {
@@ -445,7 +527,13 @@ void conv_typed(const Call& call)
     Axis vertical = axis_of(call, x, out, w, 1), horizontal = axis_of(call, x, out, w, 2);
     T* buffer = static_cast<T*>(call.workspace);
     Products<T> p{};
-    p.from = dense_rows<T>(x, buffer);
+    p.from = in_place<T>(x);
+    Copy<T> copy{&x, x.shape[1], 0};
+    if (!has_dense_rows(x)) {
+        p.copy = &copy;
+        p.copies = buffer;
+        buffer += copied_block_elements<T>(x, out, w);
+    }
     p.to = dense_image(out.as<T>(), out.shape[0], out.shape[1], out.shape[2], out.shape[3]);
     p.activation = static_cast<Activation>(static_cast<int>(call.scalars[2]));
     if (weights_in_place<T>(w, out)) {
@@ -462,10 +550,10 @@ void conv_typed(const Call& call)
         for (int64_t i = 0; i < bias.shape[0]; ++i) buffer[i] = bias.as<T>()[i * bias.strides[0]];
         p.bias = buffer;
     }
-    split_result(p, 1, out.size() * w.shape[0] * w.shape[1] * w.shape[2], [&](const Share& share) {
+    split_result(p, 1, multiply_adds(out, w), [&](const Products<T>& part, const Share& share) {
         for_output_spans(vertical, share.y0, share.y1, [&](const Span& y) {
             for_output_spans(horizontal, 0, out.shape[2],
-                             [&](const Span& x_span) { run_rectangle(p, y, x_span, share); });
+                             [&](const Span& x_span) { run_rectangle(part, y, x_span, share); });
         });
     });
 }
@@ -474,7 +562,8 @@ template <class T>
 int64_t conv_elements(const Call& call)
 {
     const Array &out = call.arrays[0], &x = call.arrays[1], &w = call.arrays[2];
-    return dense_elements(x) + round_up(w.shape[3], 16) +
+    return (has_dense_rows(x) ? 0 : copied_block_elements<T>(x, out, w)) +
+           round_up(w.shape[3], 16) +
            (weights_in_place<T>(w, out) ? 0 : packed_weight_elements<T>(w, 2));
 }
 
@@ -556,13 +645,13 @@ void input_grad_typed(const Call& call)
     auto place = [&](int64_t tap) { return order.place(tap % order.stride, tap / order.stride); };
     pack_weights<T>(w.as<T>(), w, 3, vertical, horizontal, place, buffer);
     p.weights = packed_weights<T>(w, 3, buffer);
-    int64_t work = dy.size() * w.shape[0] * w.shape[1] * w.shape[2];
-    split_result(p, vertical.stride, work, [&](const Share& share) {
+    auto run = [&](const Products<T>& part, const Share& share) {
         for_input_spans(vertical, share.y0, share.y1, [&](const Span& y) {
             for_input_spans(horizontal, 0, out.shape[2],
-                            [&](const Span& x) { run_rectangle(p, y, x, share); });
+                            [&](const Span& x) { run_rectangle(part, y, x, share); });
         });
-    });
+    };
+    split_result(p, vertical.stride, multiply_adds(dy, w), run);
 }
 
 template <class T>
@@ -572,7 +661,7 @@ int64_t input_grad_elements(const Call& call)
     int64_t packed = scatters_rows(call.arrays[0], w)
                          ? packed_elements<T>(w.shape[3], w.shape[0] * w.shape[1] * w.shape[2])
                          : packed_weight_elements<T>(w, 3);
-    return dense_elements(dy) + packed;
+    return dense_elements<T>(dy) + packed;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -583,8 +672,9 @@ int64_t input_grad_elements(const Call& call)
 // meets a pixel. They are taken in blocks small enough that x and dy stay in the first-level cache
 // while all taps and channels use them; the sums in dw grow from block to block.
 //
-// Few channels would leave a tile's rows empty. Then x is copied with its padding, and the taps of
-// a row, which meet neighbouring pixels, are seen as one tap with kernel * C channels.
+// Few channels would leave a tile's rows empty. Then a block's part of x is copied with its
+// padding, and the taps of a row, which meet neighbouring pixels, are seen as one tap with kernel *
+// C channels.
 
 constexpr int64_t block_positions = 128;
 constexpr int64_t few_channels = 8;
@@ -594,6 +684,22 @@ inline bool merges_taps(const Array& x, const Array& dw)
     return x.shape[3] < few_channels && dw.shape[0] > 1;
 }
 
+inline bool copies_input(const Array& x, const Array& dw)
+{
+    return merges_taps(x, dw) || !has_dense_rows(x);
+}
+
+// A copy of the rows of x that `rows` rows of dy meet.
+template <class T>
+Copy<T> input_copy(const Call& call, int64_t rows)
+{
+    const Array &dw = call.arrays[0], &x = call.arrays[2];
+    int64_t stride = static_cast<int64_t>(call.scalars[0]);
+    int64_t padding = static_cast<int64_t>(call.scalars[1]);
+    return {&x, min64(x.shape[1], (rows - 1) * stride + dw.shape[0]),
+            merges_taps(x, dw) ? padding : 0};
+}
+
 // How the work is shared: by blocks, each thread with sums of its own that are added at the end,
 // or, where dw is large, by parts of dw.
 struct WeightGradPlan {
@@ -601,8 +707,11 @@ struct WeightGradPlan {
     int64_t row_blocks, blocks;
     int threads;
     bool by_block;
-    int64_t sums;         // elements of one thread's sums: dw, and db behind it
-    int64_t block_panel;  // elements of one block's columns, when they are copied
+    // What a thread has for itself, in elements: its sums (dw, and db behind it), a block's columns
+    // of dy and a block of x where these are copied.
+    int64_t sums, block_panel, block_input;
+
+    int64_t elements() const { return sums + block_panel + block_input; }
 };
 
 template <class T>
@@ -615,20 +724,27 @@ WeightGradPlan plan_weight_grad(const Call& call)
     plan.block_images = max64(1, block_positions / (rows * columns));
     plan.row_blocks = ceil_div(rows, plan.block_rows);
     plan.blocks = max64(1, ceil_div(dy.shape[0], plan.block_images) * plan.row_blocks);
-    int64_t work = dy.size() * dw.shape[0] * dw.shape[1] * dw.shape[2];
-    plan.threads = threads_for(work, parallel_work);
-    // Adding another thread's sums means waiting for its cache: only where dw is small beside the
-    // operands that a thread then need not read.
-    plan.by_block = plan.blocks >= 2 * plan.threads && 16 * dw.size() < x.size() + dy.size();
+    plan.threads = static_cast<int>(
+        min64(most_step_pieces, threads_for(multiply_adds(dy, dw), parallel_work)));
+    // What another core has computed comes slowly: a thread that takes all blocks waits for half of
+    // the operands and more, one that takes all of dw for the others' sums.
+    plan.by_block = plan.blocks >= 2 * plan.threads && 4 * dw.size() < x.size() + dy.size();
     plan.sums = round_up(dw.size(), 16) + round_up(dw.shape[3], 16);
     if (dy.shape[3] % lanes<T> != 0)
         plan.block_panel = plan.block_images * plan.block_rows * columns * tile_columns<T>;
+    if (copies_input(x, dw))
+        plan.block_input =
+            round_up(plan.block_images * input_copy<T>(call, plan.block_rows).image_elements() +
+                         narrow_tile_rows,
+                     16);
     return plan;
 }
 
 template <class T>
 struct WeightGrad {
     Image<T> x, dy;
+    Copy<T> copy;  // of x, unless it is read in place
+    bool copies;
     Axis vertical, horizontal;
     WeightGradPlan plan;
     bool want_bias;
@@ -639,30 +755,51 @@ struct WeightGrad {
     int64_t row_tiles() const { return ceil_div(x.c, tile_height()); }
     int64_t taps() const { return vertical.kernel * horizontal.kernel; }
     int64_t panels() const { return ceil_div(dy.c, tile_columns<T>); }
-    int64_t tiles() const { return panels() * taps() * row_tiles(); }
+    int64_t tiles() const
+    {
+        return panels() * met_taps(vertical) * met_taps(horizontal) * row_tiles();
+    }
+    // The taps that meet a pixel, at least one: the bias gradient is summed along with the first.
+    static int64_t first_tap(const Axis& axis) { return min64(axis.low_tap(), axis.kernel - 1); }
+    static int64_t met_taps(const Axis& axis) { return max64(1, axis.high_tap() - axis.low_tap()); }
 };
 
-// The tiles [tile_begin, tile_end) of dw, counted [panel][tap][row tile], summed over the blocks
-// [block_begin, block_end).
+// The tiles [tile_begin, tile_end) of dw, counted [panel][tap that meets a pixel][row tile], summed
+// over the blocks [block_begin, block_end).
 template <class T>
 class WeightGradPart {
 public:
+    // `buffer`: plan.block_panel + plan.block_input elements
     WeightGradPart(const WeightGrad<T>& problem, T* dw, T* db, T* buffer)
-        : p(problem), dw(dw), db(db), buffer(buffer)
+        : p(problem), dw(dw), db(db), panel_copy(buffer), input_copy(buffer + p.plan.block_panel)
     {
+        if (p.copy.border > 0)
+            std::memset(input_copy, 0, static_cast<size_t>(p.plan.block_input) * sizeof(T));
+    }
+
+    // Of the taps [begin, end), those that meet no pixel are zero.
+    void clear_taps(int64_t begin, int64_t end)
+    {
+        int64_t size = p.x.c * p.dy.c;
+        for (int64_t tap = begin; tap < end; ++tap)
+            if (!p.vertical.meets(tap / p.horizontal.kernel) ||
+                !p.horizontal.meets(tap % p.horizontal.kernel))
+                std::memset(dw + tap * size, 0, static_cast<size_t>(size) * sizeof(T));
     }
 
     void run(int64_t tile_begin, int64_t tile_end, int64_t block_begin, int64_t block_end)
     {
-        int64_t taps = p.taps(), row_tiles = p.row_tiles();
+        int64_t row_tiles = p.row_tiles(), panel_tiles = p.tiles() / p.panels();
+        int64_t ky0 = p.first_tap(p.vertical), kx0 = p.first_tap(p.horizontal),
+                kxs = p.met_taps(p.horizontal);
         for (int64_t b = block_begin; b < block_end; ++b) {
             enter_block(b, b == block_begin);
             for (int64_t t = tile_begin; t < tile_end;) {
-                int64_t panel = t / (taps * row_tiles), tap = t / row_tiles % taps;
+                int64_t tap = t % panel_tiles / row_tiles;
                 int64_t end = min64(tile_end, (t / row_tiles + 1) * row_tiles);
-                if (t == tile_begin || t % (taps * row_tiles) == 0) enter_panel(panel);
-                if (p.want_bias && t % (taps * row_tiles) == 0) add_bias();
-                run_tap(tap, t % row_tiles * p.tile_height(),
+                if (t == tile_begin || t % panel_tiles == 0) enter_panel(t / panel_tiles);
+                if (p.want_bias && t % panel_tiles == 0) add_bias();
+                run_tap(ky0 + tap / kxs, kx0 + tap % kxs, t % row_tiles * p.tile_height(),
                         min64(p.x.c, ((end - 1) % row_tiles + 1) * p.tile_height()));
                 t = end;
             }
@@ -680,6 +817,14 @@ private:
         n1 = min64(p.dy.n, n0 + p.plan.block_images);
         y0 = block % p.plan.row_blocks * p.plan.block_rows;
         y1 = min64(p.dy.h, y0 + p.plan.block_rows);
+        if (p.copies) {
+            const Axis& axis = p.vertical;
+            int64_t first_row = y0 * axis.stride - axis.padding;
+            int64_t last_row = (y1 - 1) * axis.stride - axis.padding + axis.kernel - 1;
+            x.data =
+                p.copy.take({n0, n1, max64(0, first_row), min64(axis.in, last_row + 1)}, input_copy)
+                    .data;
+        }
     }
 
     // The block's columns of dy, copied where they are not whole vectors.
@@ -690,7 +835,7 @@ private:
         b = p.dy;
         b.data = p.dy.at(n0, y0, 0) + j;
         if (columns % lanes<T> == 0) return;
-        Image<T> copy = dense_image(buffer, n1 - n0, y1 - y0, p.dy.w, width);
+        Image<T> copy = dense_image(panel_copy, n1 - n0, y1 - y0, p.dy.w, width);
         for (int64_t n = 0; n < copy.n; ++n)
             for (int64_t y = 0; y < copy.h; ++y)
                 pack_panel<T>(b.at(n, y, 0), 1, b.pixel_stride, columns, b.w, copy.at(n, y, 0),
@@ -704,7 +849,7 @@ private:
             Vec<T> sum{};
             for (int64_t n = 0; n < n1 - n0; ++n)
                 for (int64_t y = 0; y < y1 - y0; ++y)
-                    for (int64_t x = 0; x < b.w; ++x) sum += load(b.at(n, y, x) + v);
+                    for (int64_t i = 0; i < b.w; ++i) sum += load(b.at(n, y, i) + v);
             int64_t count = min64(lanes<T>, columns - v);
             for (int64_t i = 0; i < count; ++i)
                 db[j + v + i] = (first ? T{} : db[j + v + i]) + sum[i];
@@ -712,9 +857,8 @@ private:
     }
 
     // The rows [r0, r1) of one tap.
-    void run_tap(int64_t tap, int64_t r0, int64_t r1)
+    void run_tap(int64_t ky, int64_t kx, int64_t r0, int64_t r1)
     {
-        int64_t ky = tap / p.horizontal.kernel, kx = tap % p.horizontal.kernel;
         int64_t oy0 = max64(y0, p.vertical.first_output(ky)),
                 oy1 = min64(y1, p.vertical.end_output(ky));
         int64_t ox0 = p.horizontal.first_output(kx), ox1 = p.horizontal.end_output(kx);
@@ -723,11 +867,11 @@ private:
         int64_t count = 0;
         Lines lines{};
         if (oy0 < oy1 && ox0 < ox1) {
-            lines = nest_lines({ox1 - ox0, p.horizontal.stride * p.x.pixel_stride, b.pixel_stride},
-                               {oy1 - oy0, stride * p.x.row_stride, b.row_stride},
-                               {n1 - n0, p.x.image_stride, b.image_stride}, block_positions);
-            const T* from = p.x.at(n0, oy0 * stride + ky - p.vertical.padding,
-                                   ox0 * p.horizontal.stride + kx - p.horizontal.padding) +
+            lines = nest_lines({ox1 - ox0, p.horizontal.stride * x.pixel_stride, b.pixel_stride},
+                               {oy1 - oy0, stride * x.row_stride, b.row_stride},
+                               {n1 - n0, x.image_stride, b.image_stride}, block_positions);
+            const T* from = x.at(n0, oy0 * stride + ky - p.vertical.padding,
+                                 ox0 * p.horizontal.stride + kx - p.horizontal.padding) +
                             r0;
             const T* with = b.at(0, oy0 - y0, ox0);
             for_each_row_set(lines, [&](int64_t a_shift, int64_t b_shift) {
@@ -737,7 +881,7 @@ private:
         if (count == 0 && !first) return;
         Tile<T> tile{segments, count,   lines.rows.a,  lines.rows.c, nullptr, p.dy.c,
                      columns,  nullptr, no_activation, !first,       false};
-        T* target = dw + tap * p.x.c * p.dy.c + j;
+        T* target = dw + (ky * p.horizontal.kernel + kx) * x.c * p.dy.c + j;
         for (int64_t r = r0; r < r1;) {
             int height = p.narrow ? narrow_tile_rows : tile_rows_for(r1 - r);
             tile.c = target + r * p.dy.c;
@@ -752,29 +896,41 @@ private:
     }
 
     const WeightGrad<T>& p;
-    T *dw, *db, *buffer;
+    T *dw, *db, *panel_copy, *input_copy;
     bool first = true;
     int64_t n0 = 0, n1 = 0, y0 = 0, y1 = 0, j = 0, columns = 0;
+    Image<T> x = p.x;
     Image<T> b{};  // the block's columns of dy, from (n0, y0) on
 };
 
-// x as the weight gradient reads it: in place, or copied; with the taps of a row merged where
-// channels are few.
+// x as the weight gradient reads it: in place, or as the copy of a block; with the taps of a row
+// merged where channels are few.
 template <class T>
-void set_input(WeightGrad<T>& p, const Call& call, T*& buffer)
+void set_input(WeightGrad<T>& p, const Call& call)
 {
     const Array &dw = call.arrays[0], &x = call.arrays[2];
-    if (!merges_taps(x, dw)) {
-        p.x = dense_rows<T>(x, buffer);
-        return;
-    }
+    p.x = in_place<T>(x);
+    p.copies = copies_input(x, dw);
+    if (!p.copies) return;
+    p.copy = input_copy<T>(call, p.plan.block_rows);
+    p.x = p.copy.take({}, nullptr);
+    if (!merges_taps(x, dw)) return;
     Axis& axis = p.horizontal;
-    p.x = copy_image(x, axis.padding, buffer);
-    buffer += image_elements(x, axis.padding);
     p.x.w -= axis.kernel - 1;
     p.x.c *= axis.kernel;
     axis = {p.x.w, axis.out, 1, axis.stride, 0};
     p.narrow = dw.shape[3] <= lanes<T>;
+}
+
+// to[k] += each of `others`[k], which lie `apart` elements from one another, for begin <= k < end.
+template <class T>
+void add_sums(T* __restrict to, const T* others, int64_t count, int64_t apart, int64_t begin,
+              int64_t end)
+{
+    for (int64_t i = 0; i < count; ++i) {
+        const T* __restrict from = others + i * apart;
+        for (int64_t k = begin; k < end; ++k) to[k] += from[k];
+    }
 }
 
 template <class T>
@@ -787,45 +943,44 @@ void weight_grad_typed(const Call& call)
     WeightGrad<T> p{};
     p.vertical = axis_of(call, x, dy, dw, 1);
     p.horizontal = axis_of(call, x, dy, dw, 2);
-    set_input(p, call, buffer);
-    p.dy = dense_rows<T>(dy, buffer);
     p.plan = plan_weight_grad<T>(call);
+    set_input(p, call);
+    p.dy = dense_rows<T>(dy, buffer);
     p.want_bias = db.data != nullptr;
     const WeightGradPlan& plan = p.plan;
-    T* panels = buffer + (plan.by_block ? (plan.threads - 1) * plan.sums : 0);
-    int64_t bias_at = round_up(dw.size(), 16);
-    auto part = [&](int64_t i) {
-        T* sums = buffer + (i - 1) * plan.sums;
-        bool own = plan.by_block && i > 0;
-        return WeightGradPart<T>(p, own ? sums : dw.as<T>(), own ? sums + bias_at : db.as<T>(),
-                                 panels + i * plan.block_panel);
-    };
-    parallel_for(plan.threads, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-            int64_t items = plan.by_block ? plan.blocks : p.tiles();
-            int64_t first = items * i / plan.threads, last = items * (i + 1) / plan.threads;
-            if (plan.by_block)
-                part(i).run(0, p.tiles(), first, last);
-            else
-                part(i).run(first, last, 0, plan.blocks);
+    int64_t apart = plan.elements(), bias_at = round_up(dw.size(), 16);
+    auto sum_up = [&](int64_t i) {
+        T* own = buffer + i * apart;
+        bool first = !plan.by_block || i == 0;
+        WeightGradPart<T> part(p, first ? dw.as<T>() : own, first ? db.as<T>() : own + bias_at,
+                               own + plan.sums);
+        auto share = [&](int64_t n, int64_t k) { return n * k / plan.threads; };
+        if (plan.by_block) {
+            part.clear_taps(0, p.taps());
+            part.run(0, p.tiles(), share(plan.blocks, i), share(plan.blocks, i + 1));
+        } else {
+            part.clear_taps(share(p.taps(), i), share(p.taps(), i + 1));
+            part.run(share(p.tiles(), i), share(p.tiles(), i + 1), 0, plan.blocks);
         }
-    });
-    if (!plan.by_block) return;
-    for (int i = 1; i < plan.threads; ++i) {
-        const T* sums = buffer + (i - 1) * plan.sums;
-        for (int64_t k = 0; k < dw.size(); ++k) dw.as<T>()[k] += sums[k];
-        for (int64_t k = 0; p.want_bias && k < p.dy.c; ++k) db.as<T>()[k] += sums[bias_at + k];
-    }
+    };
+    auto add_up = [&](int64_t i) {
+        int64_t lines = ceil_div(dw.size(), 16);
+        add_sums(dw.as<T>(), buffer + apart, plan.threads - 1, apart, lines * i / plan.threads * 16,
+                 min64(dw.size(), lines * (i + 1) / plan.threads * 16));
+        if (p.want_bias && i == 0)
+            add_sums(db.as<T>(), buffer + apart + bias_at, plan.threads - 1, apart, 0, p.dy.c);
+    };
+    parallel_steps(plan.by_block ? 2 : 1, plan.threads, 1,
+                   [&](int64_t step, int64_t begin, int64_t end) {
+                       for (int64_t i = begin; i < end; ++i) step == 0 ? sum_up(i) : add_up(i);
+                   });
 }
 
 template <class T>
 int64_t weight_grad_elements(const Call& call)
 {
-    const Array &dw = call.arrays[0], &x = call.arrays[2], &dy = call.arrays[3];
-    int64_t padding = static_cast<int64_t>(call.scalars[1]);
     WeightGradPlan plan = plan_weight_grad<T>(call);
-    return (merges_taps(x, dw) ? image_elements(x, padding) : dense_elements(x)) +
-           dense_elements(dy) + plan.threads * (plan.sums + plan.block_panel) + narrow_tile_rows;
+    return dense_elements<T>(call.arrays[3]) + plan.threads * plan.elements();
 }
 
 // ---------------------------------------------------------------------------------------------------------------
