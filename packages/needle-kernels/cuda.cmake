@@ -21,7 +21,8 @@ if(NEEDLE_CUDA STREQUAL "off" OR (NEEDLE_CUDA STREQUAL "auto" AND NOT CMAKE_CUDA
   return()
 endif()
 
-set(cuda_sources elementwise shape reduce softmax index optimize normalize matmul recurrent conv pool)
+set(cuda_sources elementwise shape reduce softmax index images optimize normalize matmul recurrent
+  conv pool)
 list(TRANSFORM cuda_sources PREPEND csrc/cuda/)
 list(TRANSFORM cuda_sources APPEND .cu)
 
@@ -33,7 +34,10 @@ else()
   list(APPEND cuda_sources csrc/cuda/runtime.cu)
 endif()
 
-pybind11_add_module(cuda MODULE csrc/cuda/bindings.cpp ${cuda_sources})
+list(APPEND cuda_sources csrc/cuda/bindings.cpp csrc/cuda/capture.cpp csrc/cuda/fault.cpp
+  csrc/cuda/graph.cpp csrc/cuda/memory.cpp)
+
+pybind11_add_module(cuda MODULE ${cuda_sources})
 target_link_libraries(cuda PRIVATE needle_options)
 if(NEEDLE_CUDA STREQUAL "emulate")
   target_compile_definitions(cuda PRIVATE NEEDLE_CUDA_EMULATE)

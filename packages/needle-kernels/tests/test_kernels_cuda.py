@@ -1,5 +1,9 @@
 """What only cuda() has: memory of its own, copies, kernels that may be missing or fail."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -109,12 +113,63 @@ def test_about(cuda):
     assert cuda.about() in nd.config_dict()["devices"]
 
 
-def test_a_missing_kernel_is_named(cuda):
-    """Images are cut and shifted on the CPU, before they move."""
-    pixels = nd.ones((2, 1, 4, 4), device=cuda)
-    with pytest.raises(nd.DeviceError, match=r"image_batch: no such kernel: got device cuda: move"):
-        nd.image_batch(pixels, nd.array([1], dtype="int64", device=cuda))
-    compare(pixels[0] + 1, np.full((1, 4, 4), 2, np.float32))
+WRONG_ID = r"gather: id is out of range: got 7: need 0 <= id < 3"
+
+
+def test_a_wrong_id_is_raised_when_the_device_is_waited_for(cuda):
+    """The call itself does not wait; what uses the id leaves it alone."""
+    table, ids = nd.ones((3, 2), device=cuda), nd.array([0, 7, 9], dtype="int64", device=cuda)
+    rows = nd.gather(table, ids)
+    with pytest.raises(IndexError, match=WRONG_ID):
+        rows.numpy()
+    compare(rows[:1], np.ones((1, 2), np.float32))  # said once
+    summed = nd.scatter_add(nd.ones((3, 2), device=cuda), ids, 3)
+    with pytest.raises(IndexError, match="scatter_add: id is out of range: got 7: need 0 <= id"):
+        nd.synchronize(cuda)
+    compare(summed, [[1, 1], [0, 0], [0, 0]], dtype="float32")
+
+
+def test_no_id_is_right_where_there_are_no_rows(cuda):
+    ids = nd.array([0, 1], dtype="int64", device=cuda)
+    with pytest.raises(IndexError, match="scatter_add: id is out of range: got 2 ids: need 0 <="):
+        nd.scatter_add(nd.ones((2, 2), device=cuda), ids, 0)
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_sync_raises_in_the_call_itself(cuda):
+    code = """
+from needle import backend_ndarray as nd
+table, ids = nd.ones((3, 2), device=nd.cuda()), nd.array([7], dtype="int64", device=nd.cuda())
+try:
+    nd.gather(table, ids)
+except IndexError as error:
+    print(error)
+"""
+    assert WRONG_ID.replace("\\", "") in run_python(code, NEEDLE_CUDA_SYNC="1").stdout
+    assert run_python(code, NEEDLE_CUDA_SYNC="0").stdout == ""
+
+
+def test_a_missing_kernel_is_named():
+    """A table without kernels: that of a CUDA module which is not loaded."""
+    code = """
+from needle import backend_ndarray as nd
+from needle.backend_ndarray.extension import KERNEL, cpu
+x = nd.ones((2,))
+cpu.launch(cpu.DEVICES.index("cuda"), KERNEL["exp"], (x, x), ())
+"""
+    text = (
+        "exp: no such kernel: got device cuda: move the arrays to another device with .to(device)"
+    )
+    assert text in run_python(code).stderr
 
 
 def test_a_training_step_is_the_same_in_every_run(cuda):

@@ -14,6 +14,7 @@ from . import autograd, backend_ndarray, init, ops
 from .autograd import Tensor, TensorTuple, no_grad
 from .backend_ndarray import (
     AxisError,
+    CUDAGraph,
     Device,
     DeviceError,
     DTypeError,
@@ -30,6 +31,7 @@ from .backend_ndarray import (
     set_num_threads,
     show_config,
 )
+from .graphs import cuda_graph
 from .init import ones, ones_like, zeros, zeros_like
 from .ops import (
     add,
@@ -130,6 +132,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "AxisError",
+    "CUDAGraph",
     "DTypeError",
     "Device",
     "DeviceError",
@@ -154,6 +157,7 @@ __all__ = [
     "cpu",
     "cpu_numpy",
     "cuda",
+    "cuda_graph",
     "default_device",
     "dilate",
     "divide",

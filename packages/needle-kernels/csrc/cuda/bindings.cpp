@@ -1,10 +1,11 @@
 // needle._kernels.cuda: hands the device's kernels and memory to the launch point, and copies.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include "../allocator.h"
-#include "../launch.h"
 #include "families.h"
+#include "graph.h"
+#include "memory.h"
 #include "runtime.h"
 
 namespace py = pybind11;
@@ -12,27 +13,6 @@ namespace py = pybind11;
 namespace needle::cuda {
 
 namespace {
-
-CachingAllocator& allocator()
-{
-    static CachingAllocator* instance = new CachingAllocator(system_allocate, system_free);
-    return *instance;
-}
-
-class CudaBackend : public Backend {
-public:
-    void* allocate(int64_t bytes) override { return allocator().take(bytes); }
-    void release(void* data, int64_t bytes) override { allocator().give(data, bytes); }
-    void* stream() override { return cuda::stream(); }
-    std::string out_of_memory(int64_t bytes) override
-    {
-        MemoryStats stats = allocator().stats();
-        return "cuda: out of memory: asked for " + std::to_string(bytes) +
-               " bytes: " + std::to_string(stats.held) + " held, " + std::to_string(stats.in_use) +
-               " of them in use, " + std::to_string(free_memory()) + " free on the device, limit " +
-               (stats.limit > 0 ? std::to_string(stats.limit) : std::string("none"));
-    }
-};
 
 Table make_table()
 {
@@ -42,6 +22,7 @@ Table make_table()
     add_reduce(table);
     add_softmax(table);
     add_index(table);
+    add_images(table);
     add_optimize(table);
     add_normalize(table);
     add_matmul(table);
@@ -110,8 +91,21 @@ PYBIND11_MODULE(cuda, m)
     m.def("reset_peak", [] { allocator().reset_peak(); });
     m.def(
         "set_memory_limit", [](int64_t bytes) { allocator().set_limit(bytes); }, py::arg("limit"));
-    m.def("empty_cache", [] { allocator().empty(); });
+    m.def("empty_cache", [] {
+        check_not_capturing("emptying the cache");
+        allocator().empty();
+    });
     m.def("set_pooling", [](bool on) { allocator().set_pooling(on); }, py::arg("on"));
+    py::class_<Graph>(m, "Graph")
+        .def(py::init<>())
+        .def("begin", &Graph::begin)
+        .def("end", &Graph::end)
+        .def("cancel", &Graph::cancel)
+        .def("replay", &Graph::replay, py::call_guard<py::gil_scoped_release>())
+        .def("owns", &Graph::owns, py::arg("address"))
+        .def_readwrite("live", &Graph::live)
+        .def_property_readonly("slots", &Graph::slots)
+        .def("set_scalars", &Graph::set_scalars, py::arg("slot"), py::arg("values"));
     m.attr("RUNTIME") = runtime_version();
     m.attr("EMULATED") = runtime_version() == 0;
 }

@@ -32,12 +32,14 @@ void launch(const Call& call, void (*kernel)(Parameters...), dim3 grid, dim3 blo
             Arguments... arguments)
 {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+    check_launch(kernel_names[call.kernel]);
 #ifdef NEEDLE_CUDA_EMULATE
     if (!emulation::fits(grid, block, shared))
         throw Error(std::string("cuda: launching ") + kernel_names[call.kernel] +
                     ": the grid, the block or its shared memory is larger than a GPU allows");
-    emulation::run_grid(grid, block, shared,
-                        [&] { kernel(static_cast<Parameters>(arguments)...); });
+    // By value: a graph keeps the arguments, as a GPU's does.
+    auto body = [=] { kernel(static_cast<Parameters>(arguments)...); };
+    emulation::launch([=] { emulation::run_grid(grid, block, shared, body); });
 #else
     // clang-format off
     kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream())>>>(

@@ -42,6 +42,9 @@ extern dim3 thread_index, block_index, block_size, grid_size;
 // Runs body once for each thread of each block.
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
+// Calls `grid`, which runs a grid, or keeps it for the graph that is being captured.
+void launch(std::function<void()> grid);
+
 // Whether a launch keeps to the limits that every GPU has.
 bool fits(dim3 grid, dim3 block, size_t shared_bytes);
 
@@ -111,6 +114,13 @@ T atomicAdd(T* place, T value)
 {
     T before = *place;
     *place += value;
+    return before;
+}
+template <class T>
+T atomicCAS(T* place, T expected, T value)
+{
+    T before = *place;
+    if (before == expected) *place = value;
     return before;
 }
 template <class T>

@@ -15,6 +15,7 @@ void add_normalize(Table& table);
 void add_softmax(Table& table);
 void add_recurrent(Table& table);
 void add_index(Table& table);
+void add_images(Table& table);
 void add_optimize(Table& table);
 
 }  // namespace needle::cuda

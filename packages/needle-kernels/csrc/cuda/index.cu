@@ -1,6 +1,6 @@
 // Rows by id: gather, scatter-add, one-hot.
-#include "device.cuh"
 #include "families.h"
+#include "ids.cuh"
 
 namespace needle::cuda {
 
@@ -22,22 +22,6 @@ void with_item(DType dtype, const Body& body)
     }
 }
 
-struct Ids {
-    const int64_t* data;
-    int64_t stride;
-
-    explicit Ids(const Array& a) : data(a.as<int64_t>()), stride(a.strides[0]) {}
-    __device__ int64_t operator[](int64_t row) const { return data[row * stride]; }
-};
-
-// Threads of a block for a row of so many columns; a block of 256 then takes several short rows.
-dim3 block_for(int64_t columns)
-{
-    unsigned x = 1;
-    while (x < warp && x < columns) x *= 2;
-    return dim3(x, index_threads / x);
-}
-
 template <class T>
 __global__ void __launch_bounds__(index_threads)
     gather_kernel(Matrix<T> out, Matrix<T> table, Ids ids)
@@ -45,6 +29,7 @@ __global__ void __launch_bounds__(index_threads)
     for (int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y; row < out.rows;
          row += int64_t(gridDim.x) * blockDim.y) {
         int64_t from = ids[row];
+        if (from < 0) continue;
         for (int64_t c = threadIdx.x; c < out.columns; c += blockDim.x)
             out.at(row, c) = table.at(from, c);
     }
@@ -55,9 +40,9 @@ void gather(const Call& call)
     with_item(call.arrays[0].dtype, [&](auto zero) {
         using T = decltype(zero);
         Matrix<T> out(call.arrays[0]), table(call.arrays[1]);
-        dim3 block = block_for(out.columns);
+        dim3 block = rows_of_threads(out.columns, index_threads);
         launch(call, gather_kernel<T>, grid_for(out.rows, block.y), block, 0, out, table,
-               Ids(call.arrays[2]));
+               Ids(call, call.arrays[2], table.rows));
     });
 }
 
@@ -77,9 +62,9 @@ void one_hot(const Call& call)
     with_type(call.arrays[0].dtype, [&](auto zero) {
         using T = decltype(zero);
         Matrix<T> out(call.arrays[0]);
-        dim3 block = block_for(out.columns);
+        dim3 block = rows_of_threads(out.columns, index_threads);
         launch(call, one_hot_kernel<T>, grid_for(out.rows, block.y), block, 0, out,
-               Ids(call.arrays[1]));
+               Ids(call, call.arrays[1], out.columns));
     });
 }
 
@@ -126,7 +111,7 @@ void scatter_add(const Call& call)
         Matrix<T> out(call.arrays[0]), src(call.arrays[1]);
         if (src.rows == 0 || out.columns == 0) return;
         launch(call, scatter_add_kernel<T>, grid_for(out.rows, scatter_rows), scatter_rows * warp,
-               0, out, src, Ids(call.arrays[2]));
+               0, out, src, Ids(call, call.arrays[2], out.rows));
     });
 }
 

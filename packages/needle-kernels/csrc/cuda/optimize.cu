@@ -1,6 +1,7 @@
 // Optimizer steps over all parameters: a launch takes up to 64 of them, one row of blocks each.
 #include "device.cuh"
 #include "families.h"
+#include "graph.h"
 
 namespace needle::cuda {
 
@@ -27,9 +28,12 @@ struct Groups {
 __device__ float flush(float x) { return fabsf(x) < 1.17549435e-38f ? 0.0f : x; }
 __device__ double flush(double x) { return fabs(x) < 2.2250738585072014e-308 ? 0.0 : x; }
 
+// `live` are the scalars on the device, of a graph in which they change; null: `step` has them.
 template <int N, class T, class Step>
-__global__ void __launch_bounds__(optimize_threads) update_kernel(Groups<N> groups, Step step)
+__global__ void __launch_bounds__(optimize_threads)
+    update_kernel(Groups<N> groups, Step step, const double* live)
 {
+    if (live != nullptr) step.read(live);
     const Group<N>& group = groups.at[blockIdx.y];
     int64_t stride = int64_t(gridDim.x) * optimize_threads;
     for (int64_t i = int64_t(blockIdx.x) * optimize_threads + threadIdx.x; i < group.count;
@@ -64,11 +68,11 @@ void for_groups(const Call& call, int skip, const Body& body)
 }
 
 template <int N, class T, class Step>
-void update(const Call& call, const Step& step)
+void update(const Call& call, const Step& step, const double* live = nullptr)
 {
     for_groups<N>(call, 0, [&](const Groups<N>& groups, int count, int, int64_t largest) {
         dim3 grid(grid_for(largest, optimize_threads * per_thread), static_cast<unsigned>(count));
-        launch(call, update_kernel<N, T, Step>, grid, optimize_threads, 0, groups, step);
+        launch(call, update_kernel<N, T, Step>, grid, optimize_threads, 0, groups, step, live);
     });
 }
 
@@ -79,14 +83,17 @@ struct SgdStep {
     T lr, momentum, rest, decay;  // rest = 1 - momentum, rounded once
     bool keeps_u, nesterov;
 
-    explicit SgdStep(const Call& call)
-        : lr(static_cast<T>(call.scalars[0])),
-          momentum(static_cast<T>(call.scalars[1])),
-          rest(static_cast<T>(1 - call.scalars[1])),
-          decay(static_cast<T>(call.scalars[2])),
-          keeps_u(call.arrays[1].data != nullptr),
-          nesterov(call.scalars[3] != 0)
+    explicit SgdStep(const Call& call) : keeps_u(call.arrays[1].data != nullptr)
     {
+        read(call.scalars);
+    }
+    __host__ __device__ void read(const double* scalars)
+    {
+        lr = static_cast<T>(scalars[0]);
+        momentum = static_cast<T>(scalars[1]);
+        rest = static_cast<T>(1 - scalars[1]);
+        decay = static_cast<T>(scalars[2]);
+        nesterov = scalars[3] != 0;
     }
     __device__ void operator()(T (&value)[3]) const
     {
@@ -113,16 +120,17 @@ struct AdamStep {
     T step_size;  // lr / (1 - beta1^t): m_hat is never stored
     T v_scale;    // 1 / (1 - beta2^t)
 
-    explicit AdamStep(const double* scalars)
-        : beta1(static_cast<T>(scalars[1])),
-          rest1(static_cast<T>(1 - scalars[1])),
-          beta2(static_cast<T>(scalars[2])),
-          rest2(static_cast<T>(1 - scalars[2])),
-          eps(static_cast<T>(scalars[3])),
-          decay(static_cast<T>(scalars[4])),
-          step_size(static_cast<T>(scalars[0] / scalars[5])),
-          v_scale(static_cast<T>(1 / scalars[6]))
+    explicit AdamStep(const double* scalars) { read(scalars); }
+    __host__ __device__ void read(const double* scalars)
     {
+        beta1 = static_cast<T>(scalars[1]);
+        rest1 = static_cast<T>(1 - scalars[1]);
+        beta2 = static_cast<T>(scalars[2]);
+        rest2 = static_cast<T>(1 - scalars[2]);
+        eps = static_cast<T>(scalars[3]);
+        decay = static_cast<T>(scalars[4]);
+        step_size = static_cast<T>(scalars[0] / scalars[5]);
+        v_scale = static_cast<T>(1 / scalars[6]);
     }
     __device__ void operator()(T (&value)[4]) const
     {
@@ -138,6 +146,7 @@ template <class T>
 struct AverageStep {
     static constexpr int written = 1;
     T momentum, rest;
+    __device__ void read(const double*) {}  // nothing changes
     __device__ void operator()(T (&value)[2]) const
     {
         value[0] = rest * value[0] + momentum * value[1];
@@ -148,22 +157,25 @@ template <class T>
 struct ScaleStep {
     static constexpr int written = 1;
     T factor;
+    __device__ void read(const double*) {}
     __device__ void operator()(T (&value)[1]) const { value[0] *= factor; }
 };
 
 void sgd(const Call& call)
 {
+    const double* live = live_scalars(call, false);
     with_float(call.arrays[0].dtype, [&](auto zero) {
         using T = decltype(zero);
-        update<3, T>(call, SgdStep<T>(call));
+        update<3, T>(call, SgdStep<T>(call), live);
     });
 }
 
 void adam(const Call& call)
 {
+    const double* live = live_scalars(call, true);
     with_float(call.arrays[0].dtype, [&](auto zero) {
         using T = decltype(zero);
-        update<4, T>(call, AdamStep<T>(call.scalars));
+        update<4, T>(call, AdamStep<T>(call.scalars), live);
     });
 }
 
@@ -238,7 +250,27 @@ void sum_squares(const Call& call)
            int64_t(call.count - 1) * blocks);
 }
 
+// ---- the scalars of a recorded step
+
+struct Scalars {
+    double at[most_live_scalars];
+};
+
+__global__ void write_scalars_kernel(double* target, Scalars values, int count)
+{
+    if (static_cast<int>(threadIdx.x) < count) target[threadIdx.x] = values.at[threadIdx.x];
+}
+
 }  // namespace
+
+void write_scalars(double* target, const double* values, int count)
+{
+    Scalars scalars{};
+    if (count > most_live_scalars) throw Error("cuda: set_scalars: got more than 8 scalars");
+    for (int i = 0; i < count; ++i) scalars.at[i] = values[i];
+    Call call{nullptr, 0, nullptr, 0, nullptr, stream(), static_cast<int>(Kernel::adam)};
+    launch(call, write_scalars_kernel, 1, most_live_scalars, 0, target, scalars, count);
+}
 
 void add_optimize(Table& table)
 {

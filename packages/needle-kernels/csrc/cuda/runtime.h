@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -38,15 +39,37 @@ void* system_allocate(int64_t bytes);
 void system_free(void* data);
 int64_t free_memory();
 
-// Both wait until the data has arrived. They go through pinned memory, a piece at a time.
+// Both go through pinned memory, a piece at a time. A copy to the device has read `source` when it
+// returns, and arrives before the next kernel runs; a copy to the host waits.
 void copy_to_device(void* target, const void* source, int64_t bytes);
 void copy_to_host(void* target, const void* source, int64_t bytes);
 
-// Waits until everything has run; throws Error for whatever went wrong since the last time.
+// Waits until everything has run; throws Error for whatever went wrong since the last time, IdError
+// for an id out of range. So does a copy to the host.
 void synchronize();
 
 // After each launch: throws if it could not start. With NEEDLE_CUDA_SYNC=1 it waits for the kernel,
 // so that an error of the kernel itself is thrown here, under its own name.
 void after_launch(const char* kernel);
+
+// ---- capture: what is launched is not run but becomes a graph, which runs it again and again
+
+class Executable {
+public:
+    virtual ~Executable() = default;
+    virtual void run() = 0;  // all of it, on the stream
+};
+
+// Only launches may come between the two, of one thread; what waits for the device throws Error.
+void begin_capture();
+// The kernels since begin_capture(). Throws Error where something broke the capture; it has ended
+// then, too.
+std::unique_ptr<Executable> end_capture();
+bool capturing();
+
+// Throws Error while this or another thread captures: `what` would be no part of the graph.
+void check_not_capturing(const char* what);
+// Throws Error while another thread captures: this launch would become part of its graph.
+void check_launch(const char* kernel);
 
 }  // namespace needle::cuda

@@ -1,6 +1,7 @@
 // Softmax and its relatives. The maximum m of a row is taken out first, so exp cannot overflow:
 //     logsumexp(x) = m + log(s)    s = sum(exp(x - m))
 #include "families.h"
+#include "ids.cuh"
 #include "reduce.cuh"
 
 namespace needle::cuda {
@@ -151,8 +152,8 @@ void logsoftmax(const Call& call)
 // lse and, in float64, the loss of each row.
 template <class T>
 __global__ void __launch_bounds__(row_threads)
-    row_losses(double* losses, T* lse, int64_t lse_stride, Matrix<T> x, const int64_t* labels,
-               int64_t label_stride, double smoothing)
+    row_losses(double* losses, T* lse, int64_t lse_stride, Matrix<T> x, Ids labels,
+               double smoothing)
 {
     __shared__ double scratch[warp];
     for (int64_t row = blockIdx.x; row < x.rows; row += gridDim.x) {
@@ -165,7 +166,8 @@ __global__ void __launch_bounds__(row_threads)
         }
         if (threadIdx.x != 0) continue;
         double log_sum = log(found.sum);
-        double picked = static_cast<double>(x.at(row, labels[row * label_stride]) - found.highest);
+        int64_t label = labels[row];
+        double picked = label < 0 ? 0 : static_cast<double>(x.at(row, label) - found.highest);
         if (smoothing != 0) picked = (1 - smoothing) * picked + smoothing * mean;
         lse[row * lse_stride] = static_cast<T>(static_cast<double>(found.highest) + log_sum);
         losses[row] = log_sum - picked;
@@ -196,8 +198,7 @@ void softmax_cross_entropy(const Call& call)
         using T = decltype(zero);
         Matrix<T> x(call.arrays[2]);
         launch(call, row_losses<T>, grid_for(x.rows, 1), threads_for(x.columns), 0, losses,
-               lse->as<T>(), lse->strides[0], x, labels->as<int64_t>(), labels->strides[0],
-               call.scalars[0]);
+               lse->as<T>(), lse->strides[0], x, Ids(call, *labels, x.columns), call.scalars[0]);
         launch(call, mean_of_losses<T>, 1, row_threads, 0, loss->as<T>(), losses, x.rows);
     });
 }
@@ -205,14 +206,13 @@ void softmax_cross_entropy(const Call& call)
 template <class T>
 __global__ void __launch_bounds__(row_threads)
     cross_entropy_grad_kernel(Matrix<T> out, const T* dloss, Matrix<T> x, const T* lse,
-                              int64_t lse_stride, const int64_t* labels, int64_t label_stride,
-                              double smoothing)
+                              int64_t lse_stride, Ids labels, double smoothing)
 {
     T spread = static_cast<T>(smoothing / static_cast<double>(x.columns));
     T hit = static_cast<T>(1 - smoothing), scale = *dloss / static_cast<T>(x.rows);
     for (int64_t row = blockIdx.x; row < x.rows; row += gridDim.x) {
         T shift = lse[row * lse_stride];
-        int64_t label = labels[row * label_stride];
+        int64_t label = labels[row];
         for (int64_t c = threadIdx.x; c < x.columns; c += blockDim.x) {
             T p = exponential(x.at(row, c) - shift) - spread;
             out.at(row, c) = (c == label ? p - hit : p) * scale;
@@ -227,8 +227,8 @@ void softmax_cross_entropy_grad(const Call& call)
         using T = decltype(zero);
         Matrix<T> out(call.arrays[0]), x(call.arrays[2]);
         launch(call, cross_entropy_grad_kernel<T>, grid_for(x.rows, 1), threads_for(x.columns), 0,
-               out, dloss->as<T>(), x, lse->as<T>(), lse->strides[0], labels->as<int64_t>(),
-               labels->strides[0], call.scalars[0]);
+               out, dloss->as<T>(), x, lse->as<T>(), lse->strides[0], Ids(call, *labels, x.columns),
+               call.scalars[0]);
     });
 }
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from needle import Tensor, cpu, default_device, nn, no_grad
+from needle import Tensor, default_device, nn, no_grad
+from needle import backend_ndarray as nd
 from needle.data import get_batch
 from needle.optim import Optimizer
 
@@ -61,14 +62,11 @@ class Score:
 
     def plus(self, step: Step, loss: float, seconds: float) -> Score:
         """The score with one step more, of this mean loss, after so many seconds."""
-        labels = step.targets.numpy()
-        # On the CPU this shares the logits' memory: those of a language model are large.
-        scores = np.asarray(step.logits.detach().to(cpu()))
-        hits = int(np.count_nonzero(scores.argmax(axis=1) == labels))
+        count = step.targets.shape[0]
         return Score(
-            correct=self.correct + hits,
-            total_loss=self.total_loss + loss * len(labels),
-            examples=self.examples + len(labels),
+            correct=self.correct + count_hits(step.logits, step.targets),
+            total_loss=self.total_loss + loss * count,
+            examples=self.examples + count,
             steps=self.steps + 1,
             seconds=seconds,
         )
@@ -92,6 +90,22 @@ class Score:
     def rate(self) -> float:
         """Examples per second."""
         return self.examples / max(self.seconds, 1e-9)
+
+
+def count_hits(logits: Tensor, targets: Tensor) -> int:
+    """How many rows of (n, classes) have their highest number, the first of equals, at the target.
+
+    A language model's logits are large: on the CPU their memory is shared, on a GPU they stay.
+    """
+    scores, labels = logits.realize_cached_data(), targets.realize_cached_data()
+    if scores.device.in_host_memory:
+        return int(np.count_nonzero(np.asarray(scores).argmax(axis=1) == np.asarray(labels)))
+    classes = scores.shape[1]
+    # n, n - 1, ... where a row is as high as its maximum: the largest is at the first of those.
+    places = nd.array(np.arange(classes, 0, -1), device=scores.device)
+    highest = nd.equal(scores, nd.max(scores, 1, keepdims=True)).astype("float32")
+    first = classes - nd.max(highest * places, 1)
+    return int(nd.equal(first, labels.astype("float32")).astype("int64").sum().item())
 
 
 def model_device(model: nn.Module) -> Any:
@@ -202,7 +216,7 @@ def update(loss: Tensor, opt: Optimizer, clip: float | None = None) -> float | N
     loss.backward(retain_graph=False)
     norm = None if clip is None else opt.clip_grad_norm(clip)
     opt.step()
-    return norm
+    return None if norm is None else float(norm)
 
 
 def _on(batch: Any, device: Any) -> Tensor:

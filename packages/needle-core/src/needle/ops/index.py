@@ -29,6 +29,8 @@ class Whole(TensorOp):
         whole = ids.astype(INT64)
         if ids.dtype.kind == "f" and ids.size:
             same = nd.equal(whole.astype(ids.dtype), ids)
+            if not ids.device.in_host_memory:
+                return _or_no_id(whole, same)
             if not same.min().item():
                 values = ids.numpy()
                 wrong = values[~same.numpy()].flat[0]
@@ -41,8 +43,15 @@ class Whole(TensorOp):
         return None
 
 
+def _or_no_id(whole: NDArray, same: NDArray) -> NDArray:
+    """`whole` where `same`, elsewhere an id that the kernel will refuse: nothing waits for it."""
+    return whole - nd.logical_not(same).astype(INT64) * 2**62
+
+
 def as_whole(op: str, ids: Tensor) -> Tensor:
     """Ids of an integer or float dtype as int64.
+
+    On cuda() the kernel that uses an id refuses what is not whole, as out of range.
 
     Raises:
         DTypeError: one is not a whole number.

@@ -71,6 +71,7 @@ from needle.backend_ndarray.elementwise import (
 )
 from needle.backend_ndarray.errors import AxisError, DeviceError, DTypeError, ShapeError
 from needle.backend_ndarray.extension import cpu as _extension
+from needle.backend_ndarray.graph import CUDAGraph, recording_graph
 from needle.backend_ndarray.images import image_batch
 from needle.backend_ndarray.index import gather, one_hot, scatter_add
 from needle.backend_ndarray.matmul import matmul
@@ -81,7 +82,15 @@ from needle.backend_ndarray.normalize import (
     layer_norm,
     layer_norm_grad,
 )
-from needle.backend_ndarray.optimize import adam, moving_average, scale, sgd, sum_squares
+from needle.backend_ndarray.optimize import (
+    adam,
+    adam_scalars,
+    moving_average,
+    partial_sum_squares,
+    scale,
+    sgd,
+    sum_squares,
+)
 from needle.backend_ndarray.peak import Peak, peak
 from needle.backend_ndarray.pool import (
     avg_pool,
@@ -121,6 +130,7 @@ from needle.backend_ndarray.softmax import (
 __all__ = [
     "COSTS",
     "AxisError",
+    "CUDAGraph",
     "Cost",
     "DTypeError",
     "Device",
@@ -133,6 +143,7 @@ __all__ = [
     "ShapeError",
     "abs",
     "adam",
+    "adam_scalars",
     "add",
     "all_devices",
     "array",
@@ -203,9 +214,11 @@ __all__ = [
     "one_hot",
     "ones",
     "pad",
+    "partial_sum_squares",
     "peak",
     "permute",
     "power",
+    "recording_graph",
     "relu",
     "relu_grad",
     "reset_counters",

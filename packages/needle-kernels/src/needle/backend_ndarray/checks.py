@@ -60,6 +60,9 @@ def check_rank(op: str, name: str, array: NDArray, rank: int, axes: str) -> None
 def as_ids(op: str, ids: NDArray, count: int) -> NDArray:
     """The ids as int64, each checked to lie in 0 .. count - 1.
 
+    On cuda() the kernel that uses them checks them, so that nothing waits for the device: the error
+    comes with the next copy to the host, or synchronize().
+
     Raises:
         DTypeError: they are not integers.
         IndexError: one is out of range.
@@ -69,9 +72,12 @@ def as_ids(op: str, ids: NDArray, count: int) -> NDArray:
             f"{op}: ids are not integers: got {ids._dtype.name}: need int64, int32 or uint8"
         )
     ids = ids.astype(INT64, copy=False)
-    wrong = _outside(ids, count)
-    if wrong is not None:
-        raise IndexError(f"{op}: id is out of range: got {wrong}: need 0 <= id < {count}")
+    if ids._device.in_host_memory:
+        wrong = _cpu.outside(ids, count)
+        if wrong is not None:
+            raise IndexError(f"{op}: id is out of range: got {wrong}: need 0 <= id < {count}")
+    elif not count and ids.size:
+        raise IndexError(f"{op}: id is out of range: got {ids.size} ids: need 0 <= id < 0")
     return ids
 
 
@@ -79,13 +85,3 @@ def flat_ids(op: str, ids: NDArray, count: int) -> NDArray:
     """as_ids with one axis."""
     ids = as_ids(op, ids, count)
     return ids if len(ids._shape) == 1 else ids.reshape(ids.size)
-
-
-def _outside(ids: NDArray, count: int) -> int | None:
-    """The first id that is not in 0 .. count - 1."""
-    if ids._device.storage is _cpu.Storage:
-        return _cpu.outside(ids, count)
-    if 0 in ids._shape:
-        return None
-    extremes = int(ids.min()), int(ids.max())
-    return next((number for number in extremes if not 0 <= number < count), None)

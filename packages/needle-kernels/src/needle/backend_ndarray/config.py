@@ -9,8 +9,13 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from needle.backend_ndarray.devices import Device, all_devices, cuda_module, default_device
-from needle.backend_ndarray.errors import DeviceError
+from needle.backend_ndarray.devices import (
+    Device,
+    all_devices,
+    cuda_module,
+    default_device,
+    device_errors,
+)
 from needle.backend_ndarray.extension import cpu as _cpu
 
 __all__ = [
@@ -132,7 +137,8 @@ def set_memory_limit(limit: int, device: Device | None = None) -> None:
 
 def empty_cache(device: Device | None = None) -> None:
     """Returns the allocator's unused blocks to the system."""
-    _memory(device).empty_cache()
+    with device_errors():
+        _memory(device).empty_cache()
 
 
 def set_pooling(on: bool, device: Device | None = None) -> None:
@@ -145,12 +151,11 @@ def synchronize(device: Device | None = None) -> None:
 
     Raises:
         DeviceError: a kernel failed since the last time.
+        IndexError: a kernel met an id that is out of range.
     """
     if device is not None and device.name == "cuda":
-        try:
+        with device_errors():
             cuda_module().synchronize()
-        except RuntimeError as error:
-            raise DeviceError(str(error)) from None
 
 
 def config_dict() -> dict[str, str]:

@@ -213,13 +213,15 @@ class CudaDevice(Device):
     missing, every use raises DeviceError and says what.
     """
 
-    __slots__ = ()
+    __slots__ = ("recording",)
 
     in_host_memory = False
 
     def __init__(self) -> None:
         """Touches neither the extension nor the driver."""
         super().__init__("cuda", self._storage, self._launch, self._download, self._upload)
+        self.recording: Callable[[tuple[Any, ...]], None] | None = None
+        """Told the operands of every launch while a graph is recorded."""
 
     def enabled(self) -> bool:
         """Whether driver, device and extension are all there."""
@@ -236,10 +238,12 @@ class CudaDevice(Device):
 
     def _storage(self, size: int, dtype: str) -> _cpu.Storage:
         cuda_module()
-        with _device_errors():
+        with device_errors():
             return _cpu.Storage.on(_CUDA_NUMBER, size, dtype)
 
     def _launch(self, kernel: int, operands: tuple[Any, ...], scalars: tuple[float, ...]) -> None:
+        if self.recording is not None:
+            self.recording(operands)
         try:  # no context manager: this is run for every kernel
             _cpu.launch(_CUDA_NUMBER, kernel, operands, scalars)
         except RuntimeError as error:
@@ -251,7 +255,7 @@ class CudaDevice(Device):
         """A copy of the elements, in memory of the CPU laid out as on the device."""
         low, high = extent(shape, strides)
         host = np.empty(high - low + 1, storage.dtype)
-        with _device_errors():
+        with device_errors():
             cuda_module().download(host, storage.ptr() + (offset + low) * storage.itemsize)
         steps = [step * storage.itemsize for step in strides]
         return np.lib.stride_tricks.as_strided(host[-low:], shape, steps)
@@ -264,12 +268,12 @@ class CudaDevice(Device):
         steps = [step * storage.itemsize for step in strides]
         with np.errstate(all="ignore"):
             np.lib.stride_tricks.as_strided(host, shape, steps)[...] = source
-        with _device_errors():
+        with device_errors():
             cuda_module().upload(storage.ptr(), host)
 
 
 @contextmanager
-def _device_errors() -> Iterator[None]:
+def device_errors() -> Iterator[None]:
     """Turns what the extension raises into DeviceError; MemoryError stays."""
     try:
         yield
@@ -292,7 +296,7 @@ def cuda_module() -> ModuleType:
         )
     module = _load_cuda()
     assert module is not None  # missing_for_cuda has loaded it
-    with _device_errors():
+    with device_errors():
         module.initialize()
     _cpu.register_device("cuda", module.table(), module.backend())
     return module
@@ -349,7 +353,7 @@ def _read_mode() -> str:
 REFERENCE_MODE: Final[bool] = _read_mode() == _REFERENCE_MODE
 CPU: Final = CpuDevice("cpu", 0)
 _CPU_NUMPY: Final = CpuDevice("cpu_numpy", 1)
-_CUDA: Final = CudaDevice()
+CUDA: Final = CudaDevice()
 _DEFAULT: Final = _CPU_NUMPY if REFERENCE_MODE else CPU
 
 
@@ -360,7 +364,7 @@ def cpu() -> Device:
 
 def cuda() -> Device:
     """The first NVIDIA GPU; `cuda().enabled()` says whether there is one to use."""
-    return _CUDA
+    return CUDA
 
 
 def cpu_numpy() -> Device:

@@ -14,7 +14,15 @@ from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import is_dense, same_places
 from needle.backend_ndarray.ndarray import NDArray, check_writable, copy_into, new
 
-__all__ = ["adam", "moving_average", "scale", "sgd", "sum_squares"]
+__all__ = [
+    "adam",
+    "adam_scalars",
+    "moving_average",
+    "partial_sum_squares",
+    "scale",
+    "sgd",
+    "sum_squares",
+]
 
 # The common path in C++: lists of compact arrays on cpu(), of one dtype. False for others.
 _common: Final[Callable[..., bool]] = _cpu.update
@@ -70,8 +78,15 @@ def adam(
     """
     if step < 1:
         raise ValueError(f"adam: step: got {step}: need >= 1")
-    scalars = (lr, beta1, beta2, eps, weight_decay, 1 - beta1**step, 1 - beta2**step)
+    scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, step)
     _update("adam", (params, ms, vs, grads), scalars)
+
+
+def adam_scalars(
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int
+) -> tuple[float, ...]:
+    """What the kernel gets: the last two correct the averages of the first steps."""
+    return lr, beta1, beta2, eps, weight_decay, 1 - beta1**step, 1 - beta2**step
 
 
 def moving_average(averages: Sequence[NDArray], values: Sequence[NDArray], momentum: float) -> None:
@@ -87,13 +102,18 @@ def moving_average(averages: Sequence[NDArray], values: Sequence[NDArray], momen
 
 def sum_squares(arrays: Sequence[NDArray]) -> float:
     """The sum of the squares of all elements of all arrays, in float64."""
-    total = 0.0
+    return float(sum(part.item() for part in partial_sum_squares(arrays)))
+
+
+def partial_sum_squares(arrays: Sequence[NDArray]) -> list[NDArray]:
+    """Parts of sum_squares, each float64 of shape () and on its device; nothing waits for them."""
+    parts = []
     for (device, _), group in _by_kind("sum_squares", arrays).items():
         out = new(device, (), FLOAT64)
         dense = [a if is_dense(a._shape, a._strides) else a.copy() for a in group]
         device.launch(KERNEL["sum_squares"], (out, *dense), ())
-        total += out.item()
-    return total
+        parts.append(out)
+    return parts
 
 
 def scale(arrays: Sequence[NDArray], factor: float) -> None:

@@ -68,8 +68,10 @@ class SGD(Optimizer):
         step: int,
     ) -> None:
         averages = state[0] if self.momentum else None
-        settings = self.lr, self.momentum, self.weight_decay, self.nesterov
-        nd.sgd(weights, averages, gradients, *settings)
+        nd.sgd(weights, averages, gradients, *self._scalars(step))
+
+    def _scalars(self, step: int) -> tuple[float, float, float, bool]:
+        return self.lr, self.momentum, self.weight_decay, self.nesterov
 
 
 class Adam(Optimizer):
@@ -127,3 +129,7 @@ class Adam(Optimizer):
         m, v = state
         settings = self.lr, self.beta1, self.beta2, self.eps, self.weight_decay
         nd.adam(weights, m, v, gradients, *settings, step)
+
+    def _scalars(self, step: int) -> tuple[float, ...]:
+        settings = self.lr, self.beta1, self.beta2, self.eps, self.weight_decay
+        return nd.adam_scalars(*settings, step)

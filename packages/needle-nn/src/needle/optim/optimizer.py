@@ -61,9 +61,33 @@ class Optimizer:
         for group in self._groups(gradients):
             weights = [_writable(self.params[i]) for i in group]
             state = [self._slot(slot, group, weights) for slot in self.slots]
-            for i in group:
-                self.steps[i] += 1
-            self._update(weights, state, [gradients[i] for i in group], self.steps[group[0]])
+            self._run(group, weights, state, [gradients[i] for i in group])
+
+    def _run(
+        self,
+        group: list[int],
+        weights: list[NDArray],
+        state: list[list[NDArray]],
+        gradients: list[NDArray],
+    ) -> None:
+        """One step of a group; while a graph is recorded, what each replay of it does."""
+        graph = nd.recording_graph()
+        if graph is None:
+            step = self._count(group)
+            self._update(weights, state, gradients, step)
+            return
+        with graph.with_scalars(lambda: self._scalars(self._count(group))):
+            self._update(weights, state, gradients, self.steps[group[0]] + 1)
+
+    def _count(self, group: list[int]) -> int:
+        """Counts a step of the group's parameters, and returns its number."""
+        for i in group:
+            self.steps[i] += 1
+        return self.steps[group[0]]
+
+    def _scalars(self, step: int) -> tuple[float, ...]:
+        """The scalars that `_update` gives its kernel at this step: a replayed graph asks."""
+        raise NotImplementedError(f"{type(self).__name__}: _scalars is not defined: define it")
 
     def _update(
         self,
@@ -80,12 +104,13 @@ class Optimizer:
         for parameter in self.params:
             parameter.grad = None
 
-    def clip_grad_norm(self, max_norm: float = 0.25) -> float:
+    def clip_grad_norm(self, max_norm: float = 0.25) -> float | Tensor:
         """Scales all gradients so that their global L2 norm is at most max_norm.
 
             norm = sqrt(sum of all squares);  grad *= min(1, max_norm / (norm + 1e-6))
 
-        Returns the norm before clipping. Gradients are replaced, not written to: they may share
+        Returns the norm before clipping: a number, but a Tensor while a CUDA graph is recorded,
+        when there is no number yet. Gradients are replaced, not written to: they may share
         memory with each other or with a Tensor of the user's.
 
         Raises:
@@ -99,12 +124,24 @@ class Optimizer:
         max_norm = number(op, "max_norm", max_norm, *ANY_POSITIVE)
         gradients = self._gradients()
         groups = self._groups(gradients)
+        if nd.recording_graph() is not None:
+            return self._clip_on_device(max_norm, gradients)
         norm = math.sqrt(sum(nd.sum_squares([gradients[i] for i in group]) for group in groups))
         scale = max_norm / (norm + 1e-6)
         if not scale >= 1:  # a norm of NaN must show in the gradients, so it takes this way too
             for i, gradient in gradients.items():
                 self.params[i].grad = Tensor(gradient * scale, requires_grad=False)
         return norm
+
+    def _clip_on_device(self, max_norm: float, gradients: Mapping[int, NDArray]) -> Tensor:
+        """clip_grad_norm without a look at the norm."""
+        first, *others = nd.partial_sum_squares(list(gradients.values()))
+        norm = nd.sqrt(sum(others, first))
+        scale = nd.minimum(nd.divide(max_norm, norm + 1e-6), 1.0)
+        for i, gradient in gradients.items():
+            scaled = gradient * scale.astype(gradient.dtype)
+            self.params[i].grad = Tensor(scaled, requires_grad=False)
+        return Tensor(norm, requires_grad=False)
 
     # ---- gradients ----------------------------------------------------------------------------
 
