@@ -225,10 +225,12 @@ def _time(
                 found[side].append(process.time(max(1, int(ROUND_SECONDS / each))))
                 time.sleep(PAUSE)
         warm_up(run)
+        nd.synchronize()
 
     def one_round() -> None:
         for _ in range(calls):
             run()
+        nd.synchronize()  # short calls may still wait in the queue
 
     benchmark.pedantic(one_round, setup=round_of_the_others, rounds=rounds)
     if benchmark.stats is None:  # --benchmark-disable

@@ -10,6 +10,7 @@
 #include "launch.h"
 #include "peak.h"
 #include "pyarray.h"
+#include "queue.h"
 #include "recorder.h"
 #include "storage.h"
 #include "target.h"
@@ -170,10 +171,26 @@ void launch_from_python(int device, int kernel, const py::tuple& operands, const
     }
 }
 
+// Before the host looks at memory.
+void wait_for(const Storage& storage)
+{
+    py::gil_scoped_release unlocked;
+    finish(storage.last_call);
+}
+
+// Gives an address away: whoever has it may look at any time.
+uintptr_t share(Storage& storage)
+{
+    wait_for(storage);
+    storage.shared = true;
+    return reinterpret_cast<uintptr_t>(storage.data());
+}
+
 py::array view(const py::object& storage, const py::tuple& shape, const py::tuple& strides,
                int64_t offset)
 {
     const Storage& memory = py::cast<const Storage&>(storage);
+    wait_for(memory);
     Array array;
     if (shape.size() > max_rank) throw py::value_error("view: rank: more than 16");
     array.rank = static_cast<int>(shape.size());
@@ -228,6 +245,7 @@ int current_target = -1;
 
 void use_target(int index)
 {
+    finish_all();
     device_table(Device::cpu) = targets()[index].make_table();
     current_target = index;
 }
@@ -341,7 +359,9 @@ PYBIND11_MODULE(cpu, m)
         .def_static("borrow", &borrow, py::arg("ptr"), py::arg("size"), py::arg("dtype"),
                     py::arg("owner"))
         .def_static("on", &storage_on, py::arg("device"), py::arg("size"), py::arg("dtype"))
-        .def("ptr", [](const Storage& s) { return reinterpret_cast<uintptr_t>(s.data()); })
+        .def("ptr", &share)
+        .def_property_readonly(
+            "address", [](const Storage& s) { return reinterpret_cast<uintptr_t>(s.data()); })
         .def_property_readonly("size", &Storage::size)
         .def_property_readonly("dtype", [](const Storage& s) { return dtype_name(s.dtype()); })
         .def_property_readonly("itemsize", [](const Storage& s) { return item_size(s.dtype()); })
@@ -385,6 +405,10 @@ PYBIND11_MODULE(cpu, m)
     m.def("num_threads", &thread_setting);
     m.def("set_num_threads", &set_thread_setting, py::arg("n"));
 
+    m.def("finish", [] {
+        py::gil_scoped_release unlocked;
+        finish_all();
+    });
     m.def("counters", &counters);
     m.def("reset_counters", &reset_call_counts);
     m.def("set_tracing", &set_tracing, py::arg("on"));

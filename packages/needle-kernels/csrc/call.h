@@ -15,6 +15,8 @@ enum class DType : int32_t { float32, float64, int32, int64, uint8, boolean };
 
 // A strided view of memory that the kernel does not own. Strides count elements; `data` already
 // includes the view's offset. An absent optional operand has `data == nullptr`.
+class Storage;
+
 struct Array {
     void* data;
     DType dtype;
@@ -22,6 +24,7 @@ struct Array {
     int64_t shape[max_rank];
     int64_t strides[max_rank];
     bool immediate = false;  // a number of the call: `data` is the host's memory on every device
+    Storage* storage = nullptr;  // whose memory it is: for the launch point, not for kernels
 
     template <class T>
     NEEDLE_INLINE T* as() const

@@ -24,7 +24,14 @@ class Storage:
         """Memory of the device with this number in DEVICES."""
 
     def ptr(self) -> int:
-        """The address of the first element."""
+        """The address of the first element, to look at: no call on it is left in the queue now.
+
+        Nor is any later one, so kernels may become slower.
+        """
+
+    @property
+    def address(self) -> int:
+        """The address of the first element, to compare."""
 
     @property
     def size(self) -> int: ...
@@ -108,6 +115,9 @@ def num_threads() -> int:
 
 def set_num_threads(n: int) -> None:
     """Lets one kernel use at most n threads."""
+
+def finish() -> None:
+    """Returns when all calls that wait in the queue are done."""
 
 def counters() -> dict[tuple[str, str], int]:
     """How often each kernel ran, by (device, kernel)."""

@@ -4,6 +4,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "queue.h"
 #include "recorder.h"
 #include "storage.h"
 #include "threads.h"
@@ -17,6 +18,7 @@ std::atomic<uint64_t> counts[device_count][kernel_count];
 
 void run_recorded(Device device, const Entry& entry, const Call& call)
 {
+    finish_all();
     int64_t start = clock_now();
     entry.run(call);
     record(static_cast<int>(device), start, clock_now() - start, call);
@@ -85,7 +87,7 @@ void launch(Device device, int kernel, Call& call)
                                  device_names[static_cast<int>(device)] +
                                  ": move the arrays to another device with .to(device)");
     call.kernel = kernel;
-    begin_kernel();
+    begin_kernel(thread_setting());
     Backend& backend = device_backend(device);
     Workspace workspace(backend, entry.workspace != nullptr ? entry.workspace(call) : 0);
     call.workspace = workspace.data();
@@ -93,6 +95,8 @@ void launch(Device device, int kernel, Call& call)
     counts[static_cast<int>(device)][kernel].fetch_add(1, std::memory_order_relaxed);
     if (__builtin_expect(recording(), 0))
         run_recorded(device, entry, call);
+    else if (device == Device::cpu)
+        run_in_turn(entry, call);
     else
         entry.run(call);
 }

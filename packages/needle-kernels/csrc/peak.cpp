@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "queue.h"
 #include "recorder.h"
 #include "threads.h"
 
@@ -67,7 +68,8 @@ private:
 
 Peak measure_peak(const PeakLoops& loops)
 {
-    begin_kernel();
+    finish_all();
+    begin_kernel(thread_setting());
     Floats a, b, c;
     double bytes = best_rate([&] { return loops.triad(a.data(), b.data(), c.data(), triad_size); });
     return {multiply_add_rate(loops.multiply_add32), multiply_add_rate(loops.multiply_add64),

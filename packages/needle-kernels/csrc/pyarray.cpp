@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "launch.h"
+#include "queue.h"
 #include "storage.h"
 
 namespace py = pybind11;
@@ -85,9 +86,10 @@ py::object sizes_tuple(const int64_t* sizes, int rank)
 void read_parts(PyObject* handle, PyObject* shape, PyObject* strides, PyObject* offset,
                 Array& array)
 {
-    const Storage& storage = py::cast<const Storage&>(py::handle(handle));
+    Storage& storage = py::cast<Storage&>(py::handle(handle));
     array.rank = read_sizes(shape, array.shape);
     read_sizes(strides, array.strides);
+    array.storage = &storage;
     array.dtype = storage.dtype();
     array.data =
         static_cast<char*>(storage.data()) + PyLong_AsLongLong(offset) * item_size(array.dtype);
@@ -173,6 +175,7 @@ int64_t checked_size(const Array& array)
 py::object allocate_array(Array& out, py::object sizes, py::object steps, PyObject* device)
 {
     auto storage = std::make_unique<Storage>(checked_size(out), out.dtype);
+    out.storage = storage.get();
     out.data = storage->data();
     py::object memory = py::cast(std::move(storage));
     return new_array(memory, std::move(sizes), std::move(steps), borrow(bound.zero),
@@ -492,6 +495,7 @@ PyObject* call_outside(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     return guarded([&] {
         Array ids;
         read_array(arguments[0], ids);
+        finish(ids.storage->last_call);
         const int64_t* found = first_outside(ids, PyLong_AsLongLong(arguments[1]));
         return found == nullptr ? py::none().release().ptr() : PyLong_FromLongLong(*found);
     });

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "allocator.h"
+#include "queue.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -39,10 +40,16 @@ void* system_allocate(int64_t bytes)
     return data;
 }
 
+void system_free(void* data)
+{
+    finish_all();  // a freed block may still be an operand
+    std::free(data);
+}
+
 // Never destroyed: arrays that outlive the interpreter's shutdown may still be freed.
 CachingAllocator& allocator()
 {
-    static CachingAllocator* instance = new CachingAllocator(system_allocate, std::free);
+    static CachingAllocator* instance = new CachingAllocator(system_allocate, system_free);
     return *instance;
 }
 
@@ -56,14 +63,16 @@ void set_pooling(bool on) { allocator().set_pooling(on); }
 MemoryStats memory_stats() { return allocator().stats(); }
 void reset_peak() { allocator().reset_peak(); }
 
-Storage::Storage(int64_t size, DType dtype) : data_(nullptr), size_(size), dtype_(dtype)
+// The block may be one that calls of the queue still use: the new owner's host must wait for them.
+Storage::Storage(int64_t size, DType dtype)
+    : last_call(newest_call()), data_(nullptr), size_(size), dtype_(dtype)
 {
     data_ = allocate(bytes());
     if (data_ == nullptr) throw std::bad_alloc();
 }
 
 Storage::Storage(void* data, int64_t size, DType dtype, std::shared_ptr<void> owner)
-    : data_(data), size_(size), dtype_(dtype), owner_(std::move(owner))
+    : shared(true), data_(data), size_(size), dtype_(dtype), owner_(std::move(owner))
 {
 }
 

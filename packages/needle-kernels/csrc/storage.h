@@ -47,7 +47,9 @@ public:
     DType dtype() const { return dtype_; }
     int64_t bytes() const { return size_ * item_size(dtype_); }
 
-    int64_t version = 0;  // raised by every in-place write
+    int64_t version = 0;                 // raised by every in-place write
+    std::atomic<uint64_t> last_call{0};  // the queued call that was given this memory last
+    std::atomic<bool> shared{false};     // whether somebody outside sees the memory
 
 private:
     void* data_;

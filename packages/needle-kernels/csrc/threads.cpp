@@ -36,11 +36,6 @@ inline void pause_briefly()
 #endif
 }
 
-inline void wait_a_turn(int turn)
-{
-    turn < waiting_turns ? pause_briefly() : std::this_thread::yield();
-}
-
 int default_threads()
 {
     if (const char* text = std::getenv("OMP_NUM_THREADS")) {
@@ -57,6 +52,8 @@ int default_threads()
 
 std::atomic<int> setting{default_threads()};
 thread_local int current = 0;  // 0: no kernel has begun on this thread
+
+bool (*idle_work)() = [] { return false; };
 
 // One loop at a time. `ticket` holds the loop's number (upper half) and its next free piece (lower
 // half), so a claim that succeeds belongs to the loop whose fields were read before it.
@@ -75,8 +72,8 @@ public:
         count_.store(count, std::memory_order_relaxed);
         unfinished_.store(count, std::memory_order_relaxed);
         uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-        ticket_.store(loop << 32 | 1, std::memory_order_seq_cst);  // piece 0 is the caller's
-        if (sleepers_.load(std::memory_order_seq_cst) > 0) ticket_.notify_all();
+        ticket_.store(loop << 32 | 1, std::memory_order_release);  // piece 0 is the caller's
+        tell_threads();
         piece(context, 0);
         unfinished_.fetch_sub(1, std::memory_order_release);
         while (claim_one()) {
@@ -85,7 +82,13 @@ public:
             wait_a_turn(turn);
     }
 
-private:
+    // Makes sure that threads look for work, of which there is something new.
+    void announce()
+    {
+        start_threads(num_threads() - 1);
+        tell_threads();
+    }
+
     // Runs one free piece; false when there is none.
     bool claim_one()
     {
@@ -105,44 +108,53 @@ private:
         }
     }
 
+private:
+    void tell_threads()
+    {
+        news_.fetch_add(1, std::memory_order_seq_cst);
+        if (sleepers_.load(std::memory_order_seq_cst) > 0) news_.notify_all();
+    }
+
     void work()
     {
-        uint64_t seen = 0;
         for (;;) {
-            while (claim_one()) {
+            uint32_t seen = news_.load(std::memory_order_acquire);
+            while (claim_one() || idle_work()) {
             }
-            seen = ticket_.load(std::memory_order_acquire);
             if (changes_soon(seen)) continue;
             sleepers_.fetch_add(1, std::memory_order_seq_cst);
-            ticket_.wait(seen, std::memory_order_seq_cst);
+            news_.wait(seen, std::memory_order_seq_cst);
             sleepers_.fetch_sub(1, std::memory_order_relaxed);
         }
     }
 
-    // Whether the ticket becomes another one before the idle time is over.
-    bool changes_soon(uint64_t seen) const
+    // Whether there is news before the idle time is over.
+    bool changes_soon(uint32_t seen) const
     {
         auto end = std::chrono::steady_clock::now() + idle_time;
         do {
             for (int turn = 0; turn < turns_per_look; ++turn) {
-                if (ticket_.load(std::memory_order_acquire) != seen) return true;
+                if (news_.load(std::memory_order_acquire) != seen) return true;
                 pause_briefly();
             }
         } while (std::chrono::steady_clock::now() < end);
         return false;
     }
 
-    void start_threads(int wanted)  // holds busy_
+    void start_threads(int wanted)
     {
+        if (started_.load(std::memory_order_relaxed) >= wanted) return;
+        std::lock_guard<std::mutex> lock(starting_);
         for (; started_ < wanted; ++started_) std::thread([this] { work(); }).detach();
     }
 
-    std::mutex busy_;
-    int started_ = 0;
+    std::mutex busy_, starting_;
+    std::atomic<int> started_{0};
     std::atomic<uint64_t> ticket_{0};
     std::atomic<int> count_{0};
     std::atomic<int> unfinished_{0};
     std::atomic<int> sleepers_{0};
+    std::atomic<uint32_t> news_{0};  // raised whenever there is something to do
     std::atomic<void (*)(const void*, int)> piece_{nullptr};
     std::atomic<const void*> context_{nullptr};
 };
@@ -196,7 +208,13 @@ void take_steps(const void* context, int seat)
 int num_threads() { return current > 0 ? current : thread_setting(); }
 int thread_setting() { return setting.load(std::memory_order_relaxed); }
 void set_thread_setting(int n) { setting.store(n, std::memory_order_relaxed); }
-void begin_kernel() { current = thread_setting(); }
+void begin_kernel(int threads) { current = threads; }
+
+void set_idle_work(bool (*work)()) { idle_work = work; }
+void announce_work() { pool->announce(); }
+bool help() { return pool->claim_one(); }
+
+void wait_a_turn(int turn) { turn < waiting_turns ? pause_briefly() : std::this_thread::yield(); }
 
 void run_pieces(int count, void (*piece)(const void* context, int i), const void* context)
 {

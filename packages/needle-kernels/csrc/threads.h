@@ -16,7 +16,7 @@ int num_threads();
 
 int thread_setting();            // what the next kernel will see
 void set_thread_setting(int n);  // n >= 1
-void begin_kernel();             // by launch(), before a kernel's first line
+void begin_kernel(int threads);  // by launch() and the queue, before a kernel's first line
 
 // Runs piece(context, i) for every i in [0, count), on up to num_threads() threads; returns when
 // all are done. The caller runs piece 0: what a core's cache holds of it serves the next loop.
@@ -31,5 +31,11 @@ constexpr int most_step_pieces = 64;
 // waits for a thread to come, and one thread alone finishes too.
 void run_steps(int64_t steps, int count, void (*piece)(const void* context, int64_t step, int i),
                const void* context);
+
+// What a thread does that has no piece to run; returns false when there was nothing.
+void set_idle_work(bool (*work)());
+void announce_work();        // there is idle work: a sleeping thread should wake
+bool help();                 // runs one piece of another thread's loop; false when there is none
+void wait_a_turn(int turn);  // a moment, longer when `turn` says that the wait is long
 
 }  // namespace needle

@@ -18,7 +18,7 @@ import needle
 from needle import Tensor, nn
 from needle.apps.models import LanguageModel, ResNet9
 from needle.apps.training import update
-from needle.backend_ndarray import Device
+from needle.backend_ndarray import Device, synchronize
 from needle.optim import SGD, Adam
 
 WARM_UP = 2
@@ -65,7 +65,7 @@ def resnet9(device: Device, steps: int, batch_size: int = 128) -> Timing:
     def step() -> None:
         update(loss_fn(model(x), y), opt)
 
-    return _time("resnet9", f"batch {batch_size}", "images", batch_size, step, steps)
+    return _time(device, "resnet9", f"batch {batch_size}", "images", batch_size, step, steps)
 
 
 def language_model(device: Device, steps: int, batch_size: int = 20, seq_len: int = 20) -> Timing:
@@ -85,21 +85,29 @@ def language_model(device: Device, steps: int, batch_size: int = 20, seq_len: in
         update(loss_fn(logits, y), opt, 5.0)
 
     what = f"LSTM {layers} x {size}, {words:,} words, {batch_size} x {seq_len} tokens"
-    return _time("lm", what, "tokens", batch_size * seq_len, step, steps)
+    return _time(device, "lm", what, "tokens", batch_size * seq_len, step, steps)
 
 
 BENCHES: dict[str, Callable[[Device, int], Timing]] = {"resnet9": resnet9, "lm": language_model}
 
 
 def _time(
-    name: str, what: str, unit: str, examples: int, step: Callable[[], None], steps: int
+    device: Device,
+    name: str,
+    what: str,
+    unit: str,
+    examples: int,
+    step: Callable[[], None],
+    steps: int,
 ) -> Timing:
     for _ in range(WARM_UP):
         step()
+    synchronize(device)
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
         step()
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
     with needle.profile(print_table=False) as profile:
         for _ in range(steps):

@@ -147,12 +147,13 @@ def set_pooling(on: bool, device: Device | None = None) -> None:
 
 
 def synchronize(device: Device | None = None) -> None:
-    """Waits until the device has done all that was asked of it; a CPU device always has.
+    """Waits until the device has done all that was asked of it.
 
     Raises:
         DeviceError: a kernel failed since the last time.
         IndexError: a kernel met an id that is out of range.
     """
+    _cpu.finish()
     if device is not None and device.name == "cuda":
         with device_errors():
             cuda_module().synchronize()

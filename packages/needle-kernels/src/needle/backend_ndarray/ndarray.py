@@ -392,7 +392,7 @@ class NDArray:
                 f"__array__: a copy is needed: got an array on {self._device}: copy=False needs "
                 "memory of the CPU"
             )
-        array = host_view(self)
+        array = shared_view(self)
         if dtype is None or np.dtype(dtype) == array.dtype:
             return array.copy() if copy else array
         if copy is False:
@@ -416,7 +416,7 @@ class NDArray:
             DeviceError: the array lies on cuda(), whose memory is not exported.
         """
         self._check_exportable("__dlpack__")
-        return host_view(self).__dlpack__(
+        return shared_view(self).__dlpack__(
             stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
         )
 
@@ -607,8 +607,14 @@ def as_rows(a: NDArray) -> NDArray:
     return a.reshape(math.prod(a._shape[:-1]), a._shape[-1])
 
 
+def shared_view(array: NDArray) -> np.ndarray[Any, Any]:
+    """host_view for keeps: from now on, no kernel leaves work on this memory for later."""
+    array._handle.ptr()
+    return host_view(array)
+
+
 def host_view(array: NDArray) -> np.ndarray[Any, Any]:
-    """A NumPy array on the same memory; read-only where elements share a place."""
+    """A NumPy array on the same memory, now at rest; read-only where elements share a place."""
     view = array._device.view(array._handle, array._shape, array._strides, array._offset)
     if 0 in array._strides and _repeats(array):
         view.flags.writeable = False
@@ -704,7 +710,7 @@ def may_overlap(a: NDArray, b: NDArray) -> bool:
 
 def _bytes(array: NDArray) -> tuple[int, int]:
     low, high = extent(array._shape, array._strides)
-    start = array._handle.ptr() + array._offset * array._dtype.itemsize
+    start = array._handle.address + array._offset * array._dtype.itemsize
     return start + low * array._dtype.itemsize, start + (high + 1) * array._dtype.itemsize
 
 

@@ -182,7 +182,7 @@ class Optimizer:
         uses: dict[int, int] = {}
         for i in gradients:
             weight = array_of(self.params[i])
-            storage = weight._handle.ptr()
+            storage = weight._handle.address
             uses[storage] = use = uses.get(storage, 0) + 1
             key = (weight.device, weight.dtype, self.steps[i], use)
             groups.setdefault(key, []).append(i)

@@ -1,0 +1,208 @@
+#include "queue.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#include "storage.h"
+#include "threads.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace needle {
+
+namespace {
+
+// What may wait at a time: enough that no thread runs dry while Python takes longer than usual, and
+// so little that a program which looks at the clock but not at its results is off by a few
+// milliseconds at most. Bytes are those of a call's operands.
+constexpr uint64_t most_calls = 64;
+constexpr int64_t most_bytes = 32 << 20;
+
+// A call with fewer bytes is not worth handing to another thread. One with more is waited for: it
+// needs the caller's thread, too.
+constexpr int64_t least_call_bytes = 16 << 10;
+constexpr int64_t most_call_bytes = 16 << 20;
+
+// A copy of a call, and of all that it points to but the arrays' elements.
+class QueuedCall {
+public:
+    void set(const Entry& entry, const Call& call, int64_t bytes)
+    {
+        bytes_ = bytes;
+        run_ = entry.run;
+        threads_ = num_threads();
+        call_ = call;
+        scalars_.assign(call.scalars, call.scalars + call.scalar_count);
+        if (static_cast<size_t>(call.count) > arrays_.size()) {
+            arrays_.resize(call.count);
+            immediates_.resize(call.count);
+        }
+        for (int i = 0; i < call.count; ++i) copy(call.arrays[i], i);
+        call_.scalars = scalars_.data();
+        call_.arrays = arrays_.data();
+    }
+
+    void run() const
+    {
+        begin_kernel(threads_);
+        run_(call_);
+    }
+
+    int64_t bytes() const { return bytes_; }
+
+private:
+    void copy(const Array& from, int i)
+    {
+        Array& to = arrays_[i];
+        to.data = from.data;
+        to.dtype = from.dtype;
+        to.rank = from.rank;
+        to.immediate = from.immediate;
+        std::copy_n(from.shape, from.rank, to.shape);
+        std::copy_n(from.strides, from.rank, to.strides);
+        if (!from.immediate) return;
+        std::copy_n(from.as<const char>(), item_size(from.dtype), immediates_[i].bytes);
+        to.data = immediates_[i].bytes;
+    }
+
+    struct Immediate {
+        alignas(8) char bytes[8];
+    };
+
+    void (*run_)(const Call&) = nullptr;
+    int threads_ = 1;
+    int64_t bytes_ = 0;
+    Call call_{};
+    std::vector<Array> arrays_;
+    std::vector<Immediate> immediates_;
+    std::vector<double> scalars_;
+};
+
+class Queue {
+public:
+    // Numbers go on after `last`.
+    explicit Queue(uint64_t last) : queued_(last), done_(last) {}
+
+    uint64_t newest() const { return queued_.load(std::memory_order_acquire); }
+    bool is_done(uint64_t number) const { return done_.load(std::memory_order_acquire) >= number; }
+    bool idle() const { return is_done(newest()); }
+
+    uint64_t push(const Entry& entry, const Call& call, int64_t bytes)
+    {
+        std::lock_guard<std::mutex> lock(pushing_);
+        uint64_t number = newest() + 1;
+        if (number > most_calls) wait_for(number - most_calls);
+        while (waiting_bytes_.load(std::memory_order_relaxed) + bytes > most_bytes && !idle())
+            wait_for(done_.load(std::memory_order_relaxed) + 1);
+        waiting_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+        calls_[number % most_calls].set(entry, call, bytes);
+        for (int i = 0; i < call.count; ++i)
+            if (Storage* storage = call.arrays[i].storage)
+                storage->last_call.store(number, std::memory_order_relaxed);
+        queued_.store(number, std::memory_order_release);
+        announce_work();
+        return number;
+    }
+
+    void wait_for(uint64_t number)
+    {
+        for (int turn = 0; !is_done(number); ++turn)
+            if (help() || run_next())
+                turn = 0;
+            else
+                wait_a_turn(turn);
+    }
+
+    // Runs the next call if there is one that no other thread runs already.
+    bool run_next()
+    {
+        if (idle()) return false;
+        std::unique_lock<std::mutex> lock(running_, std::try_to_lock);
+        if (!lock.owns_lock() || idle()) return false;
+        uint64_t number = done_.load(std::memory_order_relaxed) + 1;
+        const QueuedCall& call = calls_[number % most_calls];
+        call.run();
+        waiting_bytes_.fetch_sub(call.bytes(), std::memory_order_relaxed);
+        done_.store(number, std::memory_order_release);
+        return true;
+    }
+
+private:
+    std::mutex pushing_, running_;
+    alignas(64) std::atomic<uint64_t> queued_;
+    alignas(64) std::atomic<uint64_t> done_;
+    std::atomic<int64_t> waiting_bytes_{0};
+    QueuedCall calls_[most_calls];
+};
+
+// Never destroyed: idle threads look into it until the process ends. A forked child gets its own.
+Queue* queue = new Queue(0);
+
+bool run_next() { return queue->run_next(); }
+
+[[maybe_unused]] void before_fork() { finish_all(); }
+[[maybe_unused]] void after_fork_in_child() { queue = new Queue(queue->newest()); }
+
+const bool registered = [] {
+    set_idle_work(run_next);
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork(before_fork, nullptr, after_fork_in_child);
+#endif
+    return true;
+}();
+
+// NEEDLE_CPU_SYNC=1: nothing is queued.
+bool queueing_allowed()
+{
+    static const bool allowed = [] {
+        const char* text = std::getenv("NEEDLE_CPU_SYNC");
+        return text == nullptr || std::atoi(text) == 0;
+    }();
+    return allowed;
+}
+
+struct Operands {
+    int64_t bytes = 0;
+    bool shared = false;
+};
+
+Operands look_at(const Call& call)
+{
+    Operands found;
+    for (int i = 0; i < call.count; ++i) {
+        const Array& array = call.arrays[i];
+        if (array.data == nullptr || array.immediate) continue;
+        found.bytes += array.size() * item_size(array.dtype);
+        found.shared |=
+            array.storage == nullptr || array.storage->shared.load(std::memory_order_relaxed);
+    }
+    return found;
+}
+
+}  // namespace
+
+void run_in_turn(const Entry& entry, const Call& call)
+{
+    if (num_threads() == 1 || !queueing_allowed()) {
+        finish_all();
+        return entry.run(call);
+    }
+    Operands operands = look_at(call);
+    // Products keep every thread busy by themselves; and they are what programs time.
+    bool waits = operands.shared || operands.bytes > most_call_bytes ||
+                 call.kernel == static_cast<int>(Kernel::matmul);
+    if (queue->idle() && (waits || operands.bytes < least_call_bytes)) return entry.run(call);
+    uint64_t number = queue->push(entry, call, operands.bytes);
+    if (waits) finish(number);
+}
+
+uint64_t newest_call() { return queue->newest(); }
+void finish(uint64_t number) { queue->wait_for(number); }
+void finish_all() { finish(newest_call()); }
+
+}  // namespace needle
