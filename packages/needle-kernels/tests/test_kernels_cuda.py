@@ -113,6 +113,66 @@ def test_about(cuda):
     assert cuda.about() in nd.config_dict()["devices"]
 
 
+# Around the edges of tiles (64, 128) and slices (16); all multiples of 4, so that every row begins
+# at a multiple of 16 bytes.
+PRODUCTS = [(4, 4, 4), (64, 64, 16), (132, 64, 36), (128, 256, 64), (20, 68, 100), (260, 68, 20)]
+
+
+@pytest.fixture(params=["highest", "high"])
+def precision(request, cuda):
+    nd.set_float32_matmul_precision(request.param)
+    yield request.param
+    nd.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("order", ["a b", "a' b", "a b'", "a' b'"])
+@pytest.mark.parametrize("sizes", PRODUCTS, ids=str)
+def test_products_of_whole_numbers_are_exact(cuda, precision, sizes, order):
+    """TF32 holds them: whatever differs is an element in the wrong place."""
+    m, n, k = sizes
+    rng = np.random.default_rng(0)
+    a = rng.integers(-8, 9, (2, m, k)).astype(np.float32)
+    b = rng.integers(-8, 9, (2, k, n)).astype(np.float32)
+    x, y = nd.array(a, device=cuda), nd.array(b, device=cuda)
+    if "a'" in order:
+        x = nd.array(a.swapaxes(1, 2).copy(), device=cuda).permute((0, 2, 1))
+    if "b'" in order:
+        y = nd.array(b.swapaxes(1, 2).copy(), device=cuda).permute((0, 2, 1))
+    bias = np.arange(n, dtype=np.float32)
+    out = nd.ones((2, m, n), device=cuda)
+    nd.matmul(x, y, nd.array(bias, device=cuda), "relu", out=out, accumulate=True)
+    compare(out, np.maximum(a @ b + bias + 1, 0))
+
+
+def test_high_precision_is_tf32(cuda):
+    """Operands are off by 2^-11, products by 2^-10 + 2^-22; a float32 sum by 2^-23 a term."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(256, 256)).astype(np.float32) for _ in range(2))
+    x, y = nd.array(a, device=cuda), nd.array(b, device=cuda)
+    want, sizes = a.astype(np.float64) @ b, np.abs(a).astype(np.float64) @ np.abs(b)
+    compare(x @ y, want, dtype="float32", atol=256 * 2.0**-23 * sizes)
+    assert nd.get_float32_matmul_precision() == "highest"
+    nd.set_float32_matmul_precision("high")
+    try:
+        got = x @ y
+        assert nd.get_float32_matmul_precision() == "high"
+        compare(got, want, dtype="float32", atol=(2.0**-10 + 2.0**-22 + 256 * 2.0**-23) * sizes)
+        if "compute 7" not in cuda.about():
+            assert np.abs(got.numpy() - want).max() > 1e-4  # it is TF32
+        special = nd.array([[np.nan, np.inf, -np.inf, 3.4e38]] * 4, device=cuda)
+        ones = nd.ones((4, 4), device=cuda)
+        assert np.isnan((special @ ones).numpy()).all()
+    finally:
+        nd.set_float32_matmul_precision("highest")
+    compare(x @ y, want, dtype="float32", atol=256 * 2.0**-23 * sizes)
+
+
+def test_precision_is_refused():
+    text = "set_float32_matmul_precision: got 'medium': need 'highest' or 'high'"
+    with pytest.raises(ValueError, match=text):
+        nd.set_float32_matmul_precision("medium")
+
+
 WRONG_ID = r"gather: id is out of range: got 7: need 0 <= id < 3"
 
 

@@ -86,6 +86,7 @@ PYBIND11_MODULE(cuda, m)
     m.def("properties", &describe);
     m.def("upload", &upload, py::arg("address"), py::arg("array"));
     m.def("download", &download, py::arg("array"), py::arg("address"));
+    m.def("set_tf32", &set_tf32, py::arg("on"));
     m.def("synchronize", &synchronize, py::call_guard<py::gil_scoped_release>());
     m.def("memory_stats", &stats);
     m.def("reset_peak", [] { allocator().reset_peak(); });

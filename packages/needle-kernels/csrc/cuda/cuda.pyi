@@ -57,6 +57,9 @@ def upload(address: int, array: np.ndarray[Any, Any]) -> None:
 def download(array: np.ndarray[Any, Any], address: int) -> None:
     """Fills an array without gaps from the address on the device."""
 
+def set_tf32(on: bool) -> None:
+    """Whether float32 matrix products may round their operands to TF32, for tensor cores."""
+
 def synchronize() -> None:
     """Waits until all kernels have run.
 

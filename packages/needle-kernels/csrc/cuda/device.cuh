@@ -41,6 +41,7 @@ void launch(const Call& call, void (*kernel)(Parameters...), dim3 grid, dim3 blo
     auto body = [=] { kernel(static_cast<Parameters>(arguments)...); };
     emulation::launch([=] { emulation::run_grid(grid, block, shared, body); });
 #else
+    allow_shared(reinterpret_cast<const void*>(kernel), shared);
     // clang-format off
     kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream())>>>(
         static_cast<Parameters>(arguments)...);

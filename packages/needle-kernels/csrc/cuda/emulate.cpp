@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -18,11 +19,18 @@ enum class State { ready, at_warp_barrier, at_block_barrier, done };
 
 constexpr size_t stack_bytes = 128 * 1024;
 
+struct Copy {
+    float* shared;
+    const float* global;
+    int count;
+};
+
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[stack_bytes]};
     State state = State::done;
-    uint64_t offered = 0;  // to the other lanes of its warp
+    uint64_t offered = 0;                     // to the other lanes of its warp
+    std::deque<std::vector<Copy>> copies{1};  // groups that are under way; the last is open
 };
 
 std::vector<std::unique_ptr<Fiber>> fibers;  // made once, used by every block
@@ -56,6 +64,7 @@ void start(Fiber& fiber)
     fiber.context.uc_link = &scheduler;
     makecontext(&fiber.context, enter, 0);
     fiber.state = State::ready;
+    fiber.copies.assign(1, {});
 }
 
 void resume(int thread)
@@ -112,7 +121,7 @@ void run_block()
 bool fits(dim3 grid, dim3 block, size_t shared_bytes)
 {
     return grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535 && block.z <= 64 &&
-           block.x * block.y * block.z <= 1024 && shared_bytes <= 48 * 1024;
+           block.x * block.y * block.z <= 1024 && shared_bytes <= 96 * 1024;
 }
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body)
@@ -138,6 +147,66 @@ void block_barrier() { wait(State::at_block_barrier); }
 void warp_barrier() { wait(State::at_warp_barrier); }
 void* dynamic_shared() { return shared.data(); }
 int lane() { return current % warpSize; }
+
+namespace {
+
+Fiber& self() { return *fibers[static_cast<size_t>(current)]; }
+
+float as_tf32(uint32_t bits)
+{
+    bits &= ~0x1fffu;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+}  // namespace
+
+void copy_later(float* target, const float* source, int count)
+{
+    self().copies.back().push_back({target, source, count});
+}
+
+void end_copy_group() { self().copies.emplace_back(); }
+
+void wait_for_copies(int groups)
+{
+    auto& copies = self().copies;
+    while (copies.size() > static_cast<size_t>(groups) + 1) {
+        for (const Copy& copy : copies.front())
+            for (int i = 0; i < 4; ++i) copy.shared[i] = i < copy.count ? copy.global[i] : 0.0f;
+        copies.pop_front();
+    }
+}
+
+uint32_t round_to_tf32(float x)
+{
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    if (std::isfinite(x)) bits += 0x1000u;
+    return bits & ~0x1fffu;
+}
+
+void multiply_add_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    struct Lane {
+        const uint32_t *a, *b;
+    } mine{a, b};
+    int first = current - current % warpSize;
+    self().offered = reinterpret_cast<uint64_t>(&mine);
+    warp_barrier();
+    auto lane_at = [&](int i) {
+        return reinterpret_cast<const Lane*>(fibers[static_cast<size_t>(first + i)]->offered);
+    };
+    int group = lane() / 4, t = lane() % 4;
+    for (int r = 0; r < 4; ++r) {
+        int row = group + r / 2 * 8, column = t * 2 + r % 2;
+        for (int k = 0; k < 8; ++k)
+            c[r] += as_tf32(lane_at(row % 8 * 4 + k % 4)->a[row / 8 + k / 4 * 2]) *
+                    as_tf32(lane_at(column * 4 + k % 4)->b[k / 4]);
+    }
+    warp_barrier();
+}
 
 uint64_t exchange(uint64_t bits, int from)
 {

@@ -53,6 +53,16 @@ void warp_barrier();
 void* dynamic_shared();
 int lane();
 
+// cp.async: a thread's copies are made when it waits for them, so that what reads too early shows.
+void copy_later(float* shared, const float* global, int count);
+void end_copy_group();
+void wait_for_copies(int groups);
+
+// What a tensor core does in TF32; multiply_add: all lanes of the warp, with tensor_core.cuh's
+// fragments. The core ignores the 13 bits that TF32 has not.
+uint32_t round_to_tf32(float x);
+void multiply_add_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
 // Every lane of the warp gives 8 bytes and gets those of the lane `from` (its own, if none such).
 uint64_t exchange(uint64_t bits, int from);
 

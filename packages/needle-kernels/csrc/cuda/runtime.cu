@@ -164,6 +164,14 @@ void synchronize()
     check_fault();
 }
 
+void allow_shared(const void* kernel, size_t bytes)
+{
+    if (bytes <= 48 * 1024) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(bytes)),
+          "asking for shared memory");
+}
+
 void after_launch(const char* kernel)
 {
     check(cudaGetLastError(), std::string("launching ") + kernel);

@@ -31,6 +31,11 @@ void initialize();
 const Properties& properties();
 int multiprocessors();
 
+// Whether float32 products may use tensor cores, with operands rounded to TF32; off at first. Only
+// GPUs from Ampere on can.
+void set_tf32(bool on);
+bool use_tf32();
+
 // The stream all kernels and copies run on, in the order of their calls.
 void* stream();
 
@@ -47,6 +52,9 @@ void copy_to_host(void* target, const void* source, int64_t bytes);
 // Waits until everything has run; throws Error for whatever went wrong since the last time, IdError
 // for an id out of range. So does a copy to the host.
 void synchronize();
+
+// Before a launch: a kernel gets more than 48 KB of shared memory only where it was asked for.
+void allow_shared(const void* kernel, size_t bytes);
 
 // After each launch: throws if it could not start. With NEEDLE_CUDA_SYNC=1 it waits for the kernel,
 // so that an error of the kernel itself is thrown here, under its own name.

@@ -12,10 +12,12 @@ import numpy as np
 from needle.backend_ndarray.devices import (
     Device,
     all_devices,
+    cuda,
     cuda_module,
     default_device,
     device_errors,
 )
+from needle.backend_ndarray.devices import precision as _precision
 from needle.backend_ndarray.extension import cpu as _cpu
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "config_dict",
     "counters",
     "empty_cache",
+    "get_float32_matmul_precision",
     "isa",
     "memory_stats",
     "num_threads",
     "reset_counters",
     "reset_peak",
+    "set_float32_matmul_precision",
     "set_isa",
     "set_memory_limit",
     "set_num_threads",
@@ -78,6 +82,33 @@ def set_isa(name: str) -> None:
     if name not in _cpu.isas():
         raise ValueError(f"set_isa: unknown: got {name!r}: need one of {', '.join(_cpu.isas())}")
     _cpu.set_isa(name)
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """How exact products of float32 matrices are, on cuda(); named as in PyTorch.
+
+    "highest", the default: float32 arithmetic. "high": tensor cores may be used, in TF32: each
+    operand is rounded to 10 bits of mantissa, an error of at most 2^-11 of it; products and sums
+    are float32, so an element of a @ b is off by at most (2^-10 + 2^-22) (|a| @ |b|) plus what
+    float32 sums are off. It concerns `matmul` and what is made of it (`linear`, recurrent layers)
+    where rows or columns begin at multiples of 16 bytes; convolutions stay float32. GPUs before
+    Ampere (compute capability 8.0) and the CPU devices always compute as for "highest".
+
+    Raises:
+        ValueError: it is neither of the two.
+    """
+    if precision not in ("highest", "high"):
+        raise ValueError(
+            f"set_float32_matmul_precision: got {precision!r}: need 'highest' or 'high'"
+        )
+    _precision["float32_matmul"] = precision
+    if cuda().enabled():
+        cuda_module().set_tf32(precision == "high")
+
+
+def get_float32_matmul_precision() -> str:
+    """What set_float32_matmul_precision has set."""
+    return _precision["float32_matmul"]
 
 
 def counters() -> dict[tuple[str, str], int]:

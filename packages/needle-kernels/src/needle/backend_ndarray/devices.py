@@ -33,6 +33,9 @@ __all__ = ["Device", "all_devices", "cpu", "cpu_numpy", "cuda", "default_device"
 _REFERENCE_MODE: Final = "np"
 _CUDA_NUMBER: Final = _cpu.DEVICES.index("cuda")
 
+precision: Final = {"float32_matmul": "highest"}
+"""What config.set_float32_matmul_precision has set; the extension may load later."""
+
 
 class Device:
     """A place for arrays. Two devices are equal if their names are."""
@@ -299,6 +302,7 @@ def cuda_module() -> ModuleType:
     with device_errors():
         module.initialize()
     _cpu.register_device("cuda", module.table(), module.backend())
+    module.set_tf32(precision["float32_matmul"] == "high")
     return module
 
 
