@@ -24,8 +24,8 @@ constexpr int64_t cached_bytes = 1 << 20;
 // So many rows stay in the first-level cache while all panels use them.
 constexpr int64_t block_rows = 4 * tile_rows;
 
-// Room on the stack for the segments of one position: at most one a row of taps. A macro, as the
-// memory is the calling function's.
+// Room on the stack for segments: a position has at most one a row of taps. A macro, as the memory
+// is the calling function's.
 #define NEEDLE_SEGMENTS(count) \
     static_cast<Segment<T>*>(  \
         __builtin_alloca(sizeof(Segment<T>) * static_cast<size_t>((count) + 1)))
@@ -116,6 +116,10 @@ template <class T>
 void copy_pixels(const T* from, int64_t pixel_stride, int64_t channel_stride, int64_t n, int64_t c,
                  T* out)
 {
+    if (channel_stride == 1 && pixel_stride == c) {
+        std::memcpy(out, from, static_cast<size_t>(n * c) * sizeof(T));
+        return;
+    }
     if (pixel_stride == 1 && c == 2) return interleave<2>(from, channel_stride, n, out);
     if (pixel_stride == 1 && c == 3) return interleave<3>(from, channel_stride, n, out);
     if (pixel_stride == 1 && c == 4) return interleave<4>(from, channel_stride, n, out);
@@ -342,36 +346,33 @@ struct Share {
 };
 
 // `rows` rows of the result from c on, the panels [share.panel0, share.panel1), in blocks of rows.
+// `first` are the segments of the first row and panel, but `a_shift` away; behind them is room for
+// a tile's. (These are only written: to add to what was just written would wait for the write.)
 template <class T>
-void run_rows(const Products<T>& p, Segment<T>* segments, int64_t count, const Line& rows, T* c,
-              const Share& share)
+void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_shift,
+              const Line& rows, T* c, const Share& share)
 {
     constexpr int64_t width = tile_columns<T>;
+    Segment<T>* segments = first + count;
     Tile<T> tile{segments,     count, rows.a, p.weights.input_stride, nullptr, rows.c, 0, nullptr,
                  p.activation, false, true};
-    // Moves on to other rows and to another panel.
-    auto move = [&](int64_t row_count, int64_t panel_count) {
-        for (int64_t s = 0; s < count; ++s) {
-            segments[s].a += row_count * rows.a;
-            segments[s].b += panel_count * p.weights.panel_stride;
-        }
-    };
     for (int64_t i0 = 0; i0 < rows.count; i0 += block_rows) {
         int64_t end = min64(rows.count, i0 + block_rows);
         for (int64_t panel = share.panel0; panel < share.panel1; ++panel) {
             int64_t j = panel * width;
             tile.columns = min64(width, p.to.c - j);
             tile.bias = p.bias == nullptr ? nullptr : p.bias + j;
+            int64_t b_shift = (panel - share.panel0) * p.weights.panel_stride;
             for (int64_t i = i0; i < end;) {
                 int height = tile_rows_for(end - i);
+                for (int64_t s = 0; s < count; ++s)
+                    segments[s] = {first[s].a + a_shift + i * rows.a, first[s].b + b_shift,
+                                   first[s].k};
                 tile.c = c + i * rows.c + j;
                 run_tile(height, RowOrder::k_contiguous, tile);
-                move(height, 0);
                 i += height;
             }
-            move(i0 - end, 1);
         }
-        move(end - i0, share.panel0 - share.panel1);
     }
 }
 
@@ -382,18 +383,18 @@ void run_rectangle(const Products<T>& p, const Span& y, const Span& x, const Sha
     const Image<T>&from = p.from, &to = p.to;
     const Weights<T>& w = p.weights;
     int64_t count = x.taps > 0 ? y.taps : 0;
-    Segment<T>* segments = NEEDLE_SEGMENTS(count);
+    Segment<T>* segments = NEEDLE_SEGMENTS(2 * count);
     Lines lines = nest_lines({x.count, x.move * from.pixel_stride, x.step * to.pixel_stride},
                              {y.count, y.move * from.row_stride, y.step * to.row_stride},
                              {share.n1 - share.n0, from.image_stride, to.image_stride}, tile_rows);
+    for (int64_t s = 0; s < count; ++s)
+        segments[s] = {from.at(share.n0, y.source + s, x.source),
+                       w.data + share.panel0 * w.panel_stride + (y.tap + s) * w.tap_row_stride +
+                           x.tap * w.tap_stride,
+                       x.taps * from.c};
     T* c = to.at(share.n0, y.first, x.first);
     for_each_row_set(lines, [&](int64_t a_shift, int64_t c_shift) {
-        for (int64_t s = 0; s < count; ++s)
-            segments[s] = {from.at(share.n0, y.source + s, x.source) + a_shift,
-                           w.data + share.panel0 * w.panel_stride + (y.tap + s) * w.tap_row_stride +
-                               x.tap * w.tap_stride,
-                           x.taps * from.c};
-        run_rows(p, segments, count, lines.rows, c + c_shift, share);
+        run_rows(p, segments, count, a_shift, lines.rows, c + c_shift, share);
     });
 }
 
