@@ -70,31 +70,56 @@ inline Vec<T> activate(Vec<T> x, Activation activation)
     }
 }
 
-template <class T, int MR, int NV>
-inline void store_tile(const Tile<T>& tile, const Vec<T> (&sum)[MR][NV])
+// What a tile does with its sums, `vectors` to a row, where columns or rows are missing or there is
+// an activation.
+template <class T>
+[[gnu::noinline]] void finish_tile(const Tile<T>& tile, const Vec<T>* sums, int rows, int vectors)
 {
     constexpr int width = lanes<T>;
-    for (int v = 0; v < NV; ++v) {
-        int64_t n = min64(width, tile.columns - v * width);
+    for (int v = 0; v < vectors; ++v) {
+        int64_t n = max64(0, min64(width, tile.columns - v * width));
         Vec<T> bias{};
-        if (tile.finish && tile.bias != nullptr)
-            bias = n == width ? load(tile.bias + v * width) : load_first(tile.bias + v * width, n);
-#pragma GCC unroll 32
-        for (int i = 0; i < MR; ++i) {
-            if (MR == narrow_tile_rows && i >= tile.rows) break;
+        if (tile.finish && tile.bias != nullptr) bias = load_first(tile.bias + v * width, n);
+        for (int i = 0; i < rows; ++i) {
             T* c = tile.c + i * tile.c_stride + v * width;
-            Vec<T> x = sum[i][v];
-            if (tile.accumulate) x += n == width ? load(c) : load_first(c, n);
-            if (tile.finish) {
-                x += bias;
-                if (tile.activation != no_activation) x = activate<T>(x, tile.activation);
-            }
-            if (n == width)
-                store(c, x);
-            else
-                store_first(c, x, n);
+            Vec<T> x = sums[i * vectors + v];
+            if (tile.accumulate) x += load_first(c, n);
+            if (tile.finish) x = activate<T>(x + bias, tile.activation);
+            store_first(c, x, n);
         }
     }
+}
+
+// Every index is a constant after unrolling, so the sums stay in registers.
+template <class T, int MR, int NV>
+inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
+{
+    constexpr int width = lanes<T>;
+    int rows = MR == narrow_tile_rows ? static_cast<int>(tile.rows) : MR;
+    if (rows < MR || tile.columns < NV * width || tile.activation != no_activation) {
+        Vec<T> kept[MR * NV];
+#pragma GCC unroll 32
+        for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) kept[i * NV + v] = sum[i][v];
+        return finish_tile(tile, kept, rows, NV);
+    }
+    if (tile.accumulate)
+#pragma GCC unroll 32
+        for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) sum[i][v] += load(tile.c + i * tile.c_stride + v * width);
+    if (tile.finish && tile.bias != nullptr)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+            Vec<T> bias = load(tile.bias + v * width);
+#pragma GCC unroll 32
+            for (int i = 0; i < MR; ++i) sum[i][v] += bias;
+        }
+#pragma GCC unroll 32
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store(tile.c + i * tile.c_stride + v * width, sum[i][v]);
 }
 
 constexpr int64_t fetch_interval = 8;  // k between two rows of C: enough to fetch one
