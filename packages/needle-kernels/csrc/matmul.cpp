@@ -13,16 +13,23 @@ namespace needle::NEEDLE_TARGET {
 
 namespace {
 
-constexpr int64_t block_k = 512;       // so many of few rows of A fit the first-level cache
-constexpr int64_t wide_block_k = 256;  // so many rows of a panel of B do
+constexpr int64_t block_k = 512;        // so many of few rows of A fit the first-level cache
+constexpr int64_t wide_block_k = 256;   // so many rows of a panel of B do
+constexpr int64_t panel_block_k = 192;  // so many of an only panel of B and of few rows of A do
+// So many of a transposed A that is packed: where its rows lie a multiple of 4 KB apart, more would
+// take all places of the second-level cache that such addresses have.
+constexpr int64_t transposed_block_k = 160;
 // A B that is read in place, and from beyond the second-level cache, is read a few whole rows at a
 // time: a panel of all its depth would touch a new page with every row.
 constexpr int64_t streamed_k = 32;
 constexpr int64_t cached_bytes = 1 << 20;
-constexpr int64_t block_bytes = 768 << 10;   // a packed block: second-level cache
-constexpr int64_t few_rows = 4 * tile_rows;  // of A, which may use B in place
-constexpr int64_t parallel_work = 100000;    // multiply-adds that are worth a second thread
-constexpr int64_t packing_grain = 1 << 14;   // elements packed that are worth one
+constexpr int64_t block_bytes = 768 << 10;     // a packed block: second-level cache
+constexpr int64_t warm_bytes = 128 << 10;      // of A: it may be left in a cache from its last use
+constexpr int64_t few_rows = 4 * tile_rows;    // of A, which may use B in place
+constexpr int64_t few_panels = 4;              // of B, which are used in place
+constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
+constexpr int64_t parallel_work = 100000;      // multiply-adds that are worth a second thread
+constexpr int64_t packing_grain = 1 << 14;     // elements packed that are worth one
 
 template <class T>
 struct Product {
@@ -36,6 +43,7 @@ struct Product {
     const T* bias;
     Activation activation;
     bool accumulate;
+    bool cold;  // A probably lies beyond the second-level cache
 };
 
 // How a product is cut: read from the sizes alone, so the workspace can be computed before the
@@ -45,6 +53,7 @@ struct Plan {
     bool wide;               // all rows of A are kept, and panels of B pass by
     int64_t depth, columns;  // of one block of B, for each of column_threads
     int64_t rows;            // of A that run through a block together
+    int64_t group;           // rows of A that are packed together
     int threads, row_threads, column_threads;
     int64_t packed_a, packed_b;  // elements: for each thread, for each of column_threads
 };
@@ -57,19 +66,21 @@ inline int64_t even_block(int64_t n, int64_t most)
     return ceil_div(n, max64(1, ceil_div(n, most)));
 }
 
-// Threads as rows times columns, so that the largest part has the fewest tiles.
+// Threads as rows times columns, so that the largest part is the smallest. Where it makes no
+// difference they share no columns and need not wait for each other.
 template <class T>
 void split_threads(const Product<T>& p, int threads, Plan& plan)
 {
     plan.threads = threads;
     int64_t row_tiles = ceil_div(p.rows, tile_rows);
     int64_t column_tiles = ceil_div(p.columns, tile_columns<T>);
-    int64_t fewest = -1;
-    for (int split = threads; split >= 1; --split) {
+    int64_t smallest = -1;
+    for (int split = 1; split <= threads; ++split) {
         if (threads % split != 0) continue;
-        int64_t tiles = ceil_div(row_tiles, split) * ceil_div(column_tiles, threads / split);
-        if (fewest >= 0 && tiles >= fewest) continue;
-        fewest = tiles;
+        int64_t rows = min64(p.rows, ceil_div(row_tiles, split) * tile_rows);
+        int64_t columns = ceil_div(column_tiles, threads / split);
+        if (smallest >= 0 && rows * columns >= smallest) continue;
+        smallest = rows * columns;
         plan.row_threads = split;
         plan.column_threads = threads / split;
     }
@@ -81,23 +92,30 @@ Plan make_plan(const Product<T>& p, int threads)
     constexpr int64_t width = tile_columns<T>, size = sizeof(T);
     Plan plan{};
     bool few = p.rows <= few_rows;
-    plan.pack_b = p.b_column != 1 || (!few && p.columns > width);
+    plan.pack_b = p.b_column != 1 || (!few && p.columns > few_panels * width);
     split_threads(p, p.rows * p.columns * p.depth < parallel_work ? 1 : threads, plan);
 
     int64_t wide_depth = even_block(p.depth, wide_block_k);
     plan.wide = plan.pack_b && plan.row_threads == 1 && p.columns >= 4 * p.rows &&
                 p.rows * wide_depth * size <= block_bytes;
-    bool streams = !plan.pack_b && p.depth * p.columns * size > cached_bytes;
-    plan.depth = plan.wide ? wide_depth : even_block(p.depth, streams ? streamed_k : block_k);
     // A few rows that are contiguous along the depth are as good as packed.
     bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
     plan.pack_a = plan.wide || !ready;
     plan.rows = few || plan.wide ? p.rows : tile_rows;
+    plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
+
+    bool streams = !plan.pack_b && p.depth * p.columns * size > cached_bytes;
+    int64_t most_k = streams              ? streamed_k
+                     : p.columns <= width ? panel_block_k
+                     : plan.wide          ? wide_block_k
+                     : plan.pack_a        ? transposed_block_k
+                                          : block_k;
+    plan.depth = even_block(p.depth, most_k);
 
     int64_t share = ceil_div(ceil_div(p.columns, width), plan.column_threads) * width;
     int64_t most = plan.wide ? width : max64(width, block_bytes / max64(size, plan.depth * size));
     plan.columns = plan.pack_b ? round_up(even_block(share, most), width) : share;
-    plan.packed_a = plan.pack_a ? round_up(plan.rows * plan.depth, 16) : 0;
+    plan.packed_a = plan.pack_a ? round_up(plan.group * plan.depth, 16) : 0;
     plan.packed_b = (plan.pack_b ? plan.columns : width) * plan.depth;
     return plan;
 }
@@ -115,10 +133,10 @@ struct Block {
 };
 
 template <class T>
-void pack_a(const Product<T>& p, const Block& block, T* out)
+void pack_a(const Product<T>& p, const Plan& plan, const Block& block, T* out)
 {
     pack_rows(p.a + block.i0 * p.a_row + block.k0 * p.a_depth, p.a_row, p.a_depth,
-              block.i1 - block.i0, block.depth(), out);
+              block.i1 - block.i0, block.depth(), plan.rows, out);
 }
 
 // The columns of `part`, which lie in `block`. Of a B that is read in place only a last panel that
@@ -140,8 +158,9 @@ void pack_b(const Product<T>& p, const Plan& plan, const Block& block, const Blo
 // The tiles of a few rows below one panel of B.
 template <class T>
 void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
-               const T* b, int64_t b_stride)
+               const T* b, int64_t b_stride, const Ahead<T>& next_a)
 {
+    constexpr int64_t width = tile_columns<T>;
     int64_t depth = block.depth();
     RowOrder order =
         plan.pack_a || p.a_row == 1 ? RowOrder::rows_contiguous : RowOrder::k_contiguous;
@@ -157,7 +176,7 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
                  p.activation,
                  p.accumulate || block.k0 > 0,
                  block.k1 == p.depth};
-    tile.far = plan.wide;
+    tile.ahead = next_a;
     for (int64_t i = block.i0; i < block.i1;) {
         int height = tile_rows_for(block.i1 - i);
         tile.c = p.c + i * p.c_row + block.j0;
@@ -167,9 +186,31 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
+        if (plan.wide) tile.ahead = {tile.c, height, width, p.c_row};
         run_tile(height, order, tile);
+        tile.ahead = {};
         i += height;
     }
+}
+
+// What the tiles of the rows from i on, below the panel at column j, fetch of the next group of
+// rows of A: each has a share of the depth.
+template <class T>
+Ahead<T> next_group(const Product<T>& p, const Plan& plan, const Block& group, const Block& part,
+                    int64_t i, int64_t j)
+{
+    constexpr int64_t width = tile_columns<T>;
+    int64_t panels = ceil_div(part.j1 - part.j0, width);
+    int64_t share = (i - group.i0) / plan.rows * panels + (j - part.j0) / width;
+    int64_t shares = plan.group / plan.rows * panels;
+    int64_t begin = part.depth() * share / shares;
+    int64_t depth = part.depth() * (share + 1) / shares - begin;
+    int64_t rows = min64(plan.group, part.i1 - group.i1);
+    const T* at = p.a + group.i1 * p.a_row + (part.k0 + begin) * p.a_depth;
+    if (!p.cold || rows <= 0 || depth == 0) return {};
+    if (p.a_depth == 1) return {at, rows, depth, p.a_row};
+    if (p.a_row == 1) return {at, depth, rows, p.a_depth};
+    return {};
 }
 
 // The rows and columns of `part`, with the block's B packed.
@@ -178,22 +219,21 @@ void run_part(const Product<T>& p, const Plan& plan, const Block& block, const B
               T* packed_a, const T* packed_b)
 {
     constexpr int64_t width = tile_columns<T>;
-    for (int64_t i = part.i0; i < part.i1; i += plan.rows) {
-        Block rows = part;
-        rows.i0 = i;
-        rows.i1 = min64(part.i1, i + plan.rows);
-        if (plan.pack_a && !plan.wide) pack_a(p, rows, packed_a);
-        for (int64_t j = part.j0; j < part.j1; j += width) {
-            Block panel = rows;
-            panel.j0 = j;
-            panel.j1 = min64(part.j1, j + width);
-            if (plan.pack_b || j + width > p.columns) {
+    Block group = part;
+    for (; group.i0 < part.i1; group.i0 = group.i1) {
+        group.i1 = min64(part.i1, group.i0 + plan.group);
+        if (plan.pack_a && !plan.wide) pack_a(p, plan, group, packed_a);
+        for (int64_t i = group.i0; i < group.i1; i += plan.rows)
+            for (int64_t j = part.j0; j < part.j1; j += width) {
+                Block panel{i,       min64(group.i1, i + plan.rows),
+                            j,       min64(part.j1, j + width),
+                            part.k0, part.k1};
+                bool packed = plan.pack_b || j + width > p.columns;
                 int64_t offset = plan.pack_b ? (j - block.j0) * block.depth() : 0;
-                run_panel(p, plan, panel, packed_a, packed_b + offset, width);
-            } else {
-                run_panel(p, plan, panel, packed_a, p.b + block.k0 * p.b_depth + j, p.b_depth);
+                run_panel(p, plan, panel, packed_a + (i - group.i0) * block.depth(),
+                          packed ? packed_b + offset : p.b + block.k0 * p.b_depth + j,
+                          packed ? width : p.b_depth, next_group(p, plan, group, part, i, j));
             }
-        }
     }
 }
 
@@ -204,7 +244,7 @@ void run_columns(const Product<T>& p, const Plan& plan, int64_t j0, int64_t j1, 
 {
     for (int64_t k = 0; k < p.depth; k += plan.depth) {
         Block block{0, p.rows, j0, j1, k, min64(p.depth, k + plan.depth)};
-        if (plan.pack_a && plan.wide) pack_a(p, block, packed_a);
+        if (plan.pack_a && plan.wide) pack_a(p, plan, block, packed_a);
         for (int64_t j = j0; j < j1; j += plan.columns) {
             block.j0 = j;
             block.j1 = min64(j1, j + plan.columns);
@@ -317,6 +357,7 @@ Product<T> product_of(const Call& call)
     const Array &out = call.arrays[0], &a = call.arrays[1], &b = call.arrays[2],
                 &bias = call.arrays[3];
     int r = out.rank;
+    int64_t a_bytes = out.shape[r - 2] * a.shape[r - 1] * static_cast<int64_t>(sizeof(T));
     return {out.shape[r - 2],
             out.shape[r - 1],
             a.shape[r - 1],
@@ -330,7 +371,8 @@ Product<T> product_of(const Call& call)
             out.strides[r - 2],
             bias.as<T>(),
             static_cast<Activation>(static_cast<int>(call.scalars[0])),
-            call.scalars[1] != 0};
+            call.scalars[1] != 0,
+            batch_of(out).count > 1 || a_bytes > warm_bytes};
 }
 
 // Products of a batch run side by side when there are enough of them, else each uses all threads.

@@ -98,17 +98,21 @@ void pack_panel(const T* from, int64_t row_stride, int64_t depth_stride, int64_t
             out[r] = r < rows ? from[r * row_stride + k * depth_stride] : T{};
 }
 
-// `rows` rows of A, from a whole tile on.
+// `rows` rows of A, from a whole tile on, in tiles of which none reaches beyond `strip` rows. Rows
+// that are contiguous are read a few k at a time: their cache lines, often a multiple of 4 KB
+// apart, are then in the first-level cache still when the next tile needs the rest of them.
 template <class T>
 void pack_rows(const T* a, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth,
-               T* out)
+               int64_t strip, T* out)
 {
-    for (int64_t i = 0; i < rows;) {
-        int height = tile_rows_for(rows - i);
-        pack_panel(a + i * row_stride, row_stride, depth_stride, height, depth, out + i * depth,
-                   height);
-        i += height;
-    }
+    int64_t chunk = row_stride == 1 ? 8 : depth;
+    for (int64_t k = 0; k < depth; k += chunk)
+        for (int64_t i = 0; i < rows;) {
+            int height = tile_rows_for(min64(strip - i % strip, rows - i));
+            pack_panel(a + i * row_stride + k * depth_stride, row_stride, depth_stride, height,
+                       min64(chunk, depth - k), out + i * depth + k * height, height);
+            i += height;
+        }
 }
 
 // `columns` columns of B, from a whole panel on.

@@ -29,6 +29,14 @@ enum Activation { no_activation, relu_activation, tanh_activation, sigmoid_activ
 
 enum class RowOrder { k_contiguous, rows_contiguous };
 
+// What will be needed soon: `rows` runs of memory of `length` elements. A tile fetches a run with
+// every fetch_interval of its k.
+template <class T>
+struct Ahead {
+    const T* at = nullptr;
+    int64_t rows = 0, length = 0, stride = 0;
+};
+
 template <class T>
 struct Tile {
     const Segment<T>* segments;
@@ -43,7 +51,7 @@ struct Tile {
     bool accumulate;   // C += rather than C =
     bool finish;       // the last part of the sum: add the bias and apply the activation
     int64_t rows = 0;  // of a narrow tile: how many of its rows exist in C
-    bool far = false;  // C is beyond the caches, the next tile lies below: fetch C row by row
+    Ahead<T> ahead{};
 };
 
 // Enough accumulators to hide the latency of the multiply-adds, and two registers for B.
@@ -122,14 +130,26 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
         for (int v = 0; v < NV; ++v) store(tile.c + i * tile.c_stride + v * width, sum[i][v]);
 }
 
-constexpr int64_t fetch_interval = 8;  // k between two rows of C: enough to fetch one
+constexpr int64_t fetch_interval = 8;  // k between two runs: enough to fetch some cache lines
+constexpr int64_t cache_line = 64;
+
+template <class T>
+inline void fetch_run(Ahead<T>& ahead)
+{
+    constexpr int64_t line = cache_line / static_cast<int64_t>(sizeof(T));
+    for (int64_t i = 0; i < ahead.length; i += line) __builtin_prefetch(ahead.at + i);
+    ahead.at += ahead.stride;
+    --ahead.rows;
+}
 
 template <class T, int MR, int NV, RowOrder order>
 void run_tile(const Tile<T>& tile)
 {
     constexpr int width = lanes<T>;
-    const T* fetched = tile.c;
-    const T* fetched_end = tile.far ? tile.c + MR * tile.c_stride : tile.c;
+    constexpr bool by_rows = order == RowOrder::rows_contiguous;
+    // Three rows share a base pointer, at 0, 1 and 2 strides: x86 addresses each in one operand.
+    constexpr int groups = by_rows ? 1 : (MR + 2) / 3;
+    Ahead<T> ahead = tile.ahead;
     Vec<T> sum[MR][NV];
 #pragma GCC unroll 32
     for (int i = 0; i < MR; ++i)
@@ -140,39 +160,38 @@ void run_tile(const Tile<T>& tile)
     for (int64_t s = 0; s < tile.segment_count; ++s) {
         const Segment<T>& segment = tile.segments[s];
         const T* b = segment.b;
-        const T* a = segment.a;
-        // Three rows share a base pointer, at 0, 1 and 2 strides: x86 addresses each in one
-        // operand.
-        constexpr int groups = (MR + 2) / 3;
         const T* base[groups];
-        for (int g = 0; g < groups; ++g) base[g] = a + 3 * g * a_stride;
+        for (int g = 0; g < groups; ++g) base[g] = segment.a + 3 * g * a_stride;
+        auto add_k = [&](int u) __attribute__((always_inline)) {
+            Vec<T> row[NV];
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) row[v] = load(b + v * width);
+            b += b_stride;
+#pragma GCC unroll 32
+            for (int i = 0; i < MR; ++i) {
+                T x = by_rows ? base[0][i] : base[by_rows ? 0 : i / 3][(i % 3) * a_stride + u];
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) sum[i][v] += broadcast(x) * row[v];
+            }
+        };
+        auto advance = [&](int64_t step) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+            for (int g = 0; g < groups; ++g) base[g] += step;
+        };
         for (int64_t k = 0; k < segment.k;) {
             int64_t end = segment.k;
-            if (fetched != fetched_end) {
-                for (int v = 0; v < NV; ++v) __builtin_prefetch(fetched + v * width);
-                fetched += tile.c_stride;
+            if (ahead.rows > 0) {
+                fetch_run(ahead);
                 end = min64(end, k + fetch_interval);
             }
+            for (; !by_rows && k + 1 < end; k += 2) {
+                add_k(0);
+                add_k(1);
+                advance(2);
+            }
             for (; k < end; ++k) {
-                Vec<T> row[NV];
-#pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) row[v] = load(b + v * width);
-#pragma GCC unroll 32
-                for (int i = 0; i < MR; ++i) {
-                    T x;
-                    if constexpr (order == RowOrder::rows_contiguous)
-                        x = a[i];
-                    else
-                        x = base[i / 3][(i % 3) * a_stride];
-#pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) sum[i][v] += broadcast(x) * row[v];
-                }
-                b += b_stride;
-                if constexpr (order == RowOrder::rows_contiguous)
-                    a += a_stride;
-                else
-#pragma GCC unroll 8
-                    for (int g = 0; g < groups; ++g) ++base[g];
+                add_k(0);
+                advance(by_rows ? a_stride : 1);
             }
         }
     }
