@@ -14,11 +14,10 @@ namespace needle::NEEDLE_TARGET {
 namespace {
 
 constexpr int64_t block_k = 512;        // so many of few rows of A fit the first-level cache
-constexpr int64_t wide_block_k = 256;   // so many rows of a panel of B do
 constexpr int64_t panel_block_k = 192;  // so many of an only panel of B and of few rows of A do
-// So many of a transposed A that is packed: where its rows lie a multiple of 4 KB apart, more would
-// take all places of the second-level cache that such addresses have.
-constexpr int64_t transposed_block_k = 160;
+// So many rows of a panel of B fit the first-level cache below a packed A. So many rows of a
+// transposed A, 4 KB apart, take half the places that the second-level cache has for them.
+constexpr int64_t packed_block_k = 256;
 // A B that is read in place, and from beyond the second-level cache, is read a few whole rows at a
 // time: a panel of all its depth would touch a new page with every row.
 constexpr int64_t streamed_k = 32;
@@ -26,10 +25,10 @@ constexpr int64_t cached_bytes = 1 << 20;
 constexpr int64_t block_bytes = 768 << 10;     // a packed block: second-level cache
 constexpr int64_t warm_bytes = 128 << 10;      // of A: it may be left in a cache from its last use
 constexpr int64_t few_rows = 4 * tile_rows;    // of A, which may use B in place
-constexpr int64_t few_panels = 4;              // of B, which are used in place
+constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
 constexpr int64_t parallel_work = 100000;      // multiply-adds that are worth a second thread
-constexpr int64_t packing_grain = 1 << 14;     // elements packed that are worth one
+constexpr int64_t packing_rows = 6;            // multiplying so many rows costs what packing B does
 
 template <class T>
 struct Product {
@@ -46,16 +45,23 @@ struct Product {
     bool cold;  // A probably lies beyond the second-level cache
 };
 
-// How a product is cut: read from the sizes alone, so the workspace can be computed before the
-// call.
+// How a product is divided among threads. Each packs what its part needs: none waits for another.
+struct Split {
+    int rows, columns;
+
+    int parts() const { return rows * columns; }
+};
+
+// How a part is cut: read from its size alone, so the workspace can be computed before the call.
 struct Plan {
     bool pack_a, pack_b;
-    bool wide;               // all rows of A are kept, and panels of B pass by
-    int64_t depth, columns;  // of one block of B, for each of column_threads
-    int64_t rows;            // of A that run through a block together
-    int64_t group;           // rows of A that are packed together
-    int threads, row_threads, column_threads;
-    int64_t packed_a, packed_b;  // elements: for each thread, for each of column_threads
+    bool wide;                   // all rows of A are kept, and panels of B pass by
+    int64_t depth, columns;      // of one block of B
+    int64_t rows;                // of A that run through a block together
+    int64_t group;               // rows of A that are packed together
+    int64_t packed_a, packed_b;  // elements
+
+    int64_t elements() const { return packed_a + packed_b; }
 };
 
 inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
@@ -66,63 +72,87 @@ inline int64_t even_block(int64_t n, int64_t most)
     return ceil_div(n, max64(1, ceil_div(n, most)));
 }
 
-// Threads as rows times columns, so that the largest part is the smallest. Where it makes no
-// difference they share no columns and need not wait for each other.
+// The rows and columns of the largest of a product's parts, which are cut at whole tiles.
 template <class T>
-void split_threads(const Product<T>& p, int threads, Plan& plan)
+Product<T> largest_part(const Product<T>& p, const Split& split)
 {
-    plan.threads = threads;
-    int64_t row_tiles = ceil_div(p.rows, tile_rows);
-    int64_t column_tiles = ceil_div(p.columns, tile_columns<T>);
-    int64_t smallest = -1;
-    for (int split = 1; split <= threads; ++split) {
-        if (threads % split != 0) continue;
-        int64_t rows = min64(p.rows, ceil_div(row_tiles, split) * tile_rows);
-        int64_t columns = ceil_div(column_tiles, threads / split);
-        if (smallest >= 0 && rows * columns >= smallest) continue;
-        smallest = rows * columns;
-        plan.row_threads = split;
-        plan.column_threads = threads / split;
+    Product<T> part = p;
+    part.rows = min64(p.rows, ceil_div(ceil_div(p.rows, tile_rows), split.rows) * tile_rows);
+    part.columns = min64(
+        p.columns, ceil_div(ceil_div(p.columns, tile_columns<T>), split.columns) * tile_columns<T>);
+    return part;
+}
+
+// The split whose largest part is the least work.
+template <class T>
+Split split_product(const Product<T>& p, int threads)
+{
+    Split best{1, 1};
+    int64_t least = -1;
+    if (p.rows * p.columns * p.depth < parallel_work) return best;
+    for (int rows = 1; rows <= threads; ++rows) {
+        if (threads % rows != 0) continue;
+        Split split{rows, threads / rows};
+        Product<T> part = largest_part(p, split);
+        int64_t work = (part.rows + packing_rows) * part.columns;
+        if (least >= 0 && work >= least) continue;
+        least = work;
+        best = split;
     }
+    return best;
+}
+
+// Where the i-th of `parts` parts of n begins.
+inline int64_t cut(int64_t n, int64_t tile, int64_t i, int64_t parts)
+{
+    return min64(n, ceil_div(n, tile) * i / parts * tile);
 }
 
 template <class T>
-Plan make_plan(const Product<T>& p, int threads)
+Product<T> part_of(const Product<T>& p, const Split& split, int64_t index)
+{
+    int64_t r = index / split.columns, c = index % split.columns;
+    int64_t i = cut(p.rows, tile_rows, r, split.rows);
+    int64_t j = cut(p.columns, tile_columns<T>, c, split.columns);
+    Product<T> part = p;
+    part.rows = cut(p.rows, tile_rows, r + 1, split.rows) - i;
+    part.columns = cut(p.columns, tile_columns<T>, c + 1, split.columns) - j;
+    part.a += i * p.a_row;
+    part.b += j * p.b_column;
+    part.c += i * p.c_row + j;
+    if (p.bias != nullptr) part.bias += j;
+    return part;
+}
+
+template <class T>
+Plan make_plan(const Product<T>& p)
 {
     constexpr int64_t width = tile_columns<T>, size = sizeof(T);
     Plan plan{};
     bool few = p.rows <= few_rows;
-    plan.pack_b = p.b_column != 1 || (!few && p.columns > few_panels * width);
-    split_threads(p, p.rows * p.columns * p.depth < parallel_work ? 1 : threads, plan);
+    bool narrow = p.columns <= width || p.b_depth <= few_panels * width;
+    plan.pack_b = p.b_column != 1 || !(few || narrow);
 
-    int64_t wide_depth = even_block(p.depth, wide_block_k);
-    plan.wide = plan.pack_b && plan.row_threads == 1 && p.columns >= 4 * p.rows &&
-                p.rows * wide_depth * size <= block_bytes;
+    int64_t wide_depth = even_block(p.depth, packed_block_k);
+    plan.wide = plan.pack_b && p.columns >= 4 * p.rows && p.rows * wide_depth * size <= block_bytes;
     // A few rows that are contiguous along the depth are as good as packed.
     bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
     plan.pack_a = plan.wide || !ready;
     plan.rows = few || plan.wide ? p.rows : tile_rows;
     plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
 
-    bool streams = !plan.pack_b && p.depth * p.columns * size > cached_bytes;
+    bool streams = few && !plan.pack_b && p.depth * p.columns * size > cached_bytes;
     int64_t most_k = streams              ? streamed_k
+                     : plan.pack_a        ? packed_block_k
                      : p.columns <= width ? panel_block_k
-                     : plan.wide          ? wide_block_k
-                     : plan.pack_a        ? transposed_block_k
                                           : block_k;
     plan.depth = even_block(p.depth, most_k);
 
-    int64_t share = ceil_div(ceil_div(p.columns, width), plan.column_threads) * width;
     int64_t most = plan.wide ? width : max64(width, block_bytes / max64(size, plan.depth * size));
-    plan.columns = plan.pack_b ? round_up(even_block(share, most), width) : share;
+    plan.columns = plan.pack_b ? round_up(even_block(p.columns, most), width) : p.columns;
     plan.packed_a = plan.pack_a ? round_up(plan.group * plan.depth, 16) : 0;
     plan.packed_b = (plan.pack_b ? plan.columns : width) * plan.depth;
     return plan;
-}
-
-inline int64_t plan_elements(const Plan& plan)
-{
-    return plan.packed_a * plan.threads + plan.packed_b * plan.column_threads;
 }
 
 // Rows [i0, i1), columns [j0, j1), depth [k0, k1).
@@ -139,20 +169,15 @@ void pack_a(const Product<T>& p, const Plan& plan, const Block& block, T* out)
               block.i1 - block.i0, block.depth(), plan.rows, out);
 }
 
-// The columns of `part`, which lie in `block`. Of a B that is read in place only a last panel that
-// is not whole is packed, to the beginning of `out`.
+// Of a B that is read in place only a last panel that is not whole is packed.
 template <class T>
-void pack_b(const Product<T>& p, const Plan& plan, const Block& block, const Block& part, T* out)
+void pack_b(const Product<T>& p, const Plan& plan, const Block& block, T* out)
 {
     constexpr int64_t width = tile_columns<T>;
-    int64_t begin = part.j0, offset = (part.j0 - block.j0) * block.depth();
-    if (!plan.pack_b) {
-        begin = max64(begin, p.columns / width * width);
-        offset = 0;
-    }
-    if (begin < part.j1)
-        pack_columns(p.b + block.k0 * p.b_depth + begin * p.b_column, p.b_depth, p.b_column,
-                     part.j1 - begin, block.depth(), out + offset);
+    int64_t j = plan.pack_b ? block.j0 : p.columns / width * width;
+    if (j < block.j1)
+        pack_columns(p.b + block.k0 * p.b_depth + j * p.b_column, p.b_depth, p.b_column,
+                     block.j1 - j, block.depth(), out);
 }
 
 // The tiles of a few rows below one panel of B.
@@ -196,115 +221,60 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
 // What the tiles of the rows from i on, below the panel at column j, fetch of the next group of
 // rows of A: each has a share of the depth.
 template <class T>
-Ahead<T> next_group(const Product<T>& p, const Plan& plan, const Block& group, const Block& part,
-                    int64_t i, int64_t j)
+Ahead<T> next_group(const Product<T>& p, const Plan& plan, const Block& group, int64_t i, int64_t j)
 {
     constexpr int64_t width = tile_columns<T>;
-    int64_t panels = ceil_div(part.j1 - part.j0, width);
-    int64_t share = (i - group.i0) / plan.rows * panels + (j - part.j0) / width;
+    int64_t panels = ceil_div(group.j1 - group.j0, width);
+    int64_t share = (i - group.i0) / plan.rows * panels + (j - group.j0) / width;
     int64_t shares = plan.group / plan.rows * panels;
-    int64_t begin = part.depth() * share / shares;
-    int64_t depth = part.depth() * (share + 1) / shares - begin;
-    int64_t rows = min64(plan.group, part.i1 - group.i1);
-    const T* at = p.a + group.i1 * p.a_row + (part.k0 + begin) * p.a_depth;
+    int64_t begin = group.depth() * share / shares;
+    int64_t depth = group.depth() * (share + 1) / shares - begin;
+    int64_t rows = min64(plan.group, p.rows - group.i1);
+    const T* at = p.a + group.i1 * p.a_row + (group.k0 + begin) * p.a_depth;
     if (!p.cold || rows <= 0 || depth == 0) return {};
     if (p.a_depth == 1) return {at, rows, depth, p.a_row};
     if (p.a_row == 1) return {at, depth, rows, p.a_depth};
     return {};
 }
 
-// The rows and columns of `part`, with the block's B packed.
+// All rows, below one packed block of B.
 template <class T>
-void run_part(const Product<T>& p, const Plan& plan, const Block& block, const Block& part,
-              T* packed_a, const T* packed_b)
+void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* packed_a,
+               const T* packed_b)
 {
     constexpr int64_t width = tile_columns<T>;
-    Block group = part;
-    for (; group.i0 < part.i1; group.i0 = group.i1) {
-        group.i1 = min64(part.i1, group.i0 + plan.group);
+    Block group = block;
+    for (; group.i0 < block.i1; group.i0 = group.i1) {
+        group.i1 = min64(block.i1, group.i0 + plan.group);
         if (plan.pack_a && !plan.wide) pack_a(p, plan, group, packed_a);
         for (int64_t i = group.i0; i < group.i1; i += plan.rows)
-            for (int64_t j = part.j0; j < part.j1; j += width) {
-                Block panel{i,       min64(group.i1, i + plan.rows),
-                            j,       min64(part.j1, j + width),
-                            part.k0, part.k1};
+            for (int64_t j = block.j0; j < block.j1; j += width) {
+                Block panel{i,        min64(group.i1, i + plan.rows),
+                            j,        min64(block.j1, j + width),
+                            block.k0, block.k1};
                 bool packed = plan.pack_b || j + width > p.columns;
                 int64_t offset = plan.pack_b ? (j - block.j0) * block.depth() : 0;
                 run_panel(p, plan, panel, packed_a + (i - group.i0) * block.depth(),
                           packed ? packed_b + offset : p.b + block.k0 * p.b_depth + j,
-                          packed ? width : p.b_depth, next_group(p, plan, group, part, i, j));
+                          packed ? width : p.b_depth, next_group(p, plan, group, i, j));
             }
     }
 }
 
-// All blocks of a thread that shares its columns with no other.
 template <class T>
-void run_columns(const Product<T>& p, const Plan& plan, int64_t j0, int64_t j1, T* packed_a,
-                 T* packed_b)
+void run_part(const Product<T>& p, const Plan& plan, T* workspace)
 {
+    T *packed_a = workspace, *packed_b = workspace + plan.packed_a;
     for (int64_t k = 0; k < p.depth; k += plan.depth) {
-        Block block{0, p.rows, j0, j1, k, min64(p.depth, k + plan.depth)};
-        if (plan.pack_a && plan.wide) pack_a(p, plan, block, packed_a);
-        for (int64_t j = j0; j < j1; j += plan.columns) {
+        Block block{0, p.rows, 0, p.columns, k, min64(p.depth, k + plan.depth)};
+        if (plan.wide) pack_a(p, plan, block, packed_a);
+        for (int64_t j = 0; j < p.columns; j += plan.columns) {
             block.j0 = j;
-            block.j1 = min64(j1, j + plan.columns);
-            pack_b(p, plan, block, block, packed_b);
-            run_part(p, plan, block, block, packed_a, packed_b);
+            block.j1 = min64(p.columns, j + plan.columns);
+            pack_b(p, plan, block, packed_b);
+            run_block(p, plan, block, packed_a, packed_b);
         }
     }
-}
-
-// Where the i-th of `parts` parts of [begin, end) begins: parts are cut at whole tiles.
-inline int64_t cut(int64_t begin, int64_t end, int64_t tile, int64_t i, int64_t parts)
-{
-    return min64(end, begin + ceil_div(end - begin, tile) * i / parts * tile);
-}
-
-// One block of B whose columns several threads share: packed by all of them first.
-template <class T>
-void run_shared(const Product<T>& p, const Plan& plan, const Block& block, T* packed_a, T* packed_b)
-{
-    constexpr int64_t width = tile_columns<T>;
-    int64_t grain = plan.pack_b ? ceil_div(packing_grain, block.depth()) : p.columns;
-    parallel_for(block.j1 - block.j0, grain, width, [&](int64_t begin, int64_t end) {
-        Block part = block;
-        part.j0 = block.j0 + begin;
-        part.j1 = block.j0 + end;
-        pack_b(p, plan, block, part, packed_b);
-    });
-    parallel_for(plan.threads, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) {
-            int64_t r = t / plan.column_threads, c = t % plan.column_threads;
-            Block part{cut(0, p.rows, tile_rows, r, plan.row_threads),
-                       cut(0, p.rows, tile_rows, r + 1, plan.row_threads),
-                       cut(block.j0, block.j1, width, c, plan.column_threads),
-                       cut(block.j0, block.j1, width, c + 1, plan.column_threads),
-                       block.k0,
-                       block.k1};
-            run_part(p, plan, block, part, packed_a + t * plan.packed_a, packed_b);
-        }
-    });
-}
-
-template <class T>
-void run_blocks(const Product<T>& p, const Plan& plan, T* packed_a, T* packed_b)
-{
-    if (plan.row_threads == 1) {
-        parallel_for(plan.threads, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t)
-                run_columns(p, plan, cut(0, p.columns, tile_columns<T>, t, plan.threads),
-                            cut(0, p.columns, tile_columns<T>, t + 1, plan.threads),
-                            packed_a + t * plan.packed_a, packed_b + t * plan.packed_b);
-        });
-        return;
-    }
-    int64_t columns = plan.columns * plan.column_threads;
-    for (int64_t j = 0; j < p.columns; j += columns)
-        for (int64_t k = 0; k < p.depth; k += plan.depth)
-            run_shared(
-                p, plan,
-                {0, p.rows, j, min64(p.columns, j + columns), k, min64(p.depth, k + plan.depth)},
-                packed_a, packed_b);
 }
 
 // A sum of no terms: act(out? + bias).
@@ -321,11 +291,22 @@ void run_without_depth(const Product<T>& p)
 }
 
 template <class T>
+int64_t product_elements(const Product<T>& p, int threads)
+{
+    Split split = split_product(p, threads);
+    return split.parts() * make_plan(largest_part(p, split)).elements();
+}
+
+template <class T>
 void run_product(const Product<T>& p, int threads, T* workspace)
 {
     if (p.depth == 0) return run_without_depth(p);
-    Plan plan = make_plan(p, threads);
-    run_blocks(p, plan, workspace, workspace + plan.threads * plan.packed_a);
+    Split split = split_product(p, threads);
+    Plan plan = make_plan(largest_part(p, split));
+    parallel_for(split.parts(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t)
+            run_part(part_of(p, split, t), plan, workspace + t * plan.elements());
+    });
 }
 
 // The call's batch: products of one shape, whose operands lie strides apart.
@@ -427,7 +408,7 @@ void matmul_tiled(const Call& call)
     int threads = side_by_side ? 1 : num_threads();
     int64_t work = first.rows * first.columns * max64(first.depth, 1);
     int64_t grain = side_by_side ? ceil_div(parallel_work, max64(work, 1)) : batch.count + 1;
-    int64_t stride = plan_elements(make_plan(first, 1));
+    int64_t stride = product_elements(first, 1);
     int64_t share = ceil_div(max64(batch.count, 1), threads_for(batch.count, grain));
     parallel_for(batch.count, grain, share, [&](int64_t begin, int64_t end) {
         for (int64_t index = begin; index < end; ++index) {
@@ -479,9 +460,8 @@ template <class T>
 int64_t workspace_elements(const Call& call)
 {
     Product<T> p = product_of<T>(call);
-    Batch batch = batch_of(call.arrays[0]);
-    if (batch_in_parallel(batch)) return plan_elements(make_plan(p, 1)) * num_threads();
-    return plan_elements(make_plan(p, num_threads()));
+    if (batch_in_parallel(batch_of(call.arrays[0]))) return product_elements(p, 1) * num_threads();
+    return product_elements(p, num_threads());
 }
 
 int64_t matmul_workspace(const Call& call)
