@@ -51,6 +51,7 @@ template <class T>
 void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b, int64_t begin, int64_t end)
 {
     constexpr int64_t width = tile_columns<T>;
+    constexpr int rows_ahead = 32;  // weights that exceed a core's cache come from far each time
     RowOrder order = p.a_depth == 1 ? RowOrder::k_contiguous : RowOrder::rows_contiguous;
     for (int64_t j = begin; j < end; j += width) {
         Segment<T> segment{nullptr, b.panels + j * b.depth, b.depth};
@@ -69,7 +70,7 @@ void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b, int64_t beg
             int height = tile_rows_for(p.rows - i);
             segment.a = p.a + i * p.a_row;
             tile.c = p.c + i * p.c_row + j;
-            run_tile(height, order, tile);
+            run_tile<T, rows_ahead>(height, order, tile);
             i += height;
         }
     }

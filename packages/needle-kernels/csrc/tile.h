@@ -142,7 +142,8 @@ inline void fetch_run(Ahead<T>& ahead)
     --ahead.rows;
 }
 
-template <class T, int MR, int NV, RowOrder order>
+// With b_ahead, every k also fetches the row of B that lies so many rows further on.
+template <class T, int MR, int NV, RowOrder order, int b_ahead = 0>
 void run_tile(const Tile<T>& tile)
 {
     constexpr int width = lanes<T>;
@@ -165,7 +166,10 @@ void run_tile(const Tile<T>& tile)
         auto add_k = [&](int u) __attribute__((always_inline)) {
             Vec<T> row[NV];
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) row[v] = load(b + v * width);
+            for (int v = 0; v < NV; ++v) {
+                row[v] = load(b + v * width);
+                if (b_ahead > 0) __builtin_prefetch(b + b_ahead * b_stride + v * width);
+            }
             b += b_stride;
 #pragma GCC unroll 32
             for (int i = 0; i < MR; ++i) {
@@ -209,19 +213,19 @@ inline int tile_rows_for(int64_t rows)
     return sizes[i] > 4 && (rest == 2 || rest == 3) ? sizes[i + 1] : sizes[i];
 }
 
-template <class T, int NV, RowOrder order>
+template <class T, int NV, RowOrder order, int b_ahead>
 inline void run_tile_rows(int rows, const Tile<T>& tile)
 {
     switch (rows) {
-        case 1: return run_tile<T, 1, NV, order>(tile);
-        case 2: return run_tile<T, 2, NV, order>(tile);
-        case 4: return run_tile<T, 4, NV, order>(tile);
+        case 1: return run_tile<T, 1, NV, order, b_ahead>(tile);
+        case 2: return run_tile<T, 2, NV, order, b_ahead>(tile);
+        case 4: return run_tile<T, 4, NV, order, b_ahead>(tile);
 #if defined(__AVX2__)
-        case 6: return run_tile<T, 6, NV, order>(tile);
+        case 6: return run_tile<T, 6, NV, order, b_ahead>(tile);
 #endif
 #if defined(__AVX512F__)
-        case 8: return run_tile<T, 8, NV, order>(tile);
-        case 12: return run_tile<T, 12, NV, order>(tile);
+        case 8: return run_tile<T, 8, NV, order, b_ahead>(tile);
+        case 12: return run_tile<T, 12, NV, order, b_ahead>(tile);
 #endif
         default: return;
     }
@@ -229,20 +233,20 @@ inline void run_tile_rows(int rows, const Tile<T>& tile)
 
 // `rows` is a value of tile_rows_for; tile.columns is at most tile_columns. Columns beyond
 // tile.columns are computed from B's memory, which must be readable there, and not stored.
-template <class T>
+template <class T, int b_ahead = 0>
 inline void run_tile(int rows, RowOrder order, const Tile<T>& tile)
 {
     bool narrow = tile.columns <= lanes<T>;
     if (order == RowOrder::rows_contiguous) {
         if (narrow)
-            run_tile_rows<T, 1, RowOrder::rows_contiguous>(rows, tile);
+            run_tile_rows<T, 1, RowOrder::rows_contiguous, b_ahead>(rows, tile);
         else
-            run_tile_rows<T, 2, RowOrder::rows_contiguous>(rows, tile);
+            run_tile_rows<T, 2, RowOrder::rows_contiguous, b_ahead>(rows, tile);
     } else {
         if (narrow)
-            run_tile_rows<T, 1, RowOrder::k_contiguous>(rows, tile);
+            run_tile_rows<T, 1, RowOrder::k_contiguous, b_ahead>(rows, tile);
         else
-            run_tile_rows<T, 2, RowOrder::k_contiguous>(rows, tile);
+            run_tile_rows<T, 2, RowOrder::k_contiguous, b_ahead>(rows, tile);
     }
 }
 
