@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "storage.h"
@@ -23,28 +24,59 @@ namespace {
 constexpr uint64_t most_calls = 64;
 constexpr int64_t most_bytes = 32 << 20;
 
+constexpr int most_usual_operands = 16;
+
 // A call with fewer bytes is not worth handing to another thread. One with more is waited for: it
 // needs the caller's thread, too.
 constexpr int64_t least_call_bytes = 16 << 10;
 constexpr int64_t most_call_bytes = 16 << 20;
 
+// Where the operands of a waiting call are kept.
+struct Operands {
+    struct Number {
+        alignas(8) char bytes[8];
+    };
+    std::vector<Array> arrays;
+    std::vector<Number> numbers;  // what immediates point to
+
+    void copy(const Call& call)
+    {
+        auto count = static_cast<size_t>(call.count);
+        if (count > arrays.size()) {
+            arrays.resize(count);
+            numbers.resize(count);
+        }
+        for (size_t i = 0; i < count; ++i) copy(call.arrays[i], arrays[i], numbers[i]);
+    }
+
+private:
+    static void copy(const Array& from, Array& to, Number& number)
+    {
+        to.data = from.data;
+        to.dtype = from.dtype;
+        to.rank = from.rank;
+        to.immediate = from.immediate;
+        std::copy_n(from.shape, from.rank, to.shape);
+        std::copy_n(from.strides, from.rank, to.strides);
+        if (!from.immediate) return;
+        std::copy_n(from.as<const char>(), item_size(from.dtype), number.bytes);
+        to.data = number.bytes;
+    }
+};
+
 // A copy of a call, and of all that it points to but the arrays' elements.
 class QueuedCall {
 public:
-    void set(const Entry& entry, const Call& call, int64_t bytes)
+    void set(const Entry& entry, const Call& call, int64_t bytes, Operands& operands)
     {
-        bytes_ = bytes;
         run_ = entry.run;
         threads_ = num_threads();
+        bytes_ = bytes;
         call_ = call;
         scalars_.assign(call.scalars, call.scalars + call.scalar_count);
-        if (static_cast<size_t>(call.count) > arrays_.size()) {
-            arrays_.resize(call.count);
-            immediates_.resize(call.count);
-        }
-        for (int i = 0; i < call.count; ++i) copy(call.arrays[i], i);
+        operands.copy(call);
         call_.scalars = scalars_.data();
-        call_.arrays = arrays_.data();
+        call_.arrays = operands.arrays.data();
     }
 
     void run() const
@@ -56,30 +88,10 @@ public:
     int64_t bytes() const { return bytes_; }
 
 private:
-    void copy(const Array& from, int i)
-    {
-        Array& to = arrays_[i];
-        to.data = from.data;
-        to.dtype = from.dtype;
-        to.rank = from.rank;
-        to.immediate = from.immediate;
-        std::copy_n(from.shape, from.rank, to.shape);
-        std::copy_n(from.strides, from.rank, to.strides);
-        if (!from.immediate) return;
-        std::copy_n(from.as<const char>(), item_size(from.dtype), immediates_[i].bytes);
-        to.data = immediates_[i].bytes;
-    }
-
-    struct Immediate {
-        alignas(8) char bytes[8];
-    };
-
     void (*run_)(const Call&) = nullptr;
     int threads_ = 1;
     int64_t bytes_ = 0;
     Call call_{};
-    std::vector<Array> arrays_;
-    std::vector<Immediate> immediates_;
     std::vector<double> scalars_;
 };
 
@@ -99,11 +111,14 @@ public:
         if (number > most_calls) wait_for(number - most_calls);
         while (waiting_bytes_.load(std::memory_order_relaxed) + bytes > most_bytes && !idle())
             wait_for(done_.load(std::memory_order_relaxed) + 1);
-        waiting_bytes_.fetch_add(bytes, std::memory_order_relaxed);
-        calls_[number % most_calls].set(entry, call, bytes);
+        bool many = call.count > most_usual_operands;
+        if (many) wait_for(std::exchange(last_with_many_, number));
+        calls_[number % most_calls].set(entry, call, bytes,
+                                        many ? many_operands_ : operands_[number % most_calls]);
         for (int i = 0; i < call.count; ++i)
             if (Storage* storage = call.arrays[i].storage)
                 storage->last_call.store(number, std::memory_order_relaxed);
+        waiting_bytes_.fetch_add(bytes, std::memory_order_relaxed);
         queued_.store(number, std::memory_order_release);
         announce_work();
         return number;
@@ -138,6 +153,11 @@ private:
     alignas(64) std::atomic<uint64_t> done_;
     std::atomic<int64_t> waiting_bytes_{0};
     QueuedCall calls_[most_calls];
+    Operands operands_[most_calls];
+    // Of a call like an optimizer's, with every parameter. Only one such waits: a thousand operands
+    // in every place of the queue would be megabytes.
+    Operands many_operands_;
+    uint64_t last_with_many_ = 0;
 };
 
 // Never destroyed: idle threads look into it until the process ends. A forked child gets its own.
@@ -166,14 +186,14 @@ bool queueing_allowed()
     return allowed;
 }
 
-struct Operands {
+struct Memory {
     int64_t bytes = 0;
     bool shared = false;
 };
 
-Operands look_at(const Call& call)
+Memory memory_of(const Call& call)
 {
-    Operands found;
+    Memory found;
     for (int i = 0; i < call.count; ++i) {
         const Array& array = call.arrays[i];
         if (array.data == nullptr || array.immediate) continue;
@@ -192,12 +212,12 @@ void run_in_turn(const Entry& entry, const Call& call)
         finish_all();
         return entry.run(call);
     }
-    Operands operands = look_at(call);
+    Memory memory = memory_of(call);
     // Products keep every thread busy by themselves; and they are what programs time.
-    bool waits = operands.shared || operands.bytes > most_call_bytes ||
+    bool waits = memory.shared || memory.bytes > most_call_bytes ||
                  call.kernel == static_cast<int>(Kernel::matmul);
-    if (queue->idle() && (waits || operands.bytes < least_call_bytes)) return entry.run(call);
-    uint64_t number = queue->push(entry, call, operands.bytes);
+    if (queue->idle() && (waits || memory.bytes < least_call_bytes)) return entry.run(call);
+    uint64_t number = queue->push(entry, call, memory.bytes);
     if (waits) finish(number);
 }
 

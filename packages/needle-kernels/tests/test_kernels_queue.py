@@ -188,6 +188,18 @@ def test_several_threads_share_the_queue() -> None:
     assert wrong == []
 
 
+def test_calls_with_many_operands_keep_their_own() -> None:
+    groups = [[array(np.full((40, 40), float(k))) for k in range(20)] for _ in range(3)]
+    ones = [array(np.ones((40, 40))) for _ in range(20)]
+    for turn in range(1, 60):
+        for group in groups:
+            nd.scale(group, 2.0)
+            nd.moving_average(group, ones, 0.5)
+        for group in groups:
+            for k in (0, 19):
+                assert (group[k].numpy() == k + turn * 0.5).all()
+
+
 def test_synchronize_leaves_nothing_waiting() -> None:
     before = nd.counters().get(("cpu", "add"), 0)
     a = array(draw())
