@@ -795,6 +795,7 @@ public:
                 kxs = p.met_taps(p.horizontal);
         for (int64_t b = block_begin; b < block_end; ++b) {
             enter_block(b, b == block_begin);
+            ahead = b + 1 < block_end ? next_input(tile_end - tile_begin) : Ahead<T>{};
             for (int64_t t = tile_begin; t < tile_end;) {
                 int64_t tap = t % panel_tiles / row_tiles;
                 int64_t end = min64(tile_end, (t / row_tiles + 1) * row_tiles);
@@ -826,6 +827,16 @@ private:
                 p.copy.take({n0, n1, max64(0, first_row), min64(axis.in, last_row + 1)}, input_copy)
                     .data;
         }
+    }
+
+    // What the first of `tiles` tiles fetches of the next block's x, which nobody has read since
+    // the forward pass. A copy reads in order, which the processor foresees.
+    Ahead<T> next_input(int64_t tiles) const
+    {
+        if (p.copies || p.plan.row_blocks > 1) return {};
+        int64_t runs = block_positions / fetch_interval;
+        int64_t length = ceil_div(p.plan.block_images * x.image_stride, runs * tiles);
+        return {x.at(n1, 0, 0), runs, length, length};
     }
 
     // The block's columns of dy, copied where they are not whole vectors.
@@ -886,11 +897,14 @@ private:
         for (int64_t r = r0; r < r1;) {
             int height = p.narrow ? narrow_tile_rows : tile_rows_for(r1 - r);
             tile.c = target + r * p.dy.c;
-            tile.rows = r1 - r;
-            if (p.narrow)
+            tile.ahead = ahead;
+            ahead.at += ahead.rows * ahead.length;
+            if (p.narrow) {
+                tile.rows = min64(height, r1 - r);
                 run_narrow_tile(tile);
-            else
+            } else {
                 run_tile(height, RowOrder::rows_contiguous, tile);
+            }
             for (int64_t s = 0; s < count; ++s) segments[s].a += height;
             r += height;
         }
@@ -900,6 +914,7 @@ private:
     T *dw, *db, *panel_copy, *input_copy;
     bool first = true;
     int64_t n0 = 0, n1 = 0, y0 = 0, y1 = 0, j = 0, columns = 0;
+    Ahead<T> ahead{};
     Image<T> x = p.x;
     Image<T> b{};  // the block's columns of dy, from (n0, y0) on
 };

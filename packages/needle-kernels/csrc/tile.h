@@ -103,7 +103,7 @@ template <class T, int MR, int NV>
 inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
 {
     constexpr int width = lanes<T>;
-    int rows = MR == narrow_tile_rows ? static_cast<int>(tile.rows) : MR;
+    int rows = tile.rows > 0 ? static_cast<int>(tile.rows) : MR;
     if (rows < MR || tile.columns < NV * width || tile.activation != no_activation) {
         Vec<T> kept[MR * NV];
 #pragma GCC unroll 32
@@ -250,12 +250,14 @@ inline void run_tile(int rows, RowOrder order, const Tile<T>& tile)
     }
 }
 
-// narrow_tile_rows rows by at most one vector of columns, A's rows contiguous. Rows beyond
-// tile.rows are computed from A's memory, which must be readable there, and not stored.
-template <class T>
+// tile.rows rows, at most narrow_tile_rows, by at most one vector of columns; A's rows contiguous.
+// A is read for up to two more: heights go in threes, the channels of a colour image.
+template <class T, int MR = narrow_tile_rows>
 inline void run_narrow_tile(const Tile<T>& tile)
 {
-    run_tile<T, narrow_tile_rows, 1, RowOrder::rows_contiguous>(tile);
+    if constexpr (MR > 3)
+        if (tile.rows <= MR - 3) return run_narrow_tile<T, MR - 3>(tile);
+    run_tile<T, MR, 1, RowOrder::rows_contiguous>(tile);
 }
 
 }  // namespace needle::NEEDLE_TARGET
