@@ -708,8 +708,8 @@ struct WeightGradPlan {
     int64_t row_blocks, blocks;
     int threads;
     bool by_block;
-    // What a thread has for itself, in elements: its sums (dw, and db behind it), a block's columns
-    // of dy and a block of x where these are copied.
+    // What a thread has for itself, in elements: its sums by blocks (dw, and db behind it), a
+    // block's columns of dy and a block of x where these are copied.
     int64_t sums, block_panel, block_input;
 
     int64_t elements() const { return sums + block_panel + block_input; }
@@ -730,7 +730,7 @@ WeightGradPlan plan_weight_grad(const Call& call)
     // What another core has computed comes slowly: a thread that takes all blocks waits for half of
     // the operands and more, one that takes all of dw for the others' sums.
     plan.by_block = plan.blocks >= 2 * plan.threads && 4 * dw.size() < x.size() + dy.size();
-    plan.sums = round_up(dw.size(), 16) + round_up(dw.shape[3], 16);
+    if (plan.by_block) plan.sums = round_up(dw.size(), 16) + round_up(dw.shape[3], 16);
     if (dy.shape[3] % lanes<T> != 0)
         plan.block_panel = plan.block_images * plan.block_rows * columns * tile_columns<T>;
     if (copies_input(x, dw))

@@ -67,6 +67,8 @@ CASES = [
     (30, 1, 1, 20, 33, 3, 1, 1),  # one tap of nine
     (2, 1, 150, 2, 8, 2, 3, 1),  # a row longer than a block
     (4, 6, 6, 40, 48, 1, 1, 0),  # all positions are one run
+    (150, 4, 4, 16, 20, 3, 1, 1),  # dw is small: each thread sums blocks of its own
+    (5, 2, 2, 3, 4, 2, 9, 3),  # nothing but padding
 ]
 
 
@@ -111,6 +113,21 @@ def test_gradients(device, case, dtype):
     got, db = nd.conv_weight_bias_grad(x, dy, k, stride, padding)
     compare(got, dw, dtype=dtype, atol=atol)
     compare(db, dy.numpy().sum((0, 1, 2), dtype=np.float64), dtype=dtype, atol=atol)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 17])
+def test_channels_first_in_memory(device, channels):
+    n, size = 13, 37
+    x = nd.array(draw((n, channels, size, size)), dtype="float32", device=device)
+    x = x.permute((0, 2, 3, 1))
+    w = nd.array(draw((3, 3, channels, 16), 1), dtype="float32", device=device)
+    dy = nd.array(draw((n, 19, 19, 16), 2), dtype="float32", device=device)
+    args = [a.numpy().astype(np.float64) for a in (dy, x, w)]
+    y = conv_loop(*args[1:], 2, 1)
+    compare(nd.conv(x, w, None, 2, 1), y, dtype="float32", atol=bound("float32", channels * 9))
+    dw = grads_loop(*args, 2, 1)[1]
+    atol = bound("float32", n * 19 * 19)
+    compare(nd.conv_weight_grad(x, dy, 3, 2, 1), dw, dtype="float32", atol=atol)
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh", "sigmoid"])
