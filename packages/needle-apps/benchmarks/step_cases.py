@@ -3,10 +3,14 @@
 A step is a plain user's loop: gradients to zero, forward, loss, backward, update, the loss read.
 Both sides start from the same weights, and their first steps must have the same losses. PyTorch is
 in its best mode: channels last and the fused optimizers.
+
+NEEDLE_BENCH_DEVICE=cuda puts both on a GPU, and NEEDLE_BENCH_GRAPH=1 records needle's step as a
+CUDA graph; tools/gpu_times.py does so.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +24,7 @@ from bench_worker import Work, draw, fill_parameters
 STEPS, TEXTS, WORDS = 35, 20, 10_000
 BATCHES = (1, 4, 16, 64, 128, 256, 1024)
 FIRST = 3  # steps whose losses are compared
+DEVICE = os.environ.get("NEEDLE_BENCH_DEVICE", "cpu")
 
 RESNETS = {f"resnet9-batch-{batch}": batch for batch in BATCHES}
 LANGUAGE = {"rnn-200": ("rnn", 200), "lstm-200": ("lstm", 200), "lstm-650": ("lstm", 650)}
@@ -76,10 +81,10 @@ def needle_resnet9(x: Any, y: Any) -> Sided:
     import needle as ndl
     from needle.apps.models import ResNet9
 
-    model = ResNet9()
+    model = ResNet9(device=device_of(ndl))
     fill(model)
     opt = ndl.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-3)
-    return needle_step(ndl, model, opt, ndl.Tensor(x, requires_grad=False), y)
+    return needle_step(ndl, model, opt, to_tensor(ndl, x, "float32"), y)
 
 
 def needle_language(kind: str, size: int, x: Any, y: Any) -> Sided:
@@ -87,10 +92,10 @@ def needle_language(kind: str, size: int, x: Any, y: Any) -> Sided:
     import needle as ndl
     from needle.apps.models import LanguageModel
 
-    model = LanguageModel(size, WORDS, size, 2, kind)
+    model = LanguageModel(size, WORDS, size, 2, kind, device=device_of(ndl))
     fill(model)
     opt = ndl.optim.SGD(model.parameters(), lr=1.0)
-    ids = ndl.Tensor(x, dtype="int64", requires_grad=False)
+    ids = to_tensor(ndl, x, "int64")
     return needle_step(ndl, lambda inputs: model(inputs)[0], opt, ids, y)
 
 
@@ -101,20 +106,35 @@ def fill(model: Any) -> None:
     rng = np.random.default_rng(0)
     for p in model.parameters():
         values = draw(rng, p.shape if p.shape[0] > 1 else p.shape[1:])
-        p.data = ndl.Tensor(values.reshape(p.shape), requires_grad=False)
+        p.data = to_tensor(ndl, values.reshape(p.shape), "float32")
+
+
+def device_of(ndl: Any) -> Any:
+    """needle's device of that name."""
+    return getattr(ndl, DEVICE)()
+
+
+def to_tensor(ndl: Any, values: Any, dtype: str) -> Any:
+    """A Tensor on the device."""
+    return ndl.Tensor(values, device=device_of(ndl), dtype=dtype, requires_grad=False)
 
 
 def needle_step(ndl: Any, model: Any, opt: Any, x: Any, y: Any) -> Sided:
     """The loop's body."""
     loss_fn = ndl.nn.SoftmaxLoss()
-    labels = ndl.Tensor(y, dtype="int64", requires_grad=False)
+    labels = to_tensor(ndl, y, "int64")
 
-    def step() -> float:
+    def body() -> Any:
         opt.reset_grad()
         loss = loss_fn(model(x), labels)
         loss.backward(retain_graph=False)
         opt.step()
-        return float(loss.item())
+        return loss
+
+    work = ndl.cuda_graph(body) if os.environ.get("NEEDLE_BENCH_GRAPH") == "1" else body
+
+    def step() -> float:
+        return float(work().item())
 
     return step, np.__version__, lambda threads: None
 
@@ -146,8 +166,8 @@ def torch_resnet9(x: Any, y: Any) -> Sided:
         Residual(block(128, 128, 3, 1), block(128, 128, 3, 1)),
         *(nn.Flatten(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
-    model = fill_parameters(model).to(memory_format=torch.channels_last)
-    pixels = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
+    model = fill_parameters(model).to(DEVICE, memory_format=torch.channels_last)
+    pixels = torch.from_numpy(x).to(DEVICE).contiguous(memory_format=torch.channels_last)
     opt = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-3, fused=True)
     return torch_step(torch, model, opt, pixels, y)
 
@@ -167,14 +187,14 @@ def torch_language(kind: str, size: int, x: Any, y: Any) -> Sided:
         def forward(self, ids: Any) -> Any:
             return self.linear(self.layers(self.embedding(ids))[0].flatten(0, 1))
 
-    model = fill_parameters(Model())
+    model = fill_parameters(Model()).to(DEVICE)
     opt = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
-    return torch_step(torch, model, opt, torch.from_numpy(x), y)
+    return torch_step(torch, model, opt, torch.from_numpy(x).to(DEVICE), y)
 
 
 def torch_step(torch: Any, model: Any, opt: Any, x: Any, y: Any) -> Sided:
     """The loop's body."""
-    labels = torch.from_numpy(y)
+    labels = torch.from_numpy(y).to(DEVICE)
     loss_fn = torch.nn.CrossEntropyLoss()
 
     def step() -> float:

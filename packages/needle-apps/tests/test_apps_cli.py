@@ -335,6 +335,19 @@ def test_a_device_that_is_not_there_says_why():
     assert line.startswith("error: ")
 
 
+@pytest.mark.skipif(not ndl.cuda().enabled(), reason="no CUDA: `needle info` says why")
+@pytest.mark.parametrize("command", [IMAGES, TEXT], ids=["resnet9", "lm"])
+def test_training_on_a_gpu_says_which_and_gives_the_same_losses(command):
+    """The emulated GPU says that it is none."""
+    short = (*command, "--epochs", 1, "--max-batches", 2, "--seed", 1)
+    there, here = succeed(*short, "--device", "cuda").output, succeed(*short).output
+    about = ndl.cuda().about()
+    assert f"on cuda(), {about}; " in there
+    losses = [re.findall(r"loss\s+(\d+\.\d+)", text) for text in (there, here)]
+    assert losses[0]
+    np.testing.assert_allclose(*(np.array(x, float) for x in losses), rtol=2e-3)
+
+
 def test_files_that_are_no_checkpoint(tmp_path):
     (tmp_path / "text").write_text("hello")
     assert "no such run: nothing" in fail("eval", "nothing")

@@ -116,7 +116,7 @@ class CUDAGraph:
         """Keeps memory that is not the graph's own alive as long as the graph."""
         for operand in operands:
             if isinstance(operand, NDArray):
-                address = operand._handle.ptr()
+                address = operand._handle.address
                 if not self._graph.owns(address):
                     self._kept[address] = operand._handle
 

@@ -365,11 +365,15 @@ def _announce(
 
 
 def opening(model: Any, spec: checkpoint.ModelSpec, source: Any) -> str:
-    """`ResNet9, 431,946 parameters, on cpu() with 2 threads; CIFAR-10 in data: ...`."""
+    """`ResNet9, 431,946 parameters, on cpu() with 2 threads; CIFAR-10 in data: ...`.
+
+    Of a GPU it says which: `on cuda(), NVIDIA H200, compute 9.0, 139.8 GiB`.
+    """
     kind = spec.config.get("seq_model", "").upper()
     full = " (full resolution)" if spec.model == "resnet9-full" else ""
     name = f"{kind} language model" if kind else f"ResNet9{full}"
     size = sum(math.prod(p.shape) for p in model.parameters())
     device = next(p.device for p in model.parameters())
     threads = count(needle.num_threads(), "thread", "threads")
-    return f"{name}, {size:,} parameters, on {device} with {threads}; {source.summary}"
+    where = f", {device.about()}" if device.about() else f" with {threads}"
+    return f"{name}, {size:,} parameters, on {device}{where}; {source.summary}"
