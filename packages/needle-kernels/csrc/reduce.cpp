@@ -141,9 +141,10 @@ struct Axes {
     }
 };
 
-constexpr int64_t max_width = 512;         // results that one task computes at once
+constexpr int64_t max_width = 2048;        // results that one task computes at once
 constexpr int64_t grain = 32768;           // elements that pay for a thread
 constexpr int64_t piece_elements = 65536;  // of the input, when a reduction is split into pieces
+constexpr int64_t piece_rows = 256;        // at least, since each piece ends in a row of results
 constexpr int64_t max_pieces = 64;
 
 struct Plan {
@@ -166,8 +167,10 @@ struct Plan {
         blocks = ceil_div(kept.axis[0].size, width);
         tasks = blocks;
         for (int i = 1; i < kept.rank; ++i) tasks *= kept.axis[i].size;
-        if (tasks < 8)
-            pieces = max64(1, min64(max_pieces, kept.count * reduced.count / piece_elements));
+        if (tasks < 8) {
+            int64_t most = by_columns ? min64(max_pieces, reduced.count / piece_rows) : max_pieces;
+            pieces = max64(1, min64(most, kept.count * reduced.count / piece_elements));
+        }
     }
 
 private:
@@ -176,7 +179,11 @@ private:
         const Axis &inner_kept = kept.axis[0], &inner_reduced = reduced.axis[0];
         bool few = reduced.count <= 8 && inner_kept.size >= 64;
         by_columns = few || Axes::inside(inner_kept, inner_reduced);
-        width = by_columns ? max_width : max64(1, min64(max_width, 4096 / max64(1, reduced.count)));
+        // Neighbours share a task where the rest of a result's elements is farther away than they.
+        bool near = reduced.rank > 1 && Axes::inside(inner_kept, reduced.axis[1]);
+        int64_t elements =
+            near ? 16384 / max64(1, inner_reduced.size) : 4096 / max64(1, reduced.count);
+        width = by_columns ? max_width : max64(1, min64(max_width, elements));
     }
 };
 
@@ -200,24 +207,42 @@ struct Reducer {
         return x[0];
     }
 
-    // Pairwise above leaves of some vectors; lanes stay apart. A leaf is read in four streams,
-    // which memory delivers faster than one.
+    // Pairwise above leaves of some vectors; lanes stay apart. As in a binary counter, sums[k] is
+    // of 2^k leaves where bit k of their number is set.
     static Vec<Acc> fold_vectors(const T* p, int64_t count)
     {
-        constexpr int64_t step = lanes<Acc>;
-        if (count > leaf_vectors) {
-            int64_t half = ceil_div(count / 2, leaf_vectors) * leaf_vectors;
-            return Op::apply(fold_vectors(p, half), fold_vectors(p + half * step, count - half));
+        Vec<Acc> sums[48];
+        int64_t leaves = 0;
+        for (; count > leaf_vectors; count -= leaf_vectors, p += leaf_vectors * lanes<Acc>) {
+            Vec<Acc> sum = fold_leaf(p, leaf_vectors);
+            int k = 0;
+            for (; (leaves >> k) & 1; ++k) sum = Op::apply(sums[k], sum);
+            sums[k] = sum;
+            ++leaves;
         }
+        Vec<Acc> sum = fold_leaf(p, count);
+        for (int k = 0; leaves >> k; ++k)
+            if ((leaves >> k) & 1) sum = Op::apply(sums[k], sum);
+        return sum;
+    }
+
+    // What lies 4 KB ahead is asked for: the processor by itself looks less far ahead than memory
+    // is away. Not so in a short run, behind which may be nothing that is needed.
+    static Vec<Acc> fold_leaf(const T* p, int64_t count)
+    {
+        constexpr int64_t step = lanes<Acc>, block = 4 * step * sizeof(T), line = 64;
+        const int64_t distance = count * block < 4 * 4096 ? 0 : 4096;
         Vec<Acc> a = broadcast(Op::template identity<Acc>), b = a, c = a, d = a;
-        int64_t quarter = count / 4, apart = quarter * step, i = 0;
-        for (; i < quarter; ++i, p += step) {
+        int64_t i = 0;
+        for (; i + 4 <= count; i += 4, p += 4 * step) {
+            for (int64_t at = 0; at < block; at += line)
+                __builtin_prefetch(reinterpret_cast<const char*>(p) + distance + at);
             a = Op::apply(a, load_as(p, Acc{}));
-            b = Op::apply(b, load_as(p + apart, Acc{}));
-            c = Op::apply(c, load_as(p + 2 * apart, Acc{}));
-            d = Op::apply(d, load_as(p + 3 * apart, Acc{}));
+            b = Op::apply(b, load_as(p + step, Acc{}));
+            c = Op::apply(c, load_as(p + 2 * step, Acc{}));
+            d = Op::apply(d, load_as(p + 3 * step, Acc{}));
         }
-        for (i *= 4, p += 3 * apart; i < count; ++i, p += step) a = Op::apply(a, load_as(p, Acc{}));
+        for (; i < count; ++i, p += step) a = Op::apply(a, load_as(p, Acc{}));
         return Op::apply(Op::apply(a, b), Op::apply(c, d));
     }
 
@@ -281,23 +306,14 @@ struct Reducer {
         return begin + ceil_div((end - begin) / 2, leaf) * leaf;
     }
 
-    // One result, of the reduced elements [begin, end).
+    // One result, of the elements [begin, end) of the only reduced axis.
     Acc fold(const T* base, int64_t begin, int64_t end) const
     {
-        const Axis& inner = plan.reduced.axis[0];
-        if (plan.reduced.rank == 1 && inner.in == 1)
-            return fold_contiguous(base + begin, end - begin);
-        int64_t leaf = inner.in == 1 ? max64(leaf_elements, 4 * inner.size) : leaf_elements;
-        if (end - begin > leaf) {
-            int64_t mid = middle(begin, end, leaf);
-            return Op::apply(fold(base, begin, mid), fold(base, mid, end));
-        }
-        if (plan.reduced.rank == 1) return fold_run(base + begin * inner.in, inner.in, end - begin);
-        Acc result = Op::template identity<Acc>;
-        for_runs(base, begin, end, [&](const T* p, int64_t stride, int64_t n) {
-            result = Op::apply(result, fold_run(p, stride, n));
-        });
-        return result;
+        int64_t stride = plan.reduced.axis[0].in;
+        if (stride == 1 || end - begin <= leaf_elements)
+            return fold_run(base + begin * stride, stride, end - begin);
+        int64_t mid = middle(begin, end, leaf_elements);
+        return Op::apply(fold(base, begin, mid), fold(base, mid, end));
     }
 
     // acc[j] op= the n elements p[j * column + i * row]: four rows at a time, a quarter of all
@@ -355,21 +371,27 @@ struct Reducer {
     }
 
     // acc[j] = the results of `width` neighbours along kept axis 0, of the reduced elements [begin,
-    // end).
-    void fold_columns(Acc* acc, const T* base, int64_t width, int64_t begin, int64_t end) const
+    // end). Each run along reduced axis 0 is done for all of them before the next.
+    void fold_neighbours(Acc* acc, const T* base, int64_t width, int64_t begin, int64_t end) const
     {
-        if (end - begin > leaf_rows) {
-            int64_t mid = middle(begin, end, leaf_rows);
+        const Axis& inner = plan.reduced.axis[0];
+        int64_t runs = inner.in == 1 ? max64(leaf_elements, 4 * inner.size) : leaf_elements;
+        int64_t leaf = plan.by_columns ? leaf_rows : runs;
+        if (end - begin > leaf) {
+            int64_t mid = middle(begin, end, leaf);
             Acc upper[max_width];
-            fold_columns(acc, base, width, begin, mid);
-            fold_columns(upper, base, width, mid, end);
+            fold_neighbours(acc, base, width, begin, mid);
+            fold_neighbours(upper, base, width, mid, end);
             for (int64_t j = 0; j < width; ++j) acc[j] = Op::apply(acc[j], upper[j]);
             return;
         }
         for (int64_t j = 0; j < width; ++j) acc[j] = Op::template identity<Acc>;
         int64_t column = plan.kept.axis[0].in;
         for_runs(base, begin, end, [&](const T* p, int64_t row, int64_t n) {
-            if (column == 1 && row == width && width <= 32)
+            if (!plan.by_columns)
+                for (int64_t j = 0; j < width; ++j)
+                    acc[j] = Op::apply(acc[j], fold_run(p + j * column, row, n));
+            else if (column == 1 && row == width && width <= 32)
                 fold_narrow_rows(acc, p, n, width);
             else
                 fold_rows(acc, p, column, row, n, width);
@@ -400,8 +422,8 @@ struct Reducer {
 
     void compute(const Task& task, int64_t begin, int64_t end, Acc* acc) const
     {
-        if (plan.by_columns) {
-            fold_columns(acc, task.in, task.width, begin, end);
+        if (plan.by_columns || plan.reduced.rank > 1) {
+            fold_neighbours(acc, task.in, task.width, begin, end);
             return;
         }
         int64_t stride = plan.kept.axis[0].in;
