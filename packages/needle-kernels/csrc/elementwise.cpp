@@ -431,7 +431,10 @@ bool power_by_constant(char* const* data, T b, int64_t n)
     return true;
 }
 
-// a^b = exp(b log a) for `count` positive finite a and finite b; elsewhere the result is arbitrary.
+// Whether power_of_positive can compute a^b: a is positive and finite, b finite.
+bool is_ordinary(float a, float b) { return (a > 0) & (a - a == 0) & (b - b == 0); }
+
+// a^b = exp(b log a) for `count` ordinary a and b; elsewhere the result is arbitrary.
 // In double its error is below 1e-13, which leaves the float correctly rounded but for near ties.
 void power_of_positive(float* out, const float* a, const float* b, int count)
 {
@@ -456,10 +459,11 @@ void power_row_float(char* const* data, const bool* repeated, int64_t n)
         for (int i = 0; i < count; ++i) exponent[i] = b[(begin + i) * step_b];
         power_of_positive(result, base, exponent,
                           static_cast<int>(ceil_div(count, lanes<double>) * lanes<double>));
-        for (int i = 0; i < count; ++i) {
-            bool ordinary = base[i] > 0 && base[i] - base[i] == 0 && exponent[i] - exponent[i] == 0;
-            out[begin + i] = ordinary ? result[i] : power(base[i], exponent[i]);
-        }
+        std::memcpy(out + begin, result, static_cast<size_t>(count) * sizeof(float));
+        int ordinary = 0;
+        for (int i = 0; i < count; ++i) ordinary += is_ordinary(base[i], exponent[i]);
+        for (int i = 0; i < count && ordinary < count; ++i)
+            if (!is_ordinary(base[i], exponent[i])) out[begin + i] = power(base[i], exponent[i]);
     }
 }
 
