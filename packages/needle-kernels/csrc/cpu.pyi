@@ -83,11 +83,23 @@ def update(kernel: int, columns: tuple[object, ...], scalars: tuple[float, ...],
     version.
     """
 
+def sum_squares(arrays: object, /) -> float | None:
+    """The sum of the squares of all elements; None unless the arrays are the common case.
+
+    That is: a list or tuple of compact arrays on the bound device, all of one float dtype.
+    """
+
+def join(arrays: list[Any], axis: int, is_new: bool, /) -> Any:
+    """The arrays along an axis, or along a new one; None unless they are the common case.
+
+    That is: NDArrays on the bound device, of one dtype, and of one shape but for that axis.
+    """
+
 def elementwise(kernel: int, a: object, b: object = ..., /) -> Any:
     """The result as a new NDArray; None unless a and b are the common case.
 
     That is: float32 or float64 NDArrays of one dtype on the bound device that broadcast, or one of
-    them a Python float or int.
+    them a Python float or int; for a logical kernel, NDArrays of bools.
     """
 
 def register_device(name: str, table: object, backend: object) -> None:

@@ -155,6 +155,14 @@ bool is_compact(const Array& array)
     return true;
 }
 
+// Runs a kernel of the CPU; without the GIL where it works on many elements.
+void run_kernel(int kernel, Call& call, int64_t elements)
+{
+    if (elements < unlocked_size) return launch(Device::cpu, kernel, call);
+    py::gil_scoped_release unlocked;
+    launch(Device::cpu, kernel, call);
+}
+
 // ---- new arrays
 
 // The number of elements; std::bad_alloc where there are more than any memory holds.
@@ -244,12 +252,21 @@ const int64_t* first_outside(const Array& ids, int64_t count)
     return found;
 }
 
+bool is_float(DType dtype) { return dtype == DType::float32 || dtype == DType::float64; }
+
 // ---- element by element
 
 bool is_comparison(int kernel)
 {
     return kernel >= static_cast<int>(Kernel::equal) &&
            kernel <= static_cast<int>(Kernel::greater_equal);
+}
+
+bool is_logical(int kernel)
+{
+    return kernel == static_cast<int>(Kernel::logical_and) ||
+           kernel == static_cast<int>(Kernel::logical_or) ||
+           kernel == static_cast<int>(Kernel::logical_not);
 }
 
 // One call of elementwise(): arrays[0] is the output, arrays[1], ... the inputs.
@@ -271,12 +288,7 @@ public:
             else
                 read_immediate(inputs_[i], dtype_, arrays_[0], &immediate_, arrays_[i + 1]);
         Call call{arrays_, count_ + 1, nullptr, 0, nullptr, nullptr, kernel_};
-        if (arrays_[0].size() < unlocked_size) {
-            launch(Device::cpu, kernel_, call);
-        } else {
-            py::gil_scoped_release unlocked;
-            launch(Device::cpu, kernel_, call);
-        }
+        run_kernel(kernel_, call, arrays_[0].size());
         return out.release().ptr();
     }
 
@@ -286,14 +298,15 @@ private:
         PyObject* first = is_array(inputs_[0]) ? inputs_[0] : inputs_[count_ - 1];
         if (!is_array(first)) return false;
         PyObject* kind = part(first, dtype);
-        if (kind != bound.dtypes[0] && kind != bound.dtypes[1]) return false;
-        dtype_ = kind == bound.dtypes[0] ? DType::float32 : DType::float64;
+        dtype_ = dtype_of(kind);
+        bool logical = is_logical(kernel_);
+        if (logical ? dtype_ != DType::boolean : !is_float(dtype_)) return false;
         for (int i = 0; i < count_; ++i) {
             PyObject* input = inputs_[i];
             if (is_array(input)) {
                 if (part(input, dtype) != kind || part(input, device) != bound.device) return false;
                 read_array(input, arrays_[i + 1]);
-            } else if (PyFloat_CheckExact(input) || PyLong_CheckExact(input)) {
+            } else if (!logical && (PyFloat_CheckExact(input) || PyLong_CheckExact(input))) {
                 arrays_[i + 1].rank = 0;
             } else {
                 return false;
@@ -328,6 +341,90 @@ private:
     DType dtype_ = DType::float32;
     Array arrays_[3];
     double immediate_ = 0;
+};
+
+// ---- arrays side by side
+
+// One call of join(): arrays one after the other along `axis`, which they get first if it is new.
+class Join {
+public:
+    Join(PyObject* list, int64_t axis, bool is_new) : list_(list), axis_(axis), is_new_(is_new) {}
+
+    // The result, or nullptr where this is not the common path.
+    PyObject* run()
+    {
+        if (!read_inputs()) return nullptr;
+        Array out = arrays_[0];
+        out.shape[axis_] = 0;
+        for (const Array& array : arrays_) out.shape[axis_] += array.shape[axis_];
+        set_compact_strides(out);
+        py::object result = allocate_array(out, sizes_tuple(out.shape, out.rank),
+                                           sizes_tuple(out.strides, out.rank), bound.device);
+        for (const Array& array : arrays_) append(array, out);
+        return result.release().ptr();
+    }
+
+private:
+    bool read_inputs()
+    {
+        if (!PyList_CheckExact(list_) || PyList_GET_SIZE(list_) == 0) return false;
+        arrays_.resize(static_cast<size_t>(PyList_GET_SIZE(list_)));
+        for (size_t i = 0; i < arrays_.size(); ++i) {
+            PyObject* object = PyList_GET_ITEM(list_, static_cast<Py_ssize_t>(i));
+            if (!is_array(object) || part(object, device) != bound.device) return false;
+            read_array(object, arrays_[i]);
+            if (i == 0 && !find_axis(arrays_[0].rank)) return false;
+            if (arrays_[i].rank != rank_) return false;
+            if (is_new_) add_axis(arrays_[i]);
+            if (!fits(arrays_[i])) return false;
+        }
+        return true;
+    }
+
+    // Takes the rank of the inputs; counts a negative axis from the end of the result's.
+    bool find_axis(int rank)
+    {
+        rank_ = rank;
+        int of_result = is_new_ ? rank + 1 : rank;
+        if (axis_ < 0) axis_ += of_result;
+        return axis_ >= 0 && axis_ < of_result && of_result <= max_rank;
+    }
+
+    void add_axis(Array& array) const
+    {
+        for (int64_t i = array.rank++; i > axis_; --i) {
+            array.shape[i] = array.shape[i - 1];
+            array.strides[i] = array.strides[i - 1];
+        }
+        array.shape[axis_] = 1;
+        array.strides[axis_] = 0;
+    }
+
+    bool fits(const Array& array) const
+    {
+        const Array& first = arrays_[0];
+        if (array.dtype != first.dtype) return false;
+        for (int i = 0; i < array.rank; ++i)
+            if (i != axis_ && array.shape[i] != first.shape[i]) return false;
+        return true;
+    }
+
+    // Copies to the start of `rest`, which then is what follows.
+    void append(const Array& array, Array& rest) const
+    {
+        Array operands[2] = {rest, array};
+        operands[0].shape[axis_] = array.shape[axis_];
+        Call call{operands, 2, nullptr, 0, nullptr, nullptr, 0};
+        run_kernel(static_cast<int>(Kernel::copy), call, array.size());
+        rest.data = static_cast<char*>(rest.data) +
+                    array.shape[axis_] * rest.strides[axis_] * item_size(rest.dtype);
+    }
+
+    PyObject* list_;
+    int64_t axis_;
+    bool is_new_;
+    int rank_ = 0;
+    std::vector<Array> arrays_;
 };
 
 // ---- optimizer steps
@@ -405,8 +502,8 @@ private:
         PyObject* object = PyList_GET_ITEM(columns_[column], row);
         if (!is_array(object) || part(object, device) != bound.device) return false;
         read_array(object, array);
-        bool floats = array.dtype == DType::float32 || array.dtype == DType::float64;
-        if (!floats || array.dtype != arrays_[0].dtype || !same_shape(array, out[0])) return false;
+        if (!is_float(array.dtype) || array.dtype != arrays_[0].dtype || !same_shape(array, out[0]))
+            return false;
         if (column + 1 < width_)
             written_.push_back(&py::cast<Storage&>(py::handle(part(object, handle))));
         return is_compact(array);
@@ -420,6 +517,28 @@ private:
     std::vector<Array> arrays_;
     std::vector<Storage*> written_;
 };
+
+// The sum of the squares of all elements of all arrays, or None where this is not the common path.
+py::object sum_squares(PyObject* list)
+{
+    if (!PyList_CheckExact(list) && !PyTuple_CheckExact(list)) return py::none();
+    auto count = static_cast<size_t>(PySequence_Fast_GET_SIZE(list));
+    std::vector<Array> arrays(count + 1);
+    double sum = 0;
+    arrays[0] = {&sum, DType::float64, 0, {}, {}};
+    int64_t elements = 0;
+    for (size_t i = 1; i <= count; ++i) {
+        PyObject* object = PySequence_Fast_ITEMS(list)[i - 1];
+        if (!is_array(object) || part(object, device) != bound.device) return py::none();
+        read_array(object, arrays[i]);
+        bool fits = is_float(arrays[i].dtype) && arrays[i].dtype == arrays[1].dtype;
+        if (!fits || !is_compact(arrays[i])) return py::none();
+        elements += arrays[i].size();
+    }
+    Call call{arrays.data(), static_cast<int>(count) + 1, nullptr, 0, nullptr, nullptr, 0};
+    if (elements > 0) run_kernel(static_cast<int>(Kernel::sum_squares), call, elements);
+    return py::float_(sum);
+}
 
 // ---- functions that Python calls without pybind11's own dispatch, which costs as much as a small
 // kernel
@@ -468,6 +587,23 @@ PyObject* call_elementwise(PyObject*, PyObject* const* arguments, Py_ssize_t cou
     });
 }
 
+PyObject* call_join(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "join: need arrays, an axis, and whether it is new");
+        return nullptr;
+    }
+    return guarded([&]() -> PyObject* {
+        int too_large = 0;
+        PyObject* out = nullptr;
+        if (PyLong_CheckExact(arguments[1])) {
+            int64_t axis = PyLong_AsLongLongAndOverflow(arguments[1], &too_large);
+            if (!too_large) out = Join(arguments[0], axis, arguments[2] == Py_True).run();
+        }
+        return out != nullptr ? out : py::none().release().ptr();
+    });
+}
+
 PyObject* call_empty(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 {
     if (count != 3) {
@@ -512,6 +648,15 @@ PyObject* call_update(PyObject*, PyObject* const* arguments, Py_ssize_t count)
         int kernel = static_cast<int>(PyLong_AsLong(arguments[0]));
         return py::bool_(Update(kernel, arguments[1], arguments[2]).run()).release().ptr();
     });
+}
+
+PyObject* call_sum_squares(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 1) {
+        PyErr_SetString(PyExc_TypeError, "sum_squares: need a list of arrays");
+        return nullptr;
+    }
+    return guarded([&] { return sum_squares(arguments[0]).release().ptr(); });
 }
 
 template <class Function>
@@ -612,6 +757,18 @@ py::object update_function()
 {
     return fast_function("update", call_update,
                          "update(kernel: int, columns: tuple, scalars: tuple) -> bool");
+}
+
+py::object sum_squares_function()
+{
+    return fast_function("sum_squares", call_sum_squares,
+                         "sum_squares(arrays: list | tuple) -> float | None");
+}
+
+py::object join_function()
+{
+    return fast_function("join", call_join,
+                         "join(arrays: list, axis: int, is_new: bool) -> NDArray | None");
 }
 
 py::object elementwise_function()

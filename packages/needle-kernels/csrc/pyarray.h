@@ -39,9 +39,19 @@ pybind11::object outside_function();
 // NDArrays of the bound device and of one float dtype, or None.
 pybind11::object update_function();
 
+// sum_squares(arrays): the sum of the squares of all elements, or None where the arrays are not
+// what this path is for: a list or tuple of compact NDArrays of the bound device and of one float
+// dtype.
+pybind11::object sum_squares_function();
+
+// join(arrays, axis, is_new): the arrays one after the other along an axis, or side by side along
+// one that is new; None where they are not what this path is for: a list of NDArrays of the bound
+// device, of one dtype and shape but for that axis, and an int that is an axis.
+pybind11::object join_function();
+
 // elementwise(kernel, a[, b]): the result as a new NDArray, or None where a and b are not what
 // this path is for: NDArrays of the bound device of one dtype, float32 or float64, that broadcast,
-// or one of them a Python float or int.
+// or one of them a Python float or int. Logical kernels take NDArrays of bools.
 pybind11::object elementwise_function();
 
 }  // namespace needle

@@ -394,6 +394,17 @@ class TestCommonPath:
     def test_declines(self, a, b):
         assert self.call(self.add, a, b) is None
 
+    def test_logical(self):
+        both = extension.KERNELS.index("logical_and")
+        a = nd.array([[True], [False]], dtype="bool")
+        b = nd.array([True, False, True], dtype="bool")
+        out = self.call(both, a, b)
+        assert out.dtype == np.dtype(bool)
+        assert np.array_equal(out.numpy(), [[True, False, True], [False] * 3])
+        for other in (1, 1.0, nd.ones((3,)), True):
+            assert self.call(both, b, other) is None
+        assert self.call(self.add, b, b) is None
+
     def test_array_without_parts(self):
         with pytest.raises(AttributeError, match="_handle"):
             extension.launch(0, 0, (nd.NDArray.__new__(nd.NDArray),), ())

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from needle import backend_ndarray as nd
+from needle._kernels import cpu as extension
+from needle.backend_ndarray.devices import REFERENCE_MODE
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
 
 SHAPES = [(0,), (1,), (7,), (8, 2), (17,), (3, 3, 3, 5), (5003,), ()]
@@ -121,6 +123,27 @@ def test_sum_squares(device, dtype, view):
     want = sum(np.square(a).sum() for a in wide([arrays])[0])
     assert nd.sum_squares(arrays) == pytest.approx(want, rel=1e-12)
     assert nd.sum_squares([]) == 0.0
+
+
+@pytest.mark.skipif(REFERENCE_MODE, reason="cpu() is the NumPy device: it has no path in C++")
+def test_sum_squares_in_cpp_declines():
+    a = nd.ones((2, 3))
+    assert extension.sum_squares((a, a)) == 12.0
+    assert extension.sum_squares([nd.ones((0,)), nd.full((100, 100), 2.0)]) == 40000.0
+    double, integers = a.astype("float64"), a.astype("int32")
+    elsewhere = nd.ones((2,), device=nd.cpu_numpy())
+    for arrays in (
+        [a, double],
+        [integers],
+        [elsewhere],
+        [a[:, ::2]],
+        [a.T],
+        [np.ones(2)],
+        iter([a]),
+    ):
+        assert extension.sum_squares(arrays) is None
+    with pytest.raises(TypeError, match="sum_squares: need a list of arrays"):
+        extension.sum_squares()
 
 
 def test_sum_squares_does_not_overflow_float32(device):

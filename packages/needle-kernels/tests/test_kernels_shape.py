@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from needle import backend_ndarray as nd
+from needle._kernels import cpu as extension
+from needle.backend_ndarray.devices import REFERENCE_MODE
 from needle.backend_ndarray.testing import VIEWS, compare, make_view
 
 DTYPES = ["float32", "float64", "int32", "int64", "uint8", "bool"]
@@ -102,6 +104,48 @@ def test_concatenate_promotes_and_takes_different_lengths(device):
     want = np.concatenate([a.numpy(), b.numpy()])
     compare(nd.concatenate([a, b]), want)
     assert want.dtype == "float64"
+
+
+@pytest.mark.skipif(REFERENCE_MODE, reason="cpu() is the NumPy device: it has no path in C++")
+class TestCommonPath:
+    """The path in C++ joins arrays of one dtype on cpu() and leaves everything else to Python."""
+
+    join = staticmethod(extension.join)
+
+    def test_takes(self):
+        a, b = nd.array(count((2, 3)), dtype="int32"), nd.array(count((1, 3)), dtype="int32")
+        compare(self.join([a, b], -2, False), np.concatenate([a.numpy(), b.numpy()]))
+        compare(self.join([a, a[::-1]], 2, True), np.stack([a.numpy(), a.numpy()[::-1]], 2))
+        compare(self.join([nd.ones(()), nd.zeros(())], 0, True), np.array([1, 0], "float32"))
+        assert self.join([nd.ones((0, 2)), nd.ones((0, 2))], 1, False).shape == (0, 4)
+        big = nd.array(count((100, 200)), dtype="float32")
+        compare(self.join([big, big], 1, False), np.hstack([big.numpy(), big.numpy()]))
+
+    @pytest.mark.parametrize(
+        ("arrays", "axis", "is_new"),
+        [
+            ([], 0, False),
+            ((nd.ones((2,)), nd.ones((2,))), 0, False),
+            ([nd.ones((2,)), nd.ones((2,), dtype="float64")], 0, False),
+            ([nd.ones((2,)), nd.ones((2,), device=nd.cpu_numpy())], 0, False),
+            ([nd.ones((2,)), np.ones(2)], 0, False),
+            ([nd.ones((2, 3)), nd.ones((2, 4))], 0, False),
+            ([nd.ones((2, 3)), nd.ones((3,))], 0, False),
+            ([nd.ones((2, 3)), nd.ones((1, 3))], 0, True),
+            ([nd.ones((2,))], 1, False),
+            ([nd.ones((2,))], -3, True),
+            ([nd.ones((2,))], 2**70, False),
+            ([nd.ones((2,))], 0.0, False),
+            ([nd.ones(())], 0, False),
+            ([nd.ones((1,) * 16)], 0, True),
+        ],
+    )
+    def test_declines(self, arrays, axis, is_new):
+        assert self.join(arrays, axis, is_new) is None
+
+    def test_needs_three_arguments(self):
+        with pytest.raises(TypeError, match="join: need arrays, an axis, and whether it is new"):
+            self.join([], 0)
 
 
 def test_join_errors(device):

@@ -75,7 +75,8 @@ __all__ = [
 
 Operand: TypeAlias = "NDArray | Scalar | np.ndarray[Any, Any]"
 
-# The common path in C++: floats of one dtype on cpu(), or with a Python number. None for others.
+# The common path in C++: on cpu(), floats of one dtype, or with a Python number, or bools for a
+# logical kernel. None for others.
 _common: Final[Callable[..., NDArray | None]] = _cpu.elementwise
 
 
@@ -153,11 +154,15 @@ def greater_equal(a: Operand, b: Operand) -> NDArray:
 
 def logical_and(a: NDArray, b: NDArray) -> NDArray:
     """Whether both are true (not zero), as bools."""
+    if (result := _common(KERNEL["logical_and"], a, b)) is not None:
+        return result
     return _arithmetic("multiply", _as_bool(a), _as_bool(b))
 
 
 def logical_or(a: NDArray, b: NDArray) -> NDArray:
     """Whether either is true (not zero), as bools."""
+    if (result := _common(KERNEL["logical_or"], a, b)) is not None:
+        return result
     return _arithmetic("add", _as_bool(a), _as_bool(b))
 
 

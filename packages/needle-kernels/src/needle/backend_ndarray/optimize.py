@@ -102,7 +102,9 @@ def moving_average(averages: Sequence[NDArray], values: Sequence[NDArray], momen
 
 def sum_squares(arrays: Sequence[NDArray]) -> float:
     """The sum of the squares of all elements of all arrays, in float64."""
-    return float(sum(part.item() for part in partial_sum_squares(arrays)))
+    if (total := _cpu.sum_squares(arrays)) is not None:
+        return total
+    return sum([part.item() for part in partial_sum_squares(arrays)], 0.0)
 
 
 def partial_sum_squares(arrays: Sequence[NDArray]) -> list[NDArray]:

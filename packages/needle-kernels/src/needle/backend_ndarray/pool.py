@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from needle.backend_ndarray.checks import check_floats, check_shape
@@ -77,9 +78,9 @@ def windows(
     kernel = _pair(op, "kernel_size", kernel_size)
     step = kernel if stride is None else _pair(op, "stride", stride)
     around = _pair(op, "padding", padding)
-    if min(kernel) < 1 or min(step) < 1:
+    if min(kernel + step) < 1:
         raise ShapeError(f"{op}: got kernel_size {kernel}, stride {step}: need sizes >= 1")
-    if any(not 0 <= 2 * p <= k for p, k in zip(around, kernel, strict=True)):
+    if not (0 <= 2 * around[0] <= kernel[0] and 0 <= 2 * around[1] <= kernel[1]):
         raise ShapeError(
             f"{op}: padding does not fit: got padding {around}, kernel_size {kernel}: "
             "need 0 <= padding <= kernel_size / 2"
@@ -88,6 +89,8 @@ def windows(
 
 
 def _pair(op: str, name: str, value: Size) -> tuple[int, int]:
+    if type(value) is int:
+        return value, value
     sizes = as_ints(op, value)
     if len(sizes) == 1 and not isinstance(value, tuple):
         sizes *= 2
@@ -96,6 +99,7 @@ def _pair(op: str, name: str, value: Size) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
+@lru_cache(4096)
 def pool_output_shape(op: str, x: Shape, where: Windows) -> Shape:
     """(N, OH, OW, C) for x (N, H, W, C).
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, SupportsIndex
 
 from needle.backend_ndarray.dtypes import promote
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import (
     Axes,
     Shape,
@@ -39,6 +40,9 @@ __all__ = [
 
 _COPY: Final = KERNEL["copy"]
 _FILL: Final = KERNEL["fill"]
+
+# The common path in C++: arrays of one dtype on cpu() whose shapes fit. None for others.
+_join: Final[Callable[..., NDArray | None]] = _cpu.join
 
 
 def broadcast_to(array: NDArray, shape: SupportsIndex | Sequence[int]) -> NDArray:
@@ -116,6 +120,8 @@ def concatenate(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
         ShapeError: no arrays, or their other axes differ.
     """
     arrays = list(arrays)
+    if (joined := _join(arrays, axis, False)) is not None:
+        return joined
     first = _first("concatenate", arrays)
     k = normalize_axis("concatenate", axis, first.ndim)
     before, after = first._shape[:k], first._shape[k + 1 :]
@@ -141,6 +147,8 @@ def stack(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
         ShapeError: no arrays, or their shapes differ.
     """
     arrays = list(arrays)
+    if (joined := _join(arrays, axis, True)) is not None:
+        return joined
     first = _first("stack", arrays)
     k = normalize_axis("stack", axis, first.ndim + 1)
     for a in arrays:
