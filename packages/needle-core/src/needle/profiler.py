@@ -82,9 +82,9 @@ class profile:
     image, not the padding.
 
     All threads and both CPU devices are recorded, what the block ran before an exception too.
-    Profiles may nest. Each kernel runs to its end before Python goes on, so that its time is its own;
-    without a profile, short kernels run while Python prepares the next. Recording costs about half a microsecond and 0.5 KB a call; with `trace`,
-    three microseconds an operation.
+    Profiles may nest. Each kernel runs to its end before Python goes on, so that its time is its
+    own; without a profile, short kernels run while Python prepares the next. Recording costs
+    about half a microsecond and 0.5 KB a call; with `trace`, three microseconds an operation.
 
     Args:
         print_table: print the table at the end.
