@@ -12,6 +12,7 @@ void add_reduce(Table& table);
 void add_shape(Table& table);
 void add_matmul(Table& table);
 void add_conv(Table& table);
+void add_conv_weight_grad(Table& table);
 void add_pool(Table& table);
 void add_normalize(Table& table);
 void add_softmax(Table& table);

@@ -13,6 +13,7 @@ Table make_table()
     add_shape(table);
     add_matmul(table);
     add_conv(table);
+    add_conv_weight_grad(table);
     add_pool(table);
     add_normalize(table);
     add_softmax(table);
