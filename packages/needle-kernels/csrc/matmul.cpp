@@ -56,6 +56,7 @@ struct Split {
 struct Plan {
     bool pack_a, pack_b;
     bool wide;                   // all rows of A are kept, and panels of B pass by
+    bool fetch_b;                // the next rows of a B that is read in place
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
     int64_t group;               // rows of A that are packed together
@@ -142,6 +143,7 @@ Plan make_plan(const Product<T>& p)
     plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
 
     bool streams = few && !plan.pack_b && p.depth * p.columns * size > cached_bytes;
+    plan.fetch_b = streams && p.rows <= 2 * tile_rows;  // more tiles would fetch them in vain
     int64_t most_k = streams              ? streamed_k
                      : plan.pack_a        ? packed_block_k
                      : p.columns <= width ? panel_block_k
@@ -212,7 +214,10 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
         if (plan.wide) tile.ahead = {tile.c, height, width, p.c_row};
-        run_tile(height, order, tile);
+        if (plan.fetch_b)
+            run_tile<T, streamed_k>(height, order, tile);
+        else
+            run_tile(height, order, tile);
         tile.ahead = {};
         i += height;
     }
