@@ -12,7 +12,15 @@ from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
 from ..backend_ndarray import NDArray
 from ..backend_ndarray.layout import Shape
-from ..backend_ndarray.pool import Size, Windows, index_dtype, pool_output_shape, windows
+from ..backend_ndarray.pool import (
+    Size,
+    Windows,
+    avg_pool_over,
+    index_dtype,
+    max_pool_over,
+    pool_output_shape,
+    windows,
+)
 from .common import check_floats
 from .fused import item
 
@@ -36,7 +44,7 @@ class MaxPool(TensorTupleOp):
         return Spec(shape, dtype), Spec(shape, index_dtype(dtype))
 
     def compute(self, x: NDArray) -> tuple[NDArray, NDArray]:
-        return nd.max_pool(x, *self.where)
+        return max_pool_over(x, self.where)
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> Tensor:
         scatter = MaxPoolGrad(node.inputs[0].shape, self.where)
@@ -95,7 +103,7 @@ class AvgPool(TensorOp):
         return Spec(pool_output_shape(self.name, x.shape, self.where), check_floats(self.name, x))
 
     def compute(self, x: NDArray) -> NDArray:
-        return nd.avg_pool(x, *self.where, self.count_include_pad)
+        return avg_pool_over(x, self.where, self.count_include_pad)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         shape = node.inputs[0].shape

@@ -70,7 +70,7 @@ class Mean(Reduction):
 
     def infer(self, a: Tensor) -> Spec:
         spec = super().infer(a)
-        if self.count(a.shape) == 0:
+        if 0 in a.shape and self.count(a.shape) == 0:
             raise ShapeError(
                 f"mean: nothing to average: got shape {a.shape}, axes {self.axes}: "
                 "need at least one element"
@@ -82,6 +82,8 @@ class Mean(Reduction):
 
     def count(self, sizes: Shape) -> int:
         """How many elements one mean is of."""
+        if self.axes is None:
+            return math.prod(sizes)
         axes = normalize_axes("mean", self.axes, len(sizes))
         return math.prod([sizes[k] for k in axes])
 

@@ -35,28 +35,33 @@ class Transpose(TensorOp):
         self.axes = None if axes is None else as_ints("transpose", axes)
 
     def infer(self, a: Tensor) -> Spec:
-        order = self.order(a.shape)
-        shape = a.shape
-        return Spec(tuple([shape[k] for k in order]), a.dtype)
+        return Spec(_swapped(a.shape, *self.pair(a.shape)), a.dtype)
 
-    def order(self, shape: Shape) -> list[int]:
-        """The axes in their new order."""
+    def pair(self, shape: Shape) -> Shape:
+        """The two axes."""
         if self.axes is None and len(shape) < 2:
             raise ShapeError(f"transpose: too few axes: got shape {shape}: need at least two axes")
         if self.axes is not None and len(self.axes) != 2:
             raise ShapeError(
                 f"transpose: swaps two axes: got axes {self.axes}: need two (see permute)"
             )
-        i, j = [normalize_axis("transpose", k, len(shape)) for k in self.axes or (-2, -1)]
-        order = list(range(len(shape)))
-        order[i], order[j] = j, i
-        return order
+        i, j = self.axes or (-2, -1)
+        return normalize_axis("transpose", i, len(shape)), normalize_axis(
+            "transpose", j, len(shape)
+        )
 
     def compute(self, a: NDArray) -> NDArray:
-        return a.permute(self.order(a.shape))
+        i, j = self.pair(a._shape)
+        return a._view(_swapped(a._shape, i, j), _swapped(a._strides, i, j))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         return self(out_grad)
+
+
+def _swapped(values: Shape, i: int, j: int) -> Shape:
+    order = list(values)
+    order[i], order[j] = order[j], order[i]
+    return tuple(order)
 
 
 class Permute(TensorOp):

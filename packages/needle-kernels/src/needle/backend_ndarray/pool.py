@@ -150,8 +150,12 @@ def max_pool(
         ShapeError: shapes or sizes do not fit.
         DTypeError: x is not floats.
     """
+    return max_pool_over(x, windows("max_pool", kernel_size, stride, padding, ceil_mode))
+
+
+def max_pool_over(x: NDArray, where: Windows) -> tuple[NDArray, NDArray]:
+    """max_pool over windows that were checked."""
     device, dtype = check_floats("max_pool", x)
-    where = windows("max_pool", kernel_size, stride, padding, ceil_mode)
     shape = pool_output_shape("max_pool", x._shape, where)
     y, index = new(device, shape, dtype), new(device, shape, index_dtype(dtype))
     device.launch(_MAX, (y, index, x), where.scalars())
@@ -224,8 +228,13 @@ def avg_pool(
         ShapeError: shapes or sizes do not fit.
         DTypeError: x is not floats.
     """
-    device, dtype = check_floats("avg_pool", x)
     where = windows("avg_pool", kernel_size, stride, padding, ceil_mode)
+    return avg_pool_over(x, where, count_include_pad)
+
+
+def avg_pool_over(x: NDArray, where: Windows, count_include_pad: bool) -> NDArray:
+    """avg_pool over windows that were checked."""
+    device, dtype = check_floats("avg_pool", x)
     y = new(device, pool_output_shape("avg_pool", x._shape, where), dtype)
     device.launch(_AVG, (y, x), (*where.scalars(), float(count_include_pad)))
     return y
