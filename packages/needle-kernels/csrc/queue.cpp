@@ -26,9 +26,9 @@ constexpr int64_t most_bytes = 32 << 20;
 
 constexpr int most_usual_operands = 16;
 
-// A call with fewer bytes is not worth handing to another thread. One with more is waited for: it
-// needs the caller's thread, too.
-constexpr int64_t least_call_bytes = 16 << 10;
+// Where nothing waits, a call with fewer bytes is over sooner than another thread could take it up.
+// One with more is waited for: it needs the caller's thread, too.
+constexpr int64_t least_call_bytes = 256 << 10;
 constexpr int64_t most_call_bytes = 16 << 20;
 
 // Where the operands of a waiting call are kept.

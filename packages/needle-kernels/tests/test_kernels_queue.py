@@ -14,7 +14,7 @@ import pytest
 
 from needle import backend_ndarray as nd
 
-ROWS, COLUMNS = 200, 160  # 128 KB: long enough to be queued
+ROWS, COLUMNS = 400, 320  # 512 KB: long enough to be queued
 
 
 @pytest.fixture(autouse=True)
@@ -189,8 +189,8 @@ def test_several_threads_share_the_queue() -> None:
 
 
 def test_calls_with_many_operands_keep_their_own() -> None:
-    groups = [[array(np.full((40, 40), float(k))) for k in range(20)] for _ in range(3)]
-    ones = [array(np.ones((40, 40))) for _ in range(20)]
+    groups = [[array(np.full((80, 80), float(k))) for k in range(20)] for _ in range(3)]
+    ones = [array(np.ones((80, 80))) for _ in range(20)]
     for turn in range(1, 60):
         for group in groups:
             nd.scale(group, 2.0)
@@ -241,7 +241,7 @@ import numpy as np
 from needle import backend_ndarray as nd
 nd.set_num_threads(2)
 def chain():
-    a = nd.NDArray(np.zeros((200, 160)), device=nd.cpu(), dtype="float32")
+    a = nd.NDArray(np.zeros((400, 320)), device=nd.cpu(), dtype="float32")
     for _ in range(50):
         a = a + 1.0
     return a
