@@ -14,6 +14,10 @@ import pytest
 
 from needle import backend_ndarray as nd
 
+pytestmark = pytest.mark.skipif(
+    nd.cpu() == nd.cpu_numpy(), reason="NEEDLE_BACKEND=np: cpu() is the NumPy device, without queue"
+)
+
 ROWS, COLUMNS = 400, 320  # 512 KB: long enough to be queued
 
 
