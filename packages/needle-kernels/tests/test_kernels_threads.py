@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from fresh_process import run
 
 from needle import backend_ndarray as nd
 
@@ -82,18 +81,6 @@ def test_steps_finish_whoever_takes_them() -> None:
     for caller in callers:
         caller.join()
     assert wrong == []
-
-
-def run(source: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout.strip()
 
 
 def test_the_default_follows_the_environment() -> None:
