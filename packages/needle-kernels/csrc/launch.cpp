@@ -40,7 +40,8 @@ public:
 
 Backend* backends[device_count];
 
-// Scratch memory for one call, given back when the call ends.
+// Scratch memory for one call. It is given back when launch() returns: where the call still waits,
+// whoever gets the block next runs later.
 class Workspace {
 public:
     Workspace(Backend& backend, int64_t bytes)

@@ -114,6 +114,28 @@ struct Matrix {
     }
 };
 
+// Images (N, H, W, C), or weights (K, K, Ci, Co), of any strides.
+template <class T>
+struct Tensor4 {
+    T* data;
+    int64_t shape[4], strides[4];
+
+    explicit Tensor4(const Array& a) : data(a.as<T>())
+    {
+        for (int axis = 0; axis < 4; ++axis) {
+            shape[axis] = a.shape[axis];
+            strides[axis] = a.strides[axis];
+        }
+    }
+    __device__ T& at(int64_t n, int64_t h, int64_t w, int64_t c) const
+    {
+        return data[n * strides[0] + h * strides[1] + w * strides[2] + c * strides[3]];
+    }
+    // Whether neighbours along `axis` lie closer than those along `other`.
+    bool closer(int axis, int other) const { return step(axis) <= step(other); }
+    int64_t step(int axis) const { return strides[axis] < 0 ? -strides[axis] : strides[axis]; }
+};
+
 // N operands of one shape, as few axes as their strides allow. The first axis varies slowest.
 template <int N>
 struct Strided {

@@ -11,24 +11,6 @@ namespace {
 constexpr int pool_threads = 256;
 
 template <class T>
-struct Images {
-    T* data;
-    int64_t shape[4], strides[4];
-
-    explicit Images(const Array& a) : data(a.as<T>())
-    {
-        for (int axis = 0; axis < 4; ++axis) {
-            shape[axis] = a.shape[axis];
-            strides[axis] = a.strides[axis];
-        }
-    }
-    __device__ T& at(int64_t n, int64_t h, int64_t w, int64_t c) const
-    {
-        return data[n * strides[0] + h * strides[1] + w * strides[2] + c * strides[3]];
-    }
-};
-
-template <class T>
 struct IndexOf {
     using type = int32_t;
 };
@@ -93,7 +75,7 @@ struct Windows {
 
 // Calls body(n, h, w, c) for every element of the images, shared by the grid.
 template <class T, class Body>
-__device__ __forceinline__ void for_elements(const Images<T>& images, const Body& body)
+__device__ __forceinline__ void for_elements(const Tensor4<T>& images, const Body& body)
 {
     const int64_t* shape = images.shape;
     int64_t count = shape[0] * shape[1] * shape[2] * shape[3];
@@ -106,7 +88,7 @@ __device__ __forceinline__ void for_elements(const Images<T>& images, const Body
 
 template <class T>
 __global__ void __launch_bounds__(pool_threads)
-    max_pool_kernel(Images<T> y, Images<Index<T>> index, Images<T> x, Windows windows)
+    max_pool_kernel(Tensor4<T> y, Tensor4<Index<T>> index, Tensor4<T> x, Windows windows)
 {
     for_elements(y, [&](int64_t n, int64_t i, int64_t j, int64_t c) {
         Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
@@ -126,7 +108,7 @@ __global__ void __launch_bounds__(pool_threads)
 
 template <class T>
 __global__ void __launch_bounds__(pool_threads)
-    max_pool_grad_kernel(Images<T> dx, Images<T> dy, Images<Index<T>> index, Windows windows)
+    max_pool_grad_kernel(Tensor4<T> dx, Tensor4<T> dy, Tensor4<Index<T>> index, Windows windows)
 {
     for_elements(dx, [&](int64_t n, int64_t h, int64_t w, int64_t c) {
         Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
@@ -140,7 +122,7 @@ __global__ void __launch_bounds__(pool_threads)
 
 template <class T>
 __global__ void __launch_bounds__(pool_threads)
-    max_pool_pick_kernel(Images<T> out, Images<T> a, Images<Index<T>> index, Windows windows)
+    max_pool_pick_kernel(Tensor4<T> out, Tensor4<T> a, Tensor4<Index<T>> index, Windows windows)
 {
     for_elements(out, [&](int64_t n, int64_t i, int64_t j, int64_t c) {
         int64_t place = index.at(n, i, j, c);
@@ -153,7 +135,7 @@ __global__ void __launch_bounds__(pool_threads)
 
 template <class T>
 __global__ void __launch_bounds__(pool_threads)
-    avg_pool_kernel(Images<T> y, Images<T> x, Windows windows, bool padded)
+    avg_pool_kernel(Tensor4<T> y, Tensor4<T> x, Windows windows, bool padded)
 {
     for_elements(y, [&](int64_t n, int64_t i, int64_t j, int64_t c) {
         Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
@@ -167,7 +149,7 @@ __global__ void __launch_bounds__(pool_threads)
 
 template <class T>
 __global__ void __launch_bounds__(pool_threads)
-    avg_pool_grad_kernel(Images<T> dx, Images<T> dy, Windows windows, bool padded)
+    avg_pool_grad_kernel(Tensor4<T> dx, Tensor4<T> dy, Windows windows, bool padded)
 {
     for_elements(dx, [&](int64_t n, int64_t h, int64_t w, int64_t c) {
         Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
@@ -188,8 +170,8 @@ void max_pool(const Call& call)
     const Array* a = call.arrays;
     with_float(a[0].dtype, [&](auto zero) {
         using T = decltype(zero);
-        launch(call, max_pool_kernel<T>, grid_of(a[0]), pool_threads, 0, Images<T>(a[0]),
-               Images<Index<T>>(a[1]), Images<T>(a[2]), Windows(call.scalars));
+        launch(call, max_pool_kernel<T>, grid_of(a[0]), pool_threads, 0, Tensor4<T>(a[0]),
+               Tensor4<Index<T>>(a[1]), Tensor4<T>(a[2]), Windows(call.scalars));
     });
 }
 
@@ -198,8 +180,8 @@ void max_pool_grad(const Call& call)
     const Array* a = call.arrays;
     with_float(a[0].dtype, [&](auto zero) {
         using T = decltype(zero);
-        launch(call, max_pool_grad_kernel<T>, grid_of(a[0]), pool_threads, 0, Images<T>(a[0]),
-               Images<T>(a[1]), Images<Index<T>>(a[2]), Windows(call.scalars));
+        launch(call, max_pool_grad_kernel<T>, grid_of(a[0]), pool_threads, 0, Tensor4<T>(a[0]),
+               Tensor4<T>(a[1]), Tensor4<Index<T>>(a[2]), Windows(call.scalars));
     });
 }
 
@@ -208,8 +190,8 @@ void max_pool_pick(const Call& call)
     const Array* a = call.arrays;
     with_float(a[0].dtype, [&](auto zero) {
         using T = decltype(zero);
-        launch(call, max_pool_pick_kernel<T>, grid_of(a[0]), pool_threads, 0, Images<T>(a[0]),
-               Images<T>(a[1]), Images<Index<T>>(a[2]), Windows(call.scalars));
+        launch(call, max_pool_pick_kernel<T>, grid_of(a[0]), pool_threads, 0, Tensor4<T>(a[0]),
+               Tensor4<T>(a[1]), Tensor4<Index<T>>(a[2]), Windows(call.scalars));
     });
 }
 
@@ -218,8 +200,8 @@ void avg_pool(const Call& call)
     const Array* a = call.arrays;
     with_float(a[0].dtype, [&](auto zero) {
         using T = decltype(zero);
-        launch(call, avg_pool_kernel<T>, grid_of(a[0]), pool_threads, 0, Images<T>(a[0]),
-               Images<T>(a[1]), Windows(call.scalars), call.scalars[6] != 0);
+        launch(call, avg_pool_kernel<T>, grid_of(a[0]), pool_threads, 0, Tensor4<T>(a[0]),
+               Tensor4<T>(a[1]), Windows(call.scalars), call.scalars[6] != 0);
     });
 }
 
@@ -228,8 +210,8 @@ void avg_pool_grad(const Call& call)
     const Array* a = call.arrays;
     with_float(a[0].dtype, [&](auto zero) {
         using T = decltype(zero);
-        launch(call, avg_pool_grad_kernel<T>, grid_of(a[0]), pool_threads, 0, Images<T>(a[0]),
-               Images<T>(a[1]), Windows(call.scalars), call.scalars[6] != 0);
+        launch(call, avg_pool_grad_kernel<T>, grid_of(a[0]), pool_threads, 0, Tensor4<T>(a[0]),
+               Tensor4<T>(a[1]), Windows(call.scalars), call.scalars[6] != 0);
     });
 }
 
