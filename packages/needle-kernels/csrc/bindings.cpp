@@ -391,6 +391,7 @@ PYBIND11_MODULE(cpu, m)
     m.attr("outside") = outside_function();
     m.attr("update") = update_function();
     m.attr("sum_squares") = sum_squares_function();
+    m.attr("matmul") = matmul_function();
     m.attr("join") = join_function();
     m.attr("elementwise") = elementwise_function();
     m.def("register_device", &register_device, py::arg("name"), py::arg("table"),

@@ -13,10 +13,10 @@ constexpr int max_rank = 16;
 
 enum class DType : int32_t { float32, float64, int32, int64, uint8, boolean };
 
-// A strided view of memory that the kernel does not own. Strides count elements; `data` already
-// includes the view's offset. An absent optional operand has `data == nullptr`.
 class Storage;
 
+// A strided view of memory that the kernel does not own. Strides count elements; `data` already
+// includes the view's offset. An absent optional operand has `data == nullptr`.
 struct Array {
     void* data;
     DType dtype;

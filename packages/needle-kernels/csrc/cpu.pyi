@@ -89,6 +89,12 @@ def sum_squares(arrays: object, /) -> float | None:
     That is: a list or tuple of compact arrays on the bound device, all of one float dtype.
     """
 
+def matmul(a: object, b: object, /) -> Any:
+    """a @ b as a new NDArray; None unless both are the common case.
+
+    That is: matrices of one float dtype on the bound device, whose inner sizes are the same.
+    """
+
 def join(arrays: list[Any], axis: int, is_new: bool, /) -> Any:
     """The arrays along an axis, or along a new one; None unless they are the common case.
 

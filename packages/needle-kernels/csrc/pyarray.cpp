@@ -343,6 +343,32 @@ private:
     double immediate_ = 0;
 };
 
+// ---- matrix products
+
+// a @ b, or nullptr where they are not two float matrices of one dtype that fit each other.
+PyObject* matmul(PyObject* a, PyObject* b)
+{
+    if (!is_array(a) || !is_array(b)) return nullptr;
+    if (part(a, device) != bound.device || part(b, device) != bound.device) return nullptr;
+    Array operands[4] = {};  // the last one, a bias, is absent
+    Array &out = operands[0], &left = operands[1], &right = operands[2];
+    read_array(a, left);
+    read_array(b, right);
+    bool fits = left.rank == 2 && right.rank == 2 && left.shape[1] == right.shape[0];
+    if (!fits || !is_float(left.dtype) || left.dtype != right.dtype) return nullptr;
+    out.dtype = left.dtype;
+    out.rank = 2;
+    out.shape[0] = left.shape[0];
+    out.shape[1] = right.shape[1];
+    set_compact_strides(out);
+    py::object result =
+        allocate_array(out, sizes_tuple(out.shape, 2), sizes_tuple(out.strides, 2), bound.device);
+    const double no_activation_no_sum[2] = {0, 0};
+    Call call{operands, 4, no_activation_no_sum, 2, nullptr, nullptr, 0};
+    run_kernel(static_cast<int>(Kernel::matmul), call, out.size() * left.shape[1]);
+    return result.release().ptr();
+}
+
 // ---- arrays side by side
 
 // One call of join(): arrays one after the other along `axis`, which they get first if it is new.
@@ -587,6 +613,18 @@ PyObject* call_elementwise(PyObject*, PyObject* const* arguments, Py_ssize_t cou
     });
 }
 
+PyObject* call_matmul(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "matmul: need two inputs");
+        return nullptr;
+    }
+    return guarded([&]() -> PyObject* {
+        PyObject* out = matmul(arguments[0], arguments[1]);
+        return out != nullptr ? out : py::none().release().ptr();
+    });
+}
+
 PyObject* call_join(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 {
     if (count != 3) {
@@ -763,6 +801,11 @@ py::object sum_squares_function()
 {
     return fast_function("sum_squares", call_sum_squares,
                          "sum_squares(arrays: list | tuple) -> float | None");
+}
+
+py::object matmul_function()
+{
+    return fast_function("matmul", call_matmul, "matmul(a: object, b: object) -> NDArray | None");
 }
 
 py::object join_function()

@@ -44,6 +44,10 @@ pybind11::object update_function();
 // dtype.
 pybind11::object sum_squares_function();
 
+// matmul(a, b): a @ b as a new NDArray, or None where a and b are not what this path is for:
+// matrices of one float dtype on the bound device, whose inner sizes are the same.
+pybind11::object matmul_function();
+
 // join(arrays, axis, is_new): the arrays one after the other along an axis, or side by side along
 // one that is new; None where they are not what this path is for: a list of NDArrays of the bound
 // device, of one dtype and shape but for that axis, and an int that is an axis.

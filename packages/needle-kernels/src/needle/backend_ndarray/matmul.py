@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from needle.backend_ndarray.dtypes import BOOL, INT64, DType, promote
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape, broadcast_shapes, broadcast_strides
 from needle.backend_ndarray.ndarray import (
     NDArray,
@@ -24,6 +26,7 @@ __all__ = ["ACTIVATIONS", "activation_code", "matmul"]
 
 ACTIVATIONS: Final[dict[str | None, float]] = {None: 0.0, "relu": 1.0, "tanh": 2.0, "sigmoid": 3.0}
 _MATMUL: Final = KERNEL["matmul"]
+_matmul: Final[Callable[[Any, Any], NDArray | None]] = _cpu.matmul
 
 
 def matmul(
@@ -52,6 +55,8 @@ def matmul(
     if not isinstance(a, NDArray) or not isinstance(b, NDArray):
         a, b = _as_arrays(a, b)
     extras = bias is not None or activation is not None or out is not None or accumulate
+    if not extras and (product := _matmul(a, b)) is not None:
+        return product
     if not extras and _is_plain(a, b):
         result = new(a._device, (a._shape[0], b._shape[1]), a._dtype)
         a._device.launch(_MATMUL, (result, a, b, None), (0.0, 0.0))
