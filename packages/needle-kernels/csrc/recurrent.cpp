@@ -7,6 +7,8 @@
 // exchange at a step is the state going forward, and the gradients of the pre-activations going
 // back; one barrier a step. W_hh is packed once, each unit's part by its owner, whose second-level
 // cache then holds as much of it as fits.
+#include <type_traits>
+
 #include "families.h"
 #include "matmul.h"
 #include "parallel.h"
@@ -19,6 +21,29 @@ namespace {
 
 constexpr int64_t grain = 1 << 10;  // cells (five activations each) for which a second thread pays
 
+// Calls body(a value of the call's type, whether the rows of all its arrays are dense).
+template <class Body>
+void with_layout(const Call& call, const Body& body)
+{
+    bool dense = true;
+    for (int i = 0; i < call.count; ++i) {
+        const Array& array = call.arrays[i];
+        if (array.data != nullptr) dense = dense && array.strides[array.rank - 1] == 1;
+    }
+    with_float(call.arrays[0].dtype, [&](auto zero) {
+        if (dense)
+            body(zero, std::true_type{});
+        else
+            body(zero, std::false_type{});
+    });
+}
+
+template <class T, bool dense>
+Line<T> units_of(const Array& matrix, int64_t r, int64_t first)
+{
+    return known<dense>(row_of<T>(matrix, r, first));
+}
+
 // ---- one step -----------------------------------------------------------------------------------
 
 template <class T>
@@ -27,7 +52,7 @@ struct Gates {
 };
 
 // A row's gates, of the hidden units from `first` on.
-template <class T>
+template <class T, bool dense>
 struct GateLines {
     Line<T> i, f, g, o;
 
@@ -40,7 +65,7 @@ struct GateLines {
     }
     static Line<T> part(const Array& array, int64_t row, int64_t k, int64_t first)
     {
-        return row_of<T>(array, row, k * (array.shape[1] / 4) + first);
+        return units_of<T, dense>(array, row, k * (array.shape[1] / 4) + first);
     }
     Gates<T> load(int64_t j, int64_t n) const
     {
@@ -57,13 +82,13 @@ struct GateLines {
 
 // The hidden units [first, first + count) of row r; all arrays are of one step. gates may be pre
 // itself: a vector of every gate is read before one is written.
-template <class T>
+template <class T, bool dense>
 void lstm_row(const Array& h, const Array& c, const Array& gates, const Array& pre,
               const Array& c_prev, int64_t r, int64_t first, int64_t count)
 {
-    Line<T> to_h = row_of<T>(h, r, first), to_c = row_of<T>(c, r, first);
-    Line<T> before = row_of<T>(c_prev, r, first);
-    GateLines<T> from(pre, r, first), to(gates, r, first);
+    Line<T> to_h = units_of<T, dense>(h, r, first), to_c = units_of<T, dense>(c, r, first);
+    Line<T> before = units_of<T, dense>(c_prev, r, first);
+    GateLines<T, dense> from(pre, r, first), to(gates, r, first);
     for_vectors<T>(count, [&](int64_t j, int64_t n) {
         Gates<T> x = from.load(j, n);
         x = {vsigmoid<T>(x.i), vsigmoid<T>(x.f), vtanh<T>(x.g), vsigmoid<T>(x.o)};
@@ -75,15 +100,16 @@ void lstm_row(const Array& h, const Array& c, const Array& gates, const Array& p
 }
 
 // The same of the gradients; dc_prev may be dc itself.
-template <class T>
+template <class T, bool dense>
 void lstm_grad_row(const Array& dpre, const Array& dc_prev, const Array& dh, const Array& dc,
                    const Array& gates, const Array& c, const Array& c_prev, int64_t r,
                    int64_t first, int64_t count)
 {
-    Line<T> to_dc = row_of<T>(dc_prev, r, first), from_dc = row_of<T>(dc, r, first);
-    Line<T> from_dh = row_of<T>(dh, r, first), cell = row_of<T>(c, r, first);
-    Line<T> before = row_of<T>(c_prev, r, first);
-    GateLines<T> from(gates, r, first), to(dpre, r, first);
+    Line<T> to_dc = units_of<T, dense>(dc_prev, r, first),
+            from_dc = units_of<T, dense>(dc, r, first);
+    Line<T> from_dh = units_of<T, dense>(dh, r, first), cell = units_of<T, dense>(c, r, first);
+    Line<T> before = units_of<T, dense>(c_prev, r, first);
+    GateLines<T, dense> from(gates, r, first), to(dpre, r, first);
     for_vectors<T>(count, [&](int64_t j, int64_t n) {
         Gates<T> x = from.load(j, n);
         Vec<T> incoming = from_dh.load(j, n), t = vtanh<T>(cell.load(j, n));
@@ -101,26 +127,28 @@ void for_each_row(const Array& h, const Body& body)
 {
     parallel_for(h.shape[0], ceil_div(grain, max64(h.shape[1], 1)),
                  [&](int64_t begin, int64_t end) {
-                     with_float(h.dtype, [&](auto zero) {
-                         for (int64_t r = begin; r < end; ++r) body(zero, r);
-                     });
+                     for (int64_t r = begin; r < end; ++r) body(r);
                  });
 }
 
 void lstm_cell(const Call& call)
 {
     const Array* a = call.arrays;
-    for_each_row(a[0], [&](auto zero, int64_t r) {
-        lstm_row<decltype(zero)>(a[0], a[1], a[2], a[3], a[4], r, 0, a[0].shape[1]);
+    with_layout(call, [&](auto zero, auto dense) {
+        for_each_row(a[0], [&](int64_t r) {
+            lstm_row<decltype(zero), dense>(a[0], a[1], a[2], a[3], a[4], r, 0, a[0].shape[1]);
+        });
     });
 }
 
 void lstm_cell_grad(const Call& call)
 {
     const Array* a = call.arrays;
-    for_each_row(a[2], [&](auto zero, int64_t r) {
-        lstm_grad_row<decltype(zero)>(a[0], a[1], a[2], a[3], a[4], a[5], a[6], r, 0,
-                                      a[2].shape[1]);
+    with_layout(call, [&](auto zero, auto dense) {
+        for_each_row(a[2], [&](int64_t r) {
+            lstm_grad_row<decltype(zero), dense>(a[0], a[1], a[2], a[3], a[4], a[5], a[6], r, 0,
+                                                 a[2].shape[1]);
+        });
     });
 }
 
@@ -253,7 +281,7 @@ void for_each_step(int64_t steps, int64_t batch, const Recurrence<T>& w, const B
                    });
 }
 
-template <class T>
+template <class T, bool dense>
 void lstm_steps(const Call& call)
 {
     const Array &states = call.arrays[0], &cells = call.arrays[1], &gates = call.arrays[2];
@@ -267,7 +295,7 @@ void lstm_steps(const Call& call)
             copy_columns<T>(sums, at_step(pre, t), k * w.units + own.first, own.count);
         w.multiply(at_step(states, t), sums, group, true);
         for (int64_t r = 0; r < sums.shape[0]; ++r)
-            lstm_row<T>(h, c, sums, sums, c_prev, r, own.first, own.count);
+            lstm_row<T, dense>(h, c, sums, sums, c_prev, r, own.first, own.count);
     });
 }
 
@@ -275,21 +303,21 @@ void lstm_sequence(const Call& call)
 {
     copy_matrix(at_step(call.arrays[0], 0), call.arrays[4]);
     copy_matrix(at_step(call.arrays[1], 0), call.arrays[5]);
-    with_float(call.arrays[0].dtype, [&](auto zero) { lstm_steps<decltype(zero)>(call); });
+    with_layout(call, [&](auto zero, auto dense) { lstm_steps<decltype(zero), dense>(call); });
 }
 
 // dh += dy, for the units of one row.
-template <class T>
+template <class T, bool dense>
 void add_output_grad(const Array& dh, const Array& dy, int64_t r, Units own)
 {
-    Line<T> to = row_of<T>(dh, r, own.first), from = row_of<T>(dy, r, own.first);
+    Line<T> to = units_of<T, dense>(dh, r, own.first), from = units_of<T, dense>(dy, r, own.first);
     for_vectors<T>(own.count,
                    [&](int64_t j, int64_t n) { to.store(j, n, to.load(j, n) + from.load(j, n)); });
 }
 
 // dh and dc hold the gradients of the state and cell that the step at hand left behind, and in the
 // end those of h0 and c0. Step s: dh = dpre[t + 1] W_hh^T + dy[t] with t = T - 1 - s.
-template <class T>
+template <class T, bool dense>
 void lstm_steps_grad(const Call& call)
 {
     const Array &dpre = call.arrays[0], &dh = call.arrays[1], &dc = call.arrays[2];
@@ -304,8 +332,8 @@ void lstm_steps_grad(const Call& call)
         Array d = at_step(dpre, t), step_gates = at_step(gates, t);
         Array c = at_step(cells, t + 1), c_prev = at_step(cells, t);
         for (int64_t r = 0; r < dh.shape[0]; ++r) {
-            if (dy.data != nullptr) add_output_grad<T>(dh, at_step(dy, t), r, own);
-            lstm_grad_row<T>(d, dc, dh, dc, step_gates, c, c_prev, r, own.first, own.count);
+            if (dy.data != nullptr) add_output_grad<T, dense>(dh, at_step(dy, t), r, own);
+            lstm_grad_row<T, dense>(d, dc, dh, dc, step_gates, c, c_prev, r, own.first, own.count);
         }
     });
 }
@@ -314,7 +342,7 @@ void lstm_sequence_grad(const Call& call)
 {
     copy_matrix(call.arrays[1], call.arrays[4]);
     copy_matrix(call.arrays[2], call.arrays[5]);
-    with_float(call.arrays[0].dtype, [&](auto zero) { lstm_steps_grad<decltype(zero)>(call); });
+    with_layout(call, [&](auto zero, auto dense) { lstm_steps_grad<decltype(zero), dense>(call); });
 }
 
 template <class T>
@@ -338,12 +366,13 @@ void rnn_sequence(const Call& call)
 }
 
 // dpre = dh times the derivative at the result y: 1 - y^2 of tanh, 0 or 1 of relu.
-template <class T>
+template <class T, bool dense>
 void activation_grad_row(const Array& dpre, const Array& dh, const Array& y, Activation activation,
                          int64_t r, Units own)
 {
-    Line<T> to = row_of<T>(dpre, r, own.first), from = row_of<T>(dh, r, own.first);
-    Line<T> result = row_of<T>(y, r, own.first);
+    Line<T> to = units_of<T, dense>(dpre, r, own.first);
+    Line<T> from = units_of<T, dense>(dh, r, own.first),
+            result = units_of<T, dense>(y, r, own.first);
     for_vectors<T>(own.count, [&](int64_t j, int64_t n) {
         Vec<T> d = from.load(j, n), v = result.load(j, n);
         to.store(j, n,
@@ -353,7 +382,7 @@ void activation_grad_row(const Array& dpre, const Array& dh, const Array& y, Act
     });
 }
 
-template <class T>
+template <class T, bool dense>
 void rnn_steps_grad(const Call& call)
 {
     const Array &dpre = call.arrays[0], &dh = call.arrays[1], &dy = call.arrays[2];
@@ -368,8 +397,8 @@ void rnn_steps_grad(const Call& call)
         if (t < 0) return;
         Array d = at_step(dpre, t), y = at_step(states, t + 1);
         for (int64_t r = 0; r < dh.shape[0]; ++r) {
-            if (dy.data != nullptr) add_output_grad<T>(dh, at_step(dy, t), r, own);
-            activation_grad_row<T>(d, dh, y, activation, r, own);
+            if (dy.data != nullptr) add_output_grad<T, dense>(dh, at_step(dy, t), r, own);
+            activation_grad_row<T, dense>(d, dh, y, activation, r, own);
         }
     });
 }
@@ -377,7 +406,7 @@ void rnn_steps_grad(const Call& call)
 void rnn_sequence_grad(const Call& call)
 {
     copy_matrix(call.arrays[1], call.arrays[3]);
-    with_float(call.arrays[0].dtype, [&](auto zero) { rnn_steps_grad<decltype(zero)>(call); });
+    with_layout(call, [&](auto zero, auto dense) { rnn_steps_grad<decltype(zero), dense>(call); });
 }
 
 // For the packed W_hh, which is the last array.
