@@ -23,7 +23,7 @@ constexpr int64_t packed_block_k = 256;
 constexpr int64_t streamed_k = 32;
 constexpr int64_t cached_bytes = 1 << 20;
 constexpr int64_t block_bytes = 768 << 10;     // a packed block: second-level cache
-constexpr int64_t warm_bytes = 128 << 10;      // of A: it may be left in a cache from its last use
+constexpr int64_t warm_bytes = 1536 << 10;     // of A: the second-level cache may keep them
 constexpr int64_t few_rows = 4 * tile_rows;    // of A, which may use B in place
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
@@ -42,7 +42,7 @@ struct Product {
     const T* bias;
     Activation activation;
     bool accumulate;
-    bool cold;  // A probably lies beyond the second-level cache
+    int64_t a_bytes;  // of all A of the call, for each thread
 };
 
 // How a product is divided among threads. Each packs what its part needs: none waits for another.
@@ -56,6 +56,7 @@ struct Split {
 struct Plan {
     bool pack_a, pack_b;
     bool wide;                   // all rows of A are kept, and panels of B pass by
+    bool fetch_a;                // the next rows of A, where there is a panel of B only
     bool fetch_b;                // the next rows of a B that is read in place
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
@@ -143,6 +144,7 @@ Plan make_plan(const Product<T>& p)
     plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
 
     bool streams = few && !plan.pack_b && p.depth * p.columns * size > cached_bytes;
+    plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
     plan.fetch_b = streams && p.rows <= 2 * tile_rows;  // more tiles would fetch them in vain
     int64_t most_k = streams              ? streamed_k
                      : plan.pack_a        ? packed_block_k
@@ -223,20 +225,17 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
     }
 }
 
-// What the tiles of the rows from i on, below the panel at column j, fetch of the next group of
-// rows of A: each has a share of the depth.
+// What the tiles of the rows from i on fetch of the next group of rows of A: each has a share of
+// the depth.
 template <class T>
-Ahead<T> next_group(const Product<T>& p, const Plan& plan, const Block& group, int64_t i, int64_t j)
+Ahead<T> next_group(const Product<T>& p, const Plan& plan, const Block& group, int64_t i)
 {
-    constexpr int64_t width = tile_columns<T>;
-    int64_t panels = ceil_div(group.j1 - group.j0, width);
-    int64_t share = (i - group.i0) / plan.rows * panels + (j - group.j0) / width;
-    int64_t shares = plan.group / plan.rows * panels;
+    int64_t share = (i - group.i0) / plan.rows, shares = plan.group / plan.rows;
     int64_t begin = group.depth() * share / shares;
     int64_t depth = group.depth() * (share + 1) / shares - begin;
     int64_t rows = min64(plan.group, p.rows - group.i1);
     const T* at = p.a + group.i1 * p.a_row + (group.k0 + begin) * p.a_depth;
-    if (!p.cold || rows <= 0 || depth == 0) return {};
+    if (!plan.fetch_a || rows <= 0 || depth == 0) return {};
     if (p.a_depth == 1) return {at, rows, depth, p.a_row};
     if (p.a_row == 1) return {at, depth, rows, p.a_depth};
     return {};
@@ -261,7 +260,7 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
                 int64_t offset = plan.pack_b ? (j - block.j0) * block.depth() : 0;
                 run_panel(p, plan, panel, packed_a + (i - group.i0) * block.depth(),
                           packed ? packed_b + offset : p.b + block.k0 * p.b_depth + j,
-                          packed ? width : p.b_depth, next_group(p, plan, group, i, j));
+                          packed ? width : p.b_depth, next_group(p, plan, group, i));
             }
     }
 }
@@ -358,7 +357,7 @@ Product<T> product_of(const Call& call)
             bias.as<T>(),
             static_cast<Activation>(static_cast<int>(call.scalars[0])),
             call.scalars[1] != 0,
-            batch_of(out).count > 1 || a_bytes > warm_bytes};
+            batch_of(out).count * a_bytes / num_threads()};
 }
 
 // Products of a batch run side by side when there are enough of them, else each uses all threads.

@@ -29,8 +29,8 @@ enum Activation { no_activation, relu_activation, tanh_activation, sigmoid_activ
 
 enum class RowOrder { k_contiguous, rows_contiguous };
 
-// What will be needed soon: `rows` runs of memory of `length` elements. A tile fetches a run with
-// every fetch_interval of its k.
+// What will be needed soon: `rows` runs of memory of `length` elements. A tile begins one every
+// fetch_interval of its k, or later, for it fetches one cache line with each k.
 template <class T>
 struct Ahead {
     const T* at = nullptr;
@@ -130,23 +130,14 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
         for (int v = 0; v < NV; ++v) store(tile.c + i * tile.c_stride + v * width, sum[i][v]);
 }
 
-constexpr int64_t fetch_interval = 8;  // k between two runs: enough to fetch some cache lines
-constexpr int64_t cache_line = 64;
-
-template <class T>
-inline void fetch_run(Ahead<T>& ahead)
-{
-    constexpr int64_t line = cache_line / static_cast<int64_t>(sizeof(T));
-    for (int64_t i = 0; i < ahead.length; i += line) __builtin_prefetch(ahead.at + i);
-    ahead.at += ahead.stride;
-    --ahead.rows;
-}
+constexpr int64_t fetch_interval = 8;
 
 // With b_ahead, every k also fetches the row of B that lies so many rows further on.
 template <class T, int MR, int NV, RowOrder order, int b_ahead = 0>
 void run_tile(const Tile<T>& tile)
 {
     constexpr int width = lanes<T>;
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));  // of a cache
     constexpr bool by_rows = order == RowOrder::rows_contiguous;
     // Three rows share a base pointer, at 0, 1 and 2 strides: x86 addresses each in one operand.
     constexpr int groups = by_rows ? 1 : (MR + 2) / 3;
@@ -182,22 +173,37 @@ void run_tile(const Tile<T>& tile)
 #pragma GCC unroll 8
             for (int g = 0; g < groups; ++g) base[g] += step;
         };
-        for (int64_t k = 0; k < segment.k;) {
-            int64_t end = segment.k;
-            if (ahead.rows > 0) {
-                fetch_run(ahead);
-                end = min64(end, k + fetch_interval);
-            }
-            for (; !by_rows && k + 1 < end; k += 2) {
+        auto add_all = [&](int64_t count, auto fetch_line) __attribute__((always_inline)) {
+            for (; !by_rows && count >= 2; count -= 2) {
+                fetch_line();
+                fetch_line();
                 add_k(0);
                 add_k(1);
                 advance(2);
             }
-            for (; k < end; ++k) {
+            for (; count > 0; --count) {
+                fetch_line();
                 add_k(0);
                 advance(by_rows ? a_stride : 1);
             }
+        };
+        int64_t k = segment.k;
+        while (ahead.rows > 0 && k > 0) {
+            int64_t fetching = min64(k, 2 * ceil_div(ahead.length, 2 * line));
+            const T* next = ahead.at;
+            add_all(fetching, [&] {
+                __builtin_prefetch(next);
+                next += line;
+            });
+            k -= fetching;
+            if (int64_t pause = min64(k, fetch_interval - fetching); pause > 0) {
+                add_all(pause, [] {});
+                k -= pause;
+            }
+            ahead.at += ahead.stride;
+            --ahead.rows;
         }
+        add_all(k, [] {});
     }
     store_tile<T, MR, NV>(tile, sum);
 }
