@@ -89,10 +89,11 @@ def sum_squares(arrays: object, /) -> float | None:
     That is: a list or tuple of compact arrays on the bound device, all of one float dtype.
     """
 
-def matmul(a: object, b: object, /) -> Any:
-    """a @ b as a new NDArray; None unless both are the common case.
+def matmul(a: object, b: object, bias: object, /) -> Any:
+    """a @ b + bias as a new NDArray; None unless all are the common case.
 
-    That is: matrices of one float dtype on the bound device, whose inner sizes are the same.
+    That is: two matrices and None or one row, of sizes that fit and of one float dtype, on the
+    bound device.
     """
 
 def join(arrays: list[Any], axis: int, is_new: bool, /) -> Any:

@@ -30,6 +30,7 @@ struct Bound {
     Py_ssize_t place[part_count];
     PyObject* device;
     PyObject* dtypes[6];
+    PyTypeObject* scalars[6];  // numpy's scalar type of each dtype
     PyObject* dense_strides;
     PyObject* zero;
 };
@@ -306,13 +307,20 @@ private:
             if (is_array(input)) {
                 if (part(input, dtype) != kind || part(input, device) != bound.device) return false;
                 read_array(input, arrays_[i + 1]);
-            } else if (!logical && (PyFloat_CheckExact(input) || PyLong_CheckExact(input))) {
+            } else if (!logical && is_number(input)) {
                 arrays_[i + 1].rank = 0;
             } else {
                 return false;
             }
         }
         return true;
+    }
+
+    // Whether this is a number that leaves the result the arrays' dtype.
+    bool is_number(PyObject* input) const
+    {
+        return PyFloat_CheckExact(input) || PyLong_CheckExact(input) ||
+               Py_TYPE(input) == bound.scalars[static_cast<int>(dtype_)];
     }
 
     // In the memory order of the first input of full size; row-major if there is none.
@@ -345,27 +353,33 @@ private:
 
 // ---- matrix products
 
-// a @ b, or nullptr where they are not two float matrices of one dtype that fit each other.
-PyObject* matmul(PyObject* a, PyObject* b)
+// a @ b + bias, or nullptr where this is not the common path.
+PyObject* matmul(PyObject* a, PyObject* b, PyObject* bias)
 {
-    if (!is_array(a) || !is_array(b)) return nullptr;
-    if (part(a, device) != bound.device || part(b, device) != bound.device) return nullptr;
-    Array operands[4] = {};  // the last one, a bias, is absent
-    Array &out = operands[0], &left = operands[1], &right = operands[2];
-    read_array(a, left);
-    read_array(b, right);
-    bool fits = left.rank == 2 && right.rank == 2 && left.shape[1] == right.shape[0];
-    if (!fits || !is_float(left.dtype) || left.dtype != right.dtype) return nullptr;
-    out.dtype = left.dtype;
+    Array operands[4] = {};  // the result, then these; a bias that is absent has no data
+    PyObject* inputs[] = {a, b, bias};
+    for (int i = 0; i < 3; ++i) {
+        if (i == 2 && bias == Py_None) break;
+        if (!is_array(inputs[i]) || part(inputs[i], device) != bound.device) return nullptr;
+        read_array(inputs[i], operands[i + 1]);
+        if (operands[i + 1].rank != (i == 2 ? 1 : 2)) return nullptr;
+        if (operands[i + 1].dtype != operands[1].dtype) return nullptr;
+    }
+    Array& out = operands[0];
+    out.dtype = operands[1].dtype;
     out.rank = 2;
-    out.shape[0] = left.shape[0];
-    out.shape[1] = right.shape[1];
+    out.shape[0] = operands[1].shape[0];
+    out.shape[1] = operands[2].shape[1];
+    int64_t depth = operands[1].shape[1];
+    bool fits =
+        depth == operands[2].shape[0] && (bias == Py_None || operands[3].shape[0] == out.shape[1]);
+    if (!fits || !is_float(out.dtype)) return nullptr;
     set_compact_strides(out);
     py::object result =
         allocate_array(out, sizes_tuple(out.shape, 2), sizes_tuple(out.strides, 2), bound.device);
     const double no_activation_no_sum[2] = {0, 0};
     Call call{operands, 4, no_activation_no_sum, 2, nullptr, nullptr, 0};
-    run_kernel(static_cast<int>(Kernel::matmul), call, out.size() * left.shape[1]);
+    run_kernel(static_cast<int>(Kernel::matmul), call, out.size() * depth);
     return result.release().ptr();
 }
 
@@ -615,12 +629,12 @@ PyObject* call_elementwise(PyObject*, PyObject* const* arguments, Py_ssize_t cou
 
 PyObject* call_matmul(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 {
-    if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "matmul: need two inputs");
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "matmul: need two matrices and a bias or None");
         return nullptr;
     }
     return guarded([&]() -> PyObject* {
-        PyObject* out = matmul(arguments[0], arguments[1]);
+        PyObject* out = matmul(arguments[0], arguments[1], arguments[2]);
         return out != nullptr ? out : py::none().release().ptr();
     });
 }
@@ -720,7 +734,11 @@ void bind_arrays(const py::type& type, const py::object& device, const py::tuple
         bound.place[i] = reinterpret_cast<PyMemberDescrObject*>(place.ptr())->d_member->offset;
     }
     bound.device = py::object(device).release().ptr();
-    for (size_t i = 0; i < 6; ++i) bound.dtypes[i] = py::object(dtypes[i]).release().ptr();
+    for (size_t i = 0; i < 6; ++i) {
+        bound.dtypes[i] = py::object(dtypes[i]).release().ptr();
+        py::object scalar = py::object(dtypes[i]).attr("type");
+        bound.scalars[i] = reinterpret_cast<PyTypeObject*>(scalar.release().ptr());
+    }
     bound.dense_strides = py::object(dense_strides).release().ptr();
     bound.zero = py::int_(0).release().ptr();
 }
@@ -805,7 +823,8 @@ py::object sum_squares_function()
 
 py::object matmul_function()
 {
-    return fast_function("matmul", call_matmul, "matmul(a: object, b: object) -> NDArray | None");
+    return fast_function("matmul", call_matmul,
+                         "matmul(a: object, b: object, bias: object) -> NDArray | None");
 }
 
 py::object join_function()

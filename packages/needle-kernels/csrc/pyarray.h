@@ -44,8 +44,9 @@ pybind11::object update_function();
 // dtype.
 pybind11::object sum_squares_function();
 
-// matmul(a, b): a @ b as a new NDArray, or None where a and b are not what this path is for:
-// matrices of one float dtype on the bound device, whose inner sizes are the same.
+// matmul(a, b, bias): a @ b + bias as a new NDArray, or None where they are not what this path is
+// for: two matrices and None or one row, of sizes that fit and one float dtype, on the bound
+// device.
 pybind11::object matmul_function();
 
 // join(arrays, axis, is_new): the arrays one after the other along an axis, or side by side along
@@ -55,7 +56,8 @@ pybind11::object join_function();
 
 // elementwise(kernel, a[, b]): the result as a new NDArray, or None where a and b are not what
 // this path is for: NDArrays of the bound device of one dtype, float32 or float64, that broadcast,
-// or one of them a Python float or int. Logical kernels take NDArrays of bools.
+// or one of them a number: a Python float or int, or numpy's scalar of that dtype. Logical kernels
+// take NDArrays of bools.
 pybind11::object elementwise_function();
 
 }  // namespace needle

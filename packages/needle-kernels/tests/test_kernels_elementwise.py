@@ -379,13 +379,25 @@ class TestCommonPath:
         assert self.call(self.add, column, nd.ones((4,))).strides == (4, 1)
         assert self.call(self.add, column, row).shape == (3, 0)
 
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("value", [0.1, -0.0, np.inf, np.nan, 1e-40])
+    def test_scalar_of_the_same_dtype(self, dtype, value):
+        number = np.dtype(dtype).type(value)
+        x = np.array([3, -0.0], dtype)
+        for a, b in ((nd.array(x, dtype=dtype), number), (number, nd.array(x, dtype=dtype))):
+            out = self.call(self.add, a, b)
+            assert out.dtype == np.dtype(dtype)
+            assert out.numpy().tobytes() == (x + number).tobytes()
+
     @pytest.mark.parametrize(
         ("a", "b"),
         [
             (nd.ones((2, 3)), nd.ones((2,))),
             (nd.ones((2,)), nd.ones((2,), dtype="float64")),
             (nd.ones((2,), dtype="int32"), 1),
-            (nd.ones((2,)), np.float32(1)),
+            (nd.ones((2,)), np.float64(1)),
+            (nd.ones((2,), dtype="float64"), np.float32(1)),
+            (nd.ones((2,)), np.int64(1)),
             (nd.ones((2,)), True),
             (nd.ones((2,), device=nd.cpu_numpy()), 1.0),
             (1.0, 2.0),

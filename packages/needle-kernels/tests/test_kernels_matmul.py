@@ -5,6 +5,8 @@ import pytest
 from scipy import special
 
 from needle import backend_ndarray as nd
+from needle._kernels import cpu as extension
+from needle.backend_ndarray.devices import REFERENCE_MODE
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
 
 
@@ -49,7 +51,7 @@ def test_large(device):
         (70, 600, 900),  # a wide b: its panels pass by all rows, in several blocks of depth
         (200, 530, 300),  # rows of a pass by blocks of b; the last of each is not whole
         (20, 130, 333),  # b in place but for its last panel
-        (301, 700, 17),  # one panel
+        (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
     ],
 )
 def test_blocks_and_threads(device, threads, m, k, n):
@@ -216,6 +218,48 @@ def test_errors(device):
         nd.matmul(square, square, out=square.astype("float64"))
     with pytest.raises(TypeError, match="unsupported operand"):
         square @ 2.0
+
+
+@pytest.mark.skipif(REFERENCE_MODE, reason="cpu() is the NumPy device: it has no path in C++")
+class TestCommonPath:
+    """The path in C++ multiplies float matrices on cpu() and leaves everything else to Python."""
+
+    multiply = staticmethod(extension.matmul)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize(("m", "k", "n"), [(3, 5, 2), (0, 4, 2), (3, 0, 2), (90, 80, 70)])
+    def test_takes(self, dtype, m, k, n):
+        a, b = nd.array(draw((k, m)), dtype=dtype).T, nd.array(draw((k, n), 1), dtype=dtype)
+        bias = nd.array(draw((2 * n,), 2), dtype=dtype)[::2]
+        for row in (None, bias):
+            out = self.multiply(a, b, row)
+            assert (out.shape, out.strides, out.dtype) == ((m, n), (max(n, 1), 1), np.dtype(dtype))
+            check(out, a, b, dtype, 0.0 if row is None else bias.numpy())
+
+    @pytest.mark.parametrize(
+        ("a", "b", "bias"),
+        [
+            (nd.ones((2, 3)), nd.ones((2, 3)), None),
+            (nd.ones((2, 3)), nd.ones((3,)), None),
+            (nd.ones((1, 2, 3)), nd.ones((3, 2)), None),
+            (nd.ones((2, 3)), nd.ones((3, 2), dtype="float64"), None),
+            (nd.ones((2, 3), dtype="int32"), nd.ones((3, 2), dtype="int32"), None),
+            (nd.ones((2, 3)), nd.ones((3, 2), device=nd.cpu_numpy()), None),
+            (nd.ones((2, 3)), np.ones((3, 2), "float32"), None),
+            (2.0, 3.0, None),
+            (nd.ones((2, 3)), nd.ones((3, 2)), nd.ones((3,))),
+            (nd.ones((2, 3)), nd.ones((3, 2)), nd.ones((1, 2))),
+            (nd.ones((2, 3)), nd.ones((3, 2)), nd.ones((2,), dtype="float64")),
+            (nd.ones((2, 3)), nd.ones((3, 2)), nd.ones((2,), device=nd.cpu_numpy())),
+            (nd.ones((2, 3)), nd.ones((3, 2)), 1.0),
+        ],
+    )
+    def test_declines(self, a, b, bias):
+        assert self.multiply(a, b, bias) is None
+
+    def test_needs_three_arguments(self):
+        with pytest.raises(TypeError, match="matmul: need two matrices and a bias or None"):
+            self.multiply(nd.ones((2, 2)), nd.ones((2, 2)))
 
 
 class TestTiled:

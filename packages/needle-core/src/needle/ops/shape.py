@@ -346,8 +346,10 @@ class Split(TensorTupleOp):
 
     def compute(self, a: NDArray) -> tuple[NDArray, ...]:
         axis = normalize_axis("split", self.axis, a.ndim)
-        before = (slice(None),) * axis
-        return tuple([a[(*before, i)] for i in range(a.shape[axis])])
+        shape = a._shape[:axis] + a._shape[axis + 1 :]
+        strides = a._strides[:axis] + a._strides[axis + 1 :]
+        step = a._strides[axis]
+        return tuple([a._view(shape, strides, a._offset + i * step) for i in range(a.shape[axis])])
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> Tensor:
         return stack(filled(out_grad, node), self.axis)

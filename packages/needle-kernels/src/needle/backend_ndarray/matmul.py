@@ -26,7 +26,7 @@ __all__ = ["ACTIVATIONS", "activation_code", "matmul"]
 
 ACTIVATIONS: Final[dict[str | None, float]] = {None: 0.0, "relu": 1.0, "tanh": 2.0, "sigmoid": 3.0}
 _MATMUL: Final = KERNEL["matmul"]
-_matmul: Final[Callable[[Any, Any], NDArray | None]] = _cpu.matmul
+_matmul: Final[Callable[[Any, Any, Any], NDArray | None]] = _cpu.matmul
 
 
 def matmul(
@@ -54,10 +54,10 @@ def matmul(
     """
     if not isinstance(a, NDArray) or not isinstance(b, NDArray):
         a, b = _as_arrays(a, b)
-    extras = bias is not None or activation is not None or out is not None or accumulate
-    if not extras and (product := _matmul(a, b)) is not None:
+    extras = activation is not None or out is not None or accumulate
+    if not extras and (product := _matmul(a, b, bias)) is not None:
         return product
-    if not extras and _is_plain(a, b):
+    if not extras and bias is None and _is_plain(a, b):
         result = new(a._device, (a._shape[0], b._shape[1]), a._dtype)
         a._device.launch(_MATMUL, (result, a, b, None), (0.0, 0.0))
         return result

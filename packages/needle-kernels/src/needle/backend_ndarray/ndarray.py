@@ -703,6 +703,11 @@ def check_same_device(op: str, *arrays: NDArray | None) -> Device:
 
 def may_overlap(a: NDArray, b: NDArray) -> bool:
     """Whether the memory between the ends of two arrays has a byte in common."""
+    one, other = a._handle, b._handle
+    if one is not other:
+        start, begin = one.address, other.address
+        if start + one.nbytes <= begin or begin + other.nbytes <= start:
+            return False
     low_a, high_a = _bytes(a)
     low_b, high_b = _bytes(b)
     return low_a < high_b and low_b < high_a

@@ -82,13 +82,11 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
     """
     a = as_array(a)
     widths = _pad_widths(a._shape, pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs)
-    shape = tuple(left + size + right for size, (left, right) in zip(a._shape, widths, strict=True))
+    shape = tuple([s + left + right for s, (left, right) in zip(a._shape, widths, strict=True)])
     out = _empty_like_order(a, shape)
-    inner = tuple(
-        slice(left, left + size) for size, (left, _) in zip(a._shape, widths, strict=True)
-    )
+    start = sum([left * step for (left, _), step in zip(widths, out._strides, strict=True)])
     a._device.launch(_FILL, (out, 0), NO_SCALARS)
-    a._device.launch(_COPY, (out[inner], a), NO_SCALARS)
+    a._device.launch(_COPY, (out._view(a._shape, out._strides, start), a), NO_SCALARS)
     return out
 
 
