@@ -55,8 +55,24 @@ thread_local int current = 0;  // 0: no kernel has begun on this thread
 
 bool (*idle_work)() = [] { return false; };
 
-// One loop at a time. `ticket` holds the loop's number (upper half) and its next free piece (lower
-// half), so a claim that succeeds belongs to the loop whose fields were read before it.
+// One loop at a time. A ticket says how many pieces of which loop are free: whoever changes it has
+// claimed one, and the loop whose piece that is cannot end before, nor its fields change.
+class Ticket {
+public:
+    Ticket(uint64_t loop, int count) : bits_(loop << 32 | static_cast<uint64_t>(count) << 16) {}
+    explicit Ticket(uint64_t bits) : bits_(bits) {}
+
+    uint64_t bits() const { return bits_; }
+    uint64_t loop() const { return bits_ >> 32; }
+    int count() const { return static_cast<int>(bits_ >> 16 & 0xffff); }
+    int next() const { return static_cast<int>(bits_ & 0xffff); }
+    bool has_piece() const { return next() < count(); }
+    Ticket after_claim() const { return Ticket(bits_ + 1); }
+
+private:
+    uint64_t bits_;  // the loop's number (32 bits), its pieces (16), the next free one (16)
+};
+
 class Pool {
 public:
     void run(int count, void (*piece)(const void*, int), const void* context)
@@ -69,10 +85,10 @@ public:
         start_threads(num_threads() - 1);
         piece_.store(piece, std::memory_order_relaxed);
         context_.store(context, std::memory_order_relaxed);
-        count_.store(count, std::memory_order_relaxed);
         unfinished_.store(count, std::memory_order_relaxed);
-        uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-        ticket_.store(loop << 32 | 1, std::memory_order_release);  // piece 0 is the caller's
+        uint64_t loop = Ticket(ticket_.load(std::memory_order_relaxed)).loop() + 1;
+        // Piece 0 is the caller's.
+        ticket_.store(Ticket(loop, count).after_claim().bits(), std::memory_order_release);
         tell_threads();
         piece(context, 0);
         unfinished_.fetch_sub(1, std::memory_order_release);
@@ -92,16 +108,16 @@ public:
     // Runs one free piece; false when there is none.
     bool claim_one()
     {
-        uint64_t ticket = ticket_.load(std::memory_order_acquire);
+        uint64_t bits = ticket_.load(std::memory_order_acquire);
         for (;;) {
+            Ticket ticket(bits);
+            if (!ticket.has_piece()) return false;
             auto piece = piece_.load(std::memory_order_relaxed);
             const void* context = context_.load(std::memory_order_relaxed);
-            int count = count_.load(std::memory_order_relaxed);
-            int next = static_cast<int>(ticket & 0xffffffff);
-            if (next >= count) return false;
-            if (ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+            if (ticket_.compare_exchange_weak(bits, ticket.after_claim().bits(),
+                                              std::memory_order_acq_rel,
                                               std::memory_order_acquire)) {
-                piece(context, next);
+                piece(context, ticket.next());
                 unfinished_.fetch_sub(1, std::memory_order_release);
                 return true;
             }
@@ -151,7 +167,6 @@ private:
     std::mutex busy_, starting_;
     std::atomic<int> started_{0};
     std::atomic<uint64_t> ticket_{0};
-    std::atomic<int> count_{0};
     std::atomic<int> unfinished_{0};
     std::atomic<int> sleepers_{0};
     std::atomic<uint32_t> news_{0};  // raised whenever there is something to do
