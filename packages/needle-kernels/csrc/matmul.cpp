@@ -5,6 +5,7 @@
 // the processor's own prefetching follows. A wide B is packed panel by panel instead, each just
 // before all rows of a smaller A use it. Source: Goto and van de Geijn, "Anatomy of
 // High-Performance Matrix Multiplication" (2008), where A and B have each other's role.
+#include "caches.h"
 #include "families.h"
 #include "pack.h"
 #include "strided.h"
@@ -22,7 +23,8 @@ constexpr int64_t packed_block_k = 256;
 // time: a panel of all its depth would touch a new page with every row.
 constexpr int64_t streamed_k = 32;
 constexpr int64_t cached_bytes = 1 << 20;
-constexpr int64_t block_bytes = 768 << 10;     // a packed block: second-level cache
+constexpr int64_t block_bytes = 768 << 10;     // of a packed block, where the cache has room
+constexpr int64_t line_bytes = 64;             // of a cache
 constexpr int64_t warm_bytes = 1536 << 10;     // of A: the second-level cache may keep them
 constexpr int64_t few_rows = 4 * tile_rows;    // of A, which may use B in place
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
@@ -55,12 +57,14 @@ struct Split {
 // How a part is cut: read from its size alone, so the workspace can be computed before the call.
 struct Plan {
     bool pack_a, pack_b;
+    bool copy_a;                 // a few rows at a time, with another distance between them
     bool wide;                   // all rows of A are kept, and panels of B pass by
     bool fetch_a;                // the next rows of A, where there is a panel of B only
     bool fetch_b;                // the next rows of a B that is read in place
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
     int64_t group;               // rows of A that are packed together
+    int64_t copied_row;          // elements from one copied row of A to the next
     int64_t packed_a, packed_b;  // elements
 
     int64_t elements() const { return packed_a + packed_b; }
@@ -126,6 +130,16 @@ Product<T> part_of(const Product<T>& p, const Split& split, int64_t index)
     return part;
 }
 
+// Whether the rows of a tile, read together, keep pushing each other out of the first-level cache:
+// their distance is a multiple of what one way of it holds, and it has fewer ways than there are
+// rows.
+template <class T>
+bool rows_collide(const Product<T>& p)
+{
+    int64_t distance = p.a_row * static_cast<int64_t>(sizeof(T));
+    return tile_rows > caches().first_ways && distance != 0 && distance % caches().first_way == 0;
+}
+
 template <class T>
 Plan make_plan(const Product<T>& p)
 {
@@ -136,10 +150,14 @@ Plan make_plan(const Product<T>& p)
     plan.pack_b = p.b_column != 1 || !(few || narrow);
 
     int64_t wide_depth = even_block(p.depth, packed_block_k);
-    plan.wide = plan.pack_b && p.columns >= 4 * p.rows && p.rows * wide_depth * size <= block_bytes;
+    int64_t second = caches().second_bytes;
+    plan.wide = plan.pack_b && p.columns >= 4 * p.rows &&
+                p.rows * wide_depth * size <= min64(block_bytes, second / 4 * 3);
     // A few rows that are contiguous along the depth are as good as packed.
     bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
     plan.pack_a = plan.wide || !ready;
+    plan.copy_a = !plan.pack_a && p.a_depth == 1 && p.columns > few_panels * width && p.rows > 1 &&
+                  rows_collide(p);
     plan.rows = few || plan.wide ? p.rows : tile_rows;
     plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
 
@@ -152,9 +170,12 @@ Plan make_plan(const Product<T>& p)
                                           : block_k;
     plan.depth = even_block(p.depth, most_k);
 
-    int64_t most = plan.wide ? width : max64(width, block_bytes / max64(size, plan.depth * size));
+    int64_t bytes = min64(block_bytes, second / 2);
+    int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
     plan.columns = plan.pack_b ? round_up(even_block(p.columns, most), width) : p.columns;
-    plan.packed_a = plan.pack_a ? round_up(plan.group * plan.depth, 16) : 0;
+    plan.copied_row = round_up(plan.depth * size, line_bytes) / size + line_bytes / size;
+    int64_t row = plan.pack_a ? plan.depth : plan.copy_a ? plan.copied_row : 0;
+    plan.packed_a = round_up(plan.group * row, 16);
     plan.packed_b = (plan.pack_b ? plan.columns : width) * plan.depth;
     return plan;
 }
@@ -173,6 +194,14 @@ void pack_a(const Product<T>& p, const Plan& plan, const Block& block, T* out)
               block.i1 - block.i0, block.depth(), plan.rows, out);
 }
 
+template <class T>
+void copy_a(const Product<T>& p, const Plan& plan, const Block& block, T* out)
+{
+    for (int64_t i = block.i0; i < block.i1; ++i, out += plan.copied_row)
+        std::memcpy(out, p.a + i * p.a_row + block.k0,
+                    static_cast<size_t>(block.depth()) * sizeof(T));
+}
+
 // Of a B that is read in place only a last panel that is not whole is packed.
 template <class T>
 void pack_b(const Product<T>& p, const Plan& plan, const Block& block, T* out)
@@ -182,6 +211,28 @@ void pack_b(const Product<T>& p, const Plan& plan, const Block& block, T* out)
     if (j < block.j1)
         pack_columns(p.b + block.k0 * p.b_depth + j * p.b_column, p.b_depth, p.b_column,
                      block.j1 - j, block.depth(), out);
+}
+
+// The panel of B that will be packed after this one.
+template <class T>
+Ahead<T> next_panel(const Product<T>& p, const Block& block)
+{
+    int64_t columns = min64(tile_columns<T>, p.columns - block.j1);
+    const T* at = p.b + block.k0 * p.b_depth + block.j1 * p.b_column;
+    if (columns <= 0) return {};
+    if (p.b_column == 1) return {at, block.depth(), columns, p.b_depth};
+    if (p.b_depth == 1) return {at, columns, block.depth(), p.b_column};
+    return {};
+}
+
+// Fetches the share-th of `shares` parts of what lies ahead into the second-level cache.
+template <class T>
+void fetch_share(const Ahead<T>& ahead, int64_t share, int64_t shares)
+{
+    constexpr int64_t line = line_bytes / static_cast<int64_t>(sizeof(T));
+    for (int64_t r = ahead.rows * share / shares; r < ahead.rows * (share + 1) / shares; ++r)
+        for (int64_t j = 0; j < ahead.length; j += line)
+            __builtin_prefetch(ahead.at + r * ahead.stride + j, 0, 2);
 }
 
 // The tiles of a few rows below one panel of B.
@@ -206,12 +257,16 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
                  p.accumulate || block.k0 > 0,
                  block.k1 == p.depth};
     tile.ahead = next_a;
+    Ahead<T> next_b = plan.wide ? next_panel(p, block) : Ahead<T>{};
     for (int64_t i = block.i0; i < block.i1;) {
         int height = tile_rows_for(block.i1 - i);
         tile.c = p.c + i * p.c_row + block.j0;
         if (plan.pack_a) {
             segment.a = packed_a + (i - block.i0) * depth;
             tile.a_stride = height;
+        } else if (plan.copy_a) {
+            segment.a = packed_a + (i - block.i0) * plan.copied_row;
+            tile.a_stride = plan.copied_row;
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
@@ -221,24 +276,34 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
         else
             run_tile(height, order, tile);
         tile.ahead = {};
+        fetch_share(next_b, (i - block.i0) / tile_rows,
+                    ceil_div(block.i1 - block.i0, tile_rows));
         i += height;
     }
 }
 
-// What the tiles of the rows from i on fetch of the next group of rows of A: each has a share of
-// the depth.
+// The rows of A that come after this group's, in the order of memory.
+template <class T>
+Ahead<T> next_rows(const Product<T>& p, const Plan& plan, const Block& group)
+{
+    int64_t rows = min64(plan.group, p.rows - group.i1);
+    const T* at = p.a + group.i1 * p.a_row + group.k0 * p.a_depth;
+    if (rows <= 0) return {};
+    if (p.a_depth == 1) return {at, rows, group.depth(), p.a_row};
+    if (p.a_row == 1) return {at, group.depth(), rows, p.a_depth};
+    return {};
+}
+
+// What the tiles of the rows from i on fetch of them: each has a share of the depth.
 template <class T>
 Ahead<T> next_group(const Product<T>& p, const Plan& plan, const Block& group, int64_t i)
 {
+    if (!plan.fetch_a) return {};
     int64_t share = (i - group.i0) / plan.rows, shares = plan.group / plan.rows;
-    int64_t begin = group.depth() * share / shares;
-    int64_t depth = group.depth() * (share + 1) / shares - begin;
-    int64_t rows = min64(plan.group, p.rows - group.i1);
-    const T* at = p.a + group.i1 * p.a_row + (group.k0 + begin) * p.a_depth;
-    if (!plan.fetch_a || rows <= 0 || depth == 0) return {};
-    if (p.a_depth == 1) return {at, rows, depth, p.a_row};
-    if (p.a_row == 1) return {at, depth, rows, p.a_depth};
-    return {};
+    Block part = group;
+    part.k0 = group.k0 + group.depth() * share / shares;
+    part.k1 = group.k0 + group.depth() * (share + 1) / shares;
+    return part.depth() > 0 ? next_rows(p, plan, part) : Ahead<T>{};
 }
 
 // All rows, below one packed block of B.
@@ -247,10 +312,13 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
                const T* packed_b)
 {
     constexpr int64_t width = tile_columns<T>;
+    int64_t panels = ceil_div(block.j1 - block.j0, width);
     Block group = block;
     for (; group.i0 < block.i1; group.i0 = group.i1) {
         group.i1 = min64(block.i1, group.i0 + plan.group);
         if (plan.pack_a && !plan.wide) pack_a(p, plan, group, packed_a);
+        if (plan.copy_a) copy_a(p, plan, group, packed_a);
+        Ahead<T> to_copy = plan.copy_a ? next_rows(p, plan, group) : Ahead<T>{};
         for (int64_t i = group.i0; i < group.i1; i += plan.rows)
             for (int64_t j = block.j0; j < block.j1; j += width) {
                 Block panel{i,        min64(group.i1, i + plan.rows),
@@ -258,6 +326,7 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
                             block.k0, block.k1};
                 bool packed = plan.pack_b || j + width > p.columns;
                 int64_t offset = plan.pack_b ? (j - block.j0) * block.depth() : 0;
+                fetch_share(to_copy, (j - block.j0) / width, panels);
                 run_panel(p, plan, panel, packed_a + (i - group.i0) * block.depth(),
                           packed ? packed_b + offset : p.b + block.k0 * p.b_depth + j,
                           packed ? width : p.b_depth, next_group(p, plan, group, i));

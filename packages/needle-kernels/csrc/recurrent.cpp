@@ -171,17 +171,28 @@ Array at_step(const Array& array, int64_t t)
 }
 
 // Columns [first, first + count) of every row; zeros where `from` is absent.
-template <class T>
+template <class T, bool dense = false>
 void copy_columns(const Array& to, const Array& from, int64_t first, int64_t count)
 {
     if (to.data == from.data) return;
     for (int64_t r = 0; r < to.shape[0]; ++r) {
-        Line<T> target = row_of<T>(to, r, first);
-        for_vectors<T>(count, [&](int64_t j, int64_t n) {
-            bool absent = from.data == nullptr;
-            target.store(j, n, absent ? Vec<T>{} : row_of<T>(from, r, first).load(j, n));
-        });
+        Line<T> target = units_of<T, dense>(to, r, first);
+        if (from.data == nullptr) {
+            for_vectors<T>(count, [&](int64_t j, int64_t n) { target.store(j, n, Vec<T>{}); });
+            continue;
+        }
+        Line<T> source = units_of<T, dense>(from, r, first);
+        for_vectors<T>(count, [&](int64_t j, int64_t n) { target.store(j, n, source.load(j, n)); });
     }
+}
+
+// Fetches the columns [first, first + count) of row r into the second-level cache.
+template <class T>
+void fetch_columns(const Array& matrix, int64_t r, int64_t first, int64_t count)
+{
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    const T* row = matrix.as<T>() + r * matrix.strides[0] + first;
+    for (int64_t j = 0; j < count; j += line) __builtin_prefetch(row + j, 0, 2);
 }
 
 void copy_matrix(const Array& to, const Array& from)
@@ -292,10 +303,14 @@ void lstm_steps(const Call& call)
         Array sums = at_step(gates, t), c_prev = at_step(cells, t);
         Array h = at_step(states, t + 1), c = at_step(cells, t + 1);
         for (int64_t k = 0; k < w.gates; ++k)
-            copy_columns<T>(sums, at_step(pre, t), k * w.units + own.first, own.count);
+            copy_columns<T, dense>(sums, at_step(pre, t), k * w.units + own.first, own.count);
         w.multiply(at_step(states, t), sums, group, true);
-        for (int64_t r = 0; r < sums.shape[0]; ++r)
+        Array next = at_step(pre, min64(t + 1, gates.shape[0] - 1));
+        for (int64_t r = 0; r < sums.shape[0]; ++r) {
+            for (int64_t k = 0; k < w.gates; ++k)
+                fetch_columns<T>(next, r, k * w.units + own.first, own.count);
             lstm_row<T, dense>(h, c, sums, sums, c_prev, r, own.first, own.count);
+        }
     });
 }
 

@@ -52,6 +52,7 @@ def test_large(device):
         (200, 530, 300),  # rows of a pass by blocks of b; the last of each is not whole
         (20, 130, 333),  # b in place but for its last panel
         (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
+        (35, 1024, 300),  # rows of a 4 KB apart, which some first-level caches cannot hold together
     ],
 )
 def test_blocks_and_threads(device, threads, m, k, n):
@@ -68,6 +69,16 @@ def test_blocks_and_threads(device, threads, m, k, n):
             check(nd.matmul(x, y, out=got, accumulate=True), x, y, "float32", before_sum)
     finally:
         nd.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rows", [20, 101])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_lie_a_multiple_of_4_kb_apart(device, dtype, rows):
+    whole = nd.array(draw((rows, 2048)), dtype=dtype, device=device)
+    b = nd.array(draw((1000, 290), 1), dtype=dtype, device=device)
+    for first in (0, 1048):
+        a = whole[:, first : first + 1000]
+        check(a @ b, a, b, dtype)
 
 
 @pytest.mark.parametrize("view_b", VIEWS)
