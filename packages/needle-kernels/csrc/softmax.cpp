@@ -55,6 +55,16 @@ double sum_of_exp(const Line<T>& x, int64_t size, T shift)
     return sum_along<T>(size, [&](int64_t i, int64_t n) { return vexp<T>(x.load(i, n) - shift); });
 }
 
+// The same, while the row that comes next is fetched: its maximum, found first, waits for memory.
+template <class T>
+double sum_of_exp(const Line<T>& x, int64_t size, T shift, const Line<T>& next)
+{
+    return sum_along<T>(size, [&](int64_t i, int64_t n) {
+        __builtin_prefetch(next.data + i, 0, 2);
+        return vexp<T>(x.load(i, n) - shift);
+    });
+}
+
 // What to take out for a maximum: an infinite one would make inf - inf.
 template <class T>
 Vec<T> finite_or_zero(Vec<T> highest)
@@ -288,7 +298,8 @@ void softmax_cross_entropy(const Call& call)
         using T = decltype(zero);
         Line<T> x = row_of<T>(call.arrays[2], r);
         T highest = finite_or_zero(largest(x, size));
-        double log_sum = logarithm(sum_of_exp(x, size, highest));
+        Line<T> next = row_of<T>(call.arrays[2], r + 1);
+        double log_sum = logarithm(sum_of_exp(x, size, highest, next));
         lse.as<T>()[r * lse.strides[0]] = static_cast<T>(static_cast<double>(highest) + log_sum);
         double below = static_cast<double>(highest) - static_cast<double>(x[label_of(labels, r)]);
         if (smoothing != 0)  // 0 times an infinite sum would be NaN
