@@ -186,15 +186,6 @@ void copy_columns(const Array& to, const Array& from, int64_t first, int64_t cou
     }
 }
 
-// Fetches the columns [first, first + count) of row r into the second-level cache.
-template <class T>
-void fetch_columns(const Array& matrix, int64_t r, int64_t first, int64_t count)
-{
-    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-    const T* row = matrix.as<T>() + r * matrix.strides[0] + first;
-    for (int64_t j = 0; j < count; j += line) __builtin_prefetch(row + j, 0, 2);
-}
-
 void copy_matrix(const Array& to, const Array& from)
 {
     with_float(to.dtype,
@@ -205,6 +196,23 @@ void copy_matrix(const Array& to, const Array& from)
 struct Units {
     int64_t first, count;
 };
+
+// Fetches these columns of row r into the second-level cache.
+template <class T>
+void fetch_columns(const Array& matrix, int64_t r, Units columns)
+{
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    const T* row = matrix.as<T>() + r * matrix.strides[0] + columns.first;
+    for (int64_t j = 0; j < columns.count; j += line) __builtin_prefetch(row + j, 0, 2);
+}
+
+// The same of all four gates of these units.
+template <class T>
+void fetch_gates(const Array& matrix, int64_t r, Units units)
+{
+    for (int64_t k = 0; k < 4; ++k)
+        fetch_columns<T>(matrix, r, {k * (matrix.shape[1] / 4) + units.first, units.count});
+}
 
 // A recurrent matrix of the shape (depth, gates * units), or its transpose, packed panel by panel:
 // for each group of tile_columns units one panel of every gate.
@@ -307,8 +315,7 @@ void lstm_steps(const Call& call)
         w.multiply(at_step(states, t), sums, group, true);
         Array next = at_step(pre, min64(t + 1, gates.shape[0] - 1));
         for (int64_t r = 0; r < sums.shape[0]; ++r) {
-            for (int64_t k = 0; k < w.gates; ++k)
-                fetch_columns<T>(next, r, k * w.units + own.first, own.count);
+            fetch_gates<T>(next, r, own);
             lstm_row<T, dense>(h, c, sums, sums, c_prev, r, own.first, own.count);
         }
     });
@@ -346,7 +353,15 @@ void lstm_steps_grad(const Call& call)
         if (t < 0) return;
         Array d = at_step(dpre, t), step_gates = at_step(gates, t);
         Array c = at_step(cells, t + 1), c_prev = at_step(cells, t);
+        // What the next step reads and writes was last used by the forward pass, or never.
+        int64_t next = max64(t - 1, 0);
+        Array next_d = at_step(dpre, next), next_gates = at_step(gates, next);
+        Array next_cells = at_step(cells, next), next_dy = at_step(dy, next);
         for (int64_t r = 0; r < dh.shape[0]; ++r) {
+            fetch_gates<T>(next_d, r, own);
+            fetch_gates<T>(next_gates, r, own);
+            fetch_columns<T>(next_cells, r, own);
+            if (dy.data != nullptr) fetch_columns<T>(next_dy, r, own);
             if (dy.data != nullptr) add_output_grad<T, dense>(dh, at_step(dy, t), r, own);
             lstm_grad_row<T, dense>(d, dc, dh, dc, step_gates, c, c_prev, r, own.first, own.count);
         }
