@@ -19,12 +19,15 @@ int64_t ask(int name, int64_t otherwise)
 
 Caches find()
 {
-    Caches found{8, 4096, 1 << 20};
+    Caches found{8, 4096, 1 << 20, 4096};
 #if defined(_SC_LEVEL1_DCACHE_ASSOC)
     found.first_ways = ask(_SC_LEVEL1_DCACHE_ASSOC, found.first_ways);
     int64_t bytes = ask(_SC_LEVEL1_DCACHE_SIZE, found.first_ways * found.first_way);
     found.first_way = bytes / found.first_ways;
     found.second_bytes = ask(_SC_LEVEL2_CACHE_SIZE, found.second_bytes);
+#endif
+#if defined(__x86_64__)
+    if (__builtin_cpu_is("amd")) found.read_ahead = 0;  // Zen 4: sums of 64 MB 10 % faster
 #endif
     return found;
 }

@@ -6,12 +6,15 @@
 namespace needle {
 
 struct Caches {
-    int64_t first_ways;      // lines whose addresses agree modulo first_way that level 1 can hold
-    int64_t first_way;       // bytes
-    int64_t second_bytes;    // of level 2
+    int64_t first_ways;    // of level 1: as many lines stay whose addresses agree modulo first_way
+    int64_t first_way;     // bytes
+    int64_t second_bytes;  // of level 2
+    // How far ahead, in bytes, a long read in order should ask for memory; 0 where the processor
+    // does that better by itself.
+    int64_t read_ahead;
 };
 
-// Asked of the system once; where it does not say: 8 ways of 4 KB, and 1 MB.
+// Found out once; where the system does not say: 8 ways of 4 KB, and 1 MB.
 const Caches& caches();
 
 }  // namespace needle

@@ -7,6 +7,7 @@
 // the last place of a float result.
 //
 // The order of operations depends on shapes and strides only, never on the number of threads.
+#include "caches.h"
 #include "families.h"
 #include "loops.h"
 #include "simd.h"
@@ -226,12 +227,12 @@ struct Reducer {
         return sum;
     }
 
-    // What lies 4 KB ahead is asked for: the processor by itself looks less far ahead than memory
-    // is away. Not so in a short run, behind which may be nothing that is needed.
+    // What lies ahead is asked for: some processors look less far ahead by themselves than memory is
+    // away. Not so in a short run, behind which may be nothing that is needed.
     static Vec<Acc> fold_leaf(const T* p, int64_t count)
     {
         constexpr int64_t step = lanes<Acc>, block = 4 * step * sizeof(T), line = 64;
-        const int64_t distance = count * block < 4 * 4096 ? 0 : 4096;
+        const int64_t distance = count * block < 4 * 4096 ? 0 : caches().read_ahead;
         Vec<Acc> a = broadcast(Op::template identity<Acc>), b = a, c = a, d = a;
         int64_t i = 0;
         for (; i + 4 <= count; i += 4, p += 4 * step) {
