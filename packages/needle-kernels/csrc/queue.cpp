@@ -79,10 +79,12 @@ public:
         call_.arrays = operands.arrays.data();
     }
 
+    // The thread may have begun a kernel of its own already, whose threads are counted otherwise.
     void run() const
     {
-        begin_kernel(threads_);
+        int before = begin_kernel(threads_);
         run_(call_);
+        begin_kernel(before);
     }
 
     int64_t bytes() const { return bytes_; }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -223,7 +224,7 @@ void take_steps(const void* context, int seat)
 int num_threads() { return current > 0 ? current : thread_setting(); }
 int thread_setting() { return setting.load(std::memory_order_relaxed); }
 void set_thread_setting(int n) { setting.store(n, std::memory_order_relaxed); }
-void begin_kernel(int threads) { current = threads; }
+int begin_kernel(int threads) { return std::exchange(current, threads); }
 
 void set_idle_work(bool (*work)()) { idle_work = work; }
 void announce_work() { pool->announce(); }

@@ -16,7 +16,9 @@ int num_threads();
 
 int thread_setting();            // what the next kernel will see
 void set_thread_setting(int n);  // n >= 1
-void begin_kernel(int threads);  // by launch() and the queue, before a kernel's first line
+
+// By launch() and the queue, before a kernel's first line; returns what it was on this thread.
+int begin_kernel(int threads);
 
 // Runs piece(context, i) for every i in [0, count), on up to num_threads() threads; returns when
 // all are done. The caller runs piece 0: what a core's cache holds of it serves the next loop.

@@ -76,6 +76,25 @@ def test_memory_that_is_handed_out_again_is_not_written_too_early() -> None:
         assert all((a.numpy() == 99).all() for a in later)
 
 
+def test_who_runs_waiting_calls_first_keeps_its_own_thread_count() -> None:
+    """Such a weight gradient is summed in as many parts as there are threads: its bits tell."""
+    draw = np.random.default_rng(0).standard_normal
+    x, dy = (array(draw((64, 16, 16, 16)).astype("float32")) for _ in range(2))
+    values = array(draw((1024, 1024)).astype("float32"))
+
+    def gradient(threads: int) -> np.ndarray:
+        nd.set_num_threads(threads)
+        return nd.conv_weight_grad(x, dy, 3, 1, 1).numpy()
+
+    one, two = gradient(1), gradient(2)
+    assert (one != two).any()
+    for _ in range(20):
+        nd.set_num_threads(2)
+        waiting = [nd.exp(values) for _ in range(6)]
+        np.testing.assert_array_equal(gradient(1), one)
+        del waiting
+
+
 def test_a_numpy_view_sees_every_write_at_once() -> None:
     a = array(np.zeros((ROWS, COLUMNS)))
     view = np.asarray(a)
