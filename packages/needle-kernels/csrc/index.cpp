@@ -49,15 +49,26 @@ void copy_row(T* out, int64_t out_stride, const T* in, int64_t in_stride, int64_
     for (int64_t i = 0; i < n; ++i) out[i * out_stride] = in[i * in_stride];
 }
 
+// Fetches a row that no processor foresees.
+template <class T>
+void fetch_row(const T* row, int64_t stride, int64_t n)
+{
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    if (stride != 1) return;
+    for (int64_t i = 0; i < n; i += line) __builtin_prefetch(row + i);
+}
+
 template <class T>
 void gather(const Call& call)
 {
     Matrix<T> out(call.arrays[0]), table(call.arrays[1]);
     Ids ids(call.arrays[2]);
     parallel_for(out.rows, ceil_div(grain, max64(1, out.columns)), [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r)
+        for (int64_t r = begin; r < end; ++r) {
+            if (r + 1 < end) fetch_row(table.at(ids[r + 1], 0), table.column_stride, out.columns);
             copy_row(out.at(r, 0), out.column_stride, table.at(ids[r], 0), table.column_stride,
                      out.columns);
+        }
     });
 }
 
