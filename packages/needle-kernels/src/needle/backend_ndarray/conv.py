@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from needle.backend_ndarray.checks import check_floats, check_rank, check_shape
@@ -136,6 +137,7 @@ def channels_first(images: NDArray) -> NDArray:
     return images._view((n, c, h, w), (by_n, by_c, by_h, by_w))
 
 
+@lru_cache(4096, typed=True)
 def conv_output_shape(op: str, x: Shape, w: Shape, stride: int, padding: int) -> Shape:
     """(N, OH, OW, Co) for x (N, H, W, Ci) and w (K, K, Ci, Co).
 

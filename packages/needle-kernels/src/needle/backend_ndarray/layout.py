@@ -270,16 +270,20 @@ def drop_none(index: Any, rank: int, shape: Shape) -> tuple[Any, ...]:
         IndexError: more entries than axes, or two Ellipses.
     """
     entries = index if isinstance(index, tuple) else (index,)
-    used = sum(entry is not None and entry is not Ellipsis for entry in entries)
-    ellipses = [place for place, entry in enumerate(entries) if entry is Ellipsis]
-    if used > rank or len(ellipses) > 1:
+    used, ellipses, place = 0, 0, len(entries)
+    for at, entry in enumerate(entries):
+        if entry is Ellipsis:
+            ellipses, place = ellipses + 1, at
+        elif entry is not None:
+            used += 1
+    if used > rank or ellipses > 1:
         raise IndexError(
-            f"index: too many entries: got {used} and {len(ellipses)} Ellipsis for shape {shape}: "
+            f"index: too many entries: got {used} and {ellipses} Ellipsis for shape {shape}: "
             f"need at most {rank} and one Ellipsis"
         )
-    place = ellipses[0] if ellipses else len(entries)
-    rest = (slice(None),) * (rank - used)
-    return entries[:place] + rest + entries[place + 1 :]
+    if used == rank and not ellipses:
+        return entries
+    return entries[:place] + (slice(None),) * (rank - used) + entries[place + 1 :]
 
 
 def index_view(shape: Shape, strides: Shape, offset: int, index: Any) -> tuple[Shape, Shape, int]:
@@ -300,7 +304,7 @@ def index_view(shape: Shape, strides: Shape, offset: int, index: Any) -> tuple[S
             continue
         size, step = shape[axis], strides[axis]
         if isinstance(entry, slice):
-            picked = range(*entry.indices(size))
+            picked = range(size)[entry]
             sizes.append(len(picked))
             steps.append(step * picked.step)
             # An empty slice starts nowhere, and must not move the offset out of the storage.
