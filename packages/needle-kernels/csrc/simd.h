@@ -94,6 +94,45 @@ inline void store_first(T* p, Vec<T> v, int64_t n)
     std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(T));
 }
 
+// x, or `low` in the lanes where that is larger; NaN in x stays, and in `low` is passed over. (One
+// instruction, where gcc makes two of `x < low ? low : x`.)
+template <class T>
+inline Vec<T> at_least(Vec<T> x, Vec<T> low)
+{
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm512_maskz_max_ps(0xffff, (__m512)low, (__m512)x);
+    else
+        return (Vec<T>)_mm512_maskz_max_pd(0xff, (__m512d)low, (__m512d)x);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm256_max_ps((__m256)low, (__m256)x);
+    else
+        return (Vec<T>)_mm256_max_pd((__m256d)low, (__m256d)x);
+#else
+    return x < low ? low : x;
+#endif
+}
+
+// The same with what is smaller.
+template <class T>
+inline Vec<T> at_most(Vec<T> x, Vec<T> high)
+{
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm512_maskz_min_ps(0xffff, (__m512)high, (__m512)x);
+    else
+        return (Vec<T>)_mm512_maskz_min_pd(0xff, (__m512d)high, (__m512d)x);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm256_min_ps((__m256)high, (__m256)x);
+    else
+        return (Vec<T>)_mm256_min_pd((__m256d)high, (__m256d)x);
+#else
+    return x > high ? high : x;
+#endif
+}
+
 // As many floats as a vector has doubles, as doubles. (gcc converts 512-bit vectors in halves
 // unless told.)
 inline Vec<double> load_widened(const float* p)

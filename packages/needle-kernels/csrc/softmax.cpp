@@ -15,12 +15,6 @@ constexpr double infinity = __builtin_inf();
 double logarithm(double x) { return __builtin_log(x); }
 
 template <class T>
-Vec<T> larger(Vec<T> a, Vec<T> b)
-{
-    return b > a ? b : a;  // a where b is NaN; the exponentials carry the NaN on
-}
-
-template <class T>
 T largest_lane(Vec<T> v)
 {
     T x[lanes<T>];
@@ -30,7 +24,7 @@ T largest_lane(Vec<T> v)
     return x[0];
 }
 
-// -inf for an empty row.
+// -inf for an empty row. NaN is passed over: the exponentials carry it on.
 template <class T>
 T largest(const Line<T>& x, int64_t size)
 {
@@ -39,14 +33,14 @@ T largest(const Line<T>& x, int64_t size)
     Vec<T> a = broadcast(lowest), b = a, c = a, d = a;
     int64_t i = 0;
     for (; i + 4 * width <= size; i += 4 * width) {
-        a = larger<T>(a, x.load(i, width));
-        b = larger<T>(b, x.load(i + width, width));
-        c = larger<T>(c, x.load(i + 2 * width, width));
-        d = larger<T>(d, x.load(i + 3 * width, width));
+        a = at_least<T>(a, x.load(i, width));
+        b = at_least<T>(b, x.load(i + width, width));
+        c = at_least<T>(c, x.load(i + 2 * width, width));
+        d = at_least<T>(d, x.load(i + 3 * width, width));
     }
-    for (; i + width <= size; i += width) a = larger<T>(a, x.load(i, width));
-    if (i < size) b = larger<T>(b, keep_first(x.load(i, size - i), size - i, lowest));
-    return largest_lane<T>(larger<T>(larger<T>(a, b), larger<T>(c, d)));
+    for (; i + width <= size; i += width) a = at_least<T>(a, x.load(i, width));
+    if (i < size) b = at_least<T>(b, keep_first(x.load(i, size - i), size - i, lowest));
+    return largest_lane<T>(at_least<T>(at_least<T>(a, b), at_least<T>(c, d)));
 }
 
 template <class T>
@@ -216,7 +210,7 @@ Vec<T> logsumexp_across(const T* p, int64_t lane_stride, int64_t n, const Axes& 
     for (int64_t r = 0; r < runs; ++r) {
         const T* start = p + reduced.run_offset(r);
         for (int64_t i = 0; i < size; ++i)
-            highest = larger<T>(highest, load_lanes(start + i * stride, lane_stride, n));
+            highest = at_least<T>(highest, load_lanes(start + i * stride, lane_stride, n));
     }
     highest = finite_or_zero<T>(highest);
     for (int64_t r = 0; r < runs; ++r) {

@@ -156,7 +156,7 @@ template <class T>
 inline Vec<T> expm1_of_negative(Vec<T> x)
 {
     using C = Constants<T>;
-    x = x < C::expm1_min ? broadcast(C::expm1_min) : x;
+    x = at_least<T>(x, broadcast(C::expm1_min));
     Reduced<T> part = reduce_by_ln2<T>(x);
     Vec<T> power = power_of_two<T>(part.n + round_shift<T>);
     return (power - T(1)) + power * expm1_reduced<T>(part.r);
@@ -180,8 +180,7 @@ template <class T>
 inline Vec<T> vexp(Vec<T> x)
 {
     using C = math::Constants<T>;
-    x = x > C::exp_max ? broadcast(C::exp_max) : x;  // NaN compares false and stays
-    x = x < C::exp_min ? broadcast(C::exp_min) : x;
+    x = at_least<T>(at_most<T>(x, broadcast(C::exp_max)), broadcast(C::exp_min));
     math::Reduced<T> part = math::reduce_by_ln2<T>(x);
     return math::scale<T>(math::expm1_reduced<T>(part.r) + T(1), part.n);
 }
