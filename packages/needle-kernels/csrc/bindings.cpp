@@ -405,6 +405,7 @@ PYBIND11_MODULE(cpu, m)
     m.def("isas", &isas);
     m.def("isa", [] { return targets()[current_target].name; });
     m.def("set_isa", &set_isa, py::arg("name"));
+    m.attr("MOST_THREADS") = most_threads;
     m.def("num_threads", &thread_setting);
     m.def("set_num_threads", &set_thread_setting, py::arg("n"));
 

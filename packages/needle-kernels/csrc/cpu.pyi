@@ -11,6 +11,9 @@ KERNELS: tuple[str, ...]
 DEVICES: tuple[str, ...]
 """The names of the devices; a device's number is its place."""
 
+MOST_THREADS: int
+"""What set_num_threads takes at most."""
+
 class Storage:
     """Aligned memory for elements of one dtype."""
 

@@ -276,8 +276,7 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
         else
             run_tile(height, order, tile);
         tile.ahead = {};
-        fetch_share(next_b, (i - block.i0) / tile_rows,
-                    ceil_div(block.i1 - block.i0, tile_rows));
+        fetch_share(next_b, (i - block.i0) / tile_rows, ceil_div(block.i1 - block.i0, tile_rows));
         i += height;
     }
 }

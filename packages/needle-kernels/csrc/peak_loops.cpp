@@ -34,9 +34,8 @@ void run_chains(const void* context, int piece)
 template <class T>
 double multiply_add(int64_t rounds)
 {
-    constexpr int most_threads = 1024;
     static T sink[most_threads];
-    int threads = static_cast<int>(min64(num_threads(), most_threads));
+    int threads = num_threads();
     Chains<T> work{rounds, T(0.5), T(0.5), sink};
     run_pieces(threads, run_chains<T>, &work);
     return 2.0 * static_cast<double>(rounds) * chains * lanes<T> * threads;

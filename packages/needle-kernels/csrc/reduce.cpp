@@ -227,8 +227,8 @@ struct Reducer {
         return sum;
     }
 
-    // What lies ahead is asked for: some processors look less far ahead by themselves than memory is
-    // away. Not so in a short run, behind which may be nothing that is needed.
+    // What lies ahead is asked for: some processors look less far ahead by themselves than memory
+    // is away. Not so in a short run, behind which may be nothing that is needed.
     static Vec<Acc> fold_leaf(const T* p, int64_t count)
     {
         constexpr int64_t step = lanes<Acc>, block = 4 * step * sizeof(T), line = 64;

@@ -18,7 +18,6 @@ namespace needle {
 
 namespace {
 
-constexpr int most_threads = 1024;
 constexpr int waiting_turns =
     2000;  // for the last pieces, before the caller offers its core to others
 

@@ -10,12 +10,14 @@
 
 namespace needle {
 
+constexpr int most_threads = 1024;
+
 // How many threads the kernel that runs on this thread may use: the same from its first line to its
 // last, whatever another thread sets meanwhile.
 int num_threads();
 
 int thread_setting();            // what the next kernel will see
-void set_thread_setting(int n);  // n >= 1
+void set_thread_setting(int n);  // 1 to most_threads
 
 // By launch() and the queue, before a kernel's first line; returns what it was on this thread.
 int begin_kernel(int threads);

@@ -33,6 +33,8 @@ class TestThreads:
             assert nd.num_threads() == 3
             with pytest.raises(ValueError, match="set_num_threads: got 0: need at least 1"):
                 nd.set_num_threads(0)
+            with pytest.raises(ValueError, match="set_num_threads: got 1025: need at most 1024"):
+                nd.set_num_threads(1025)
             with pytest.raises(TypeError):
                 nd.set_num_threads(1.5)
             assert nd.num_threads() == 3

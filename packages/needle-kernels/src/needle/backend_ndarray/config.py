@@ -49,12 +49,14 @@ def set_num_threads(n: SupportsIndex) -> None:
     """Lets one kernel use at most n threads.
 
     Raises:
-        ValueError: n is less than 1.
+        ValueError: n is less than 1, or more than 1024.
         TypeError: n is not an integer.
     """
     count = operator.index(n)
     if count < 1:
         raise ValueError(f"set_num_threads: got {count}: need at least 1")
+    if count > _cpu.MOST_THREADS:
+        raise ValueError(f"set_num_threads: got {count}: need at most {_cpu.MOST_THREADS}")
     _cpu.set_num_threads(count)
 
 
