@@ -111,8 +111,11 @@ public:
         std::lock_guard<std::mutex> lock(pushing_);
         uint64_t number = newest() + 1;
         if (number > most_calls) wait_for(number - most_calls);
-        while (waiting_bytes_.load(std::memory_order_relaxed) + bytes > most_bytes && !idle())
-            wait_for(done_.load(std::memory_order_relaxed) + 1);
+        while (waiting_bytes_.load(std::memory_order_relaxed) + bytes > most_bytes) {
+            uint64_t done = done_.load(std::memory_order_acquire);  // once: it may grow meanwhile
+            if (done == newest()) break;
+            wait_for(done + 1);
+        }
         bool many = call.count > most_usual_operands;
         if (many) wait_for(std::exchange(last_with_many_, number));
         calls_[number % most_calls].set(entry, call, bytes,
