@@ -76,6 +76,17 @@ def test_memory_that_is_handed_out_again_is_not_written_too_early() -> None:
         assert all((a.numpy() == 99).all() for a in later)
 
 
+def test_the_numpy_device_does_not_write_into_a_block_too_early() -> None:
+    """Its kernels are the host's, and its blocks those of the same allocator."""
+    values = array(draw())
+    for _ in range(50):
+        waiting = [-values for _ in range(8)]
+        del waiting  # the blocks are free, but most calls have yet to write them
+        filled = [nd.full((ROWS, COLUMNS), 99.0, device=nd.cpu_numpy()) for _ in range(8)]
+        nd.synchronize()
+        assert all((a.numpy() == 99).all() for a in filled)
+
+
 def test_who_runs_waiting_calls_first_keeps_its_own_thread_count() -> None:
     """Such a weight gradient is summed in as many parts as there are threads: its bits tell."""
     draw = np.random.default_rng(0).standard_normal
