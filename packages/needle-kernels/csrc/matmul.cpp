@@ -31,6 +31,10 @@ constexpr int64_t few_panels = 4;              // of a B that is used in place b
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
 constexpr int64_t parallel_work = 100000;      // multiply-adds that are worth a second thread
 constexpr int64_t packing_rows = 6;            // multiplying so many rows costs what packing B does
+constexpr int64_t cut_rows = 4;                // parts of a product are multiples of so many rows
+// What a core fetches ahead behind its own columns, another may just have written: beside columns
+// of another thread each row costs as much as with so many more.
+constexpr int64_t disturbed_columns = 32;
 
 template <class T>
 struct Product {
@@ -78,14 +82,14 @@ inline int64_t even_block(int64_t n, int64_t most)
     return ceil_div(n, max64(1, ceil_div(n, most)));
 }
 
-// The rows and columns of the largest of a product's parts, which are cut at whole tiles.
+// The rows and columns of the largest of a product's parts, which are cut at whole vectors.
 template <class T>
 Product<T> largest_part(const Product<T>& p, const Split& split)
 {
     Product<T> part = p;
-    part.rows = min64(p.rows, ceil_div(ceil_div(p.rows, tile_rows), split.rows) * tile_rows);
-    part.columns = min64(
-        p.columns, ceil_div(ceil_div(p.columns, tile_columns<T>), split.columns) * tile_columns<T>);
+    part.rows = min64(p.rows, ceil_div(ceil_div(p.rows, cut_rows), split.rows) * cut_rows);
+    part.columns =
+        min64(p.columns, ceil_div(ceil_div(p.columns, lanes<T>), split.columns) * lanes<T>);
     return part;
 }
 
@@ -100,7 +104,9 @@ Split split_product(const Product<T>& p, int threads)
         if (threads % rows != 0) continue;
         Split split{rows, threads / rows};
         Product<T> part = largest_part(p, split);
-        int64_t work = (part.rows + packing_rows) * part.columns;
+        bool in_place = part.rows <= few_rows && p.b_column == 1;
+        int64_t work = (part.rows + (in_place ? 0 : packing_rows)) *
+                       (part.columns + (split.columns > 1 ? disturbed_columns : 0));
         if (least >= 0 && work >= least) continue;
         least = work;
         best = split;
@@ -108,21 +114,21 @@ Split split_product(const Product<T>& p, int threads)
     return best;
 }
 
-// Where the i-th of `parts` parts of n begins.
-inline int64_t cut(int64_t n, int64_t tile, int64_t i, int64_t parts)
+// Where the i-th of `parts` parts of n begins, a multiple of `unit`.
+inline int64_t cut(int64_t n, int64_t unit, int64_t i, int64_t parts)
 {
-    return min64(n, ceil_div(n, tile) * i / parts * tile);
+    return min64(n, ceil_div(n, unit) * i / parts * unit);
 }
 
 template <class T>
 Product<T> part_of(const Product<T>& p, const Split& split, int64_t index)
 {
     int64_t r = index / split.columns, c = index % split.columns;
-    int64_t i = cut(p.rows, tile_rows, r, split.rows);
-    int64_t j = cut(p.columns, tile_columns<T>, c, split.columns);
+    int64_t i = cut(p.rows, cut_rows, r, split.rows);
+    int64_t j = cut(p.columns, lanes<T>, c, split.columns);
     Product<T> part = p;
-    part.rows = cut(p.rows, tile_rows, r + 1, split.rows) - i;
-    part.columns = cut(p.columns, tile_columns<T>, c + 1, split.columns) - j;
+    part.rows = cut(p.rows, cut_rows, r + 1, split.rows) - i;
+    part.columns = cut(p.columns, lanes<T>, c + 1, split.columns) - j;
     part.a += i * p.a_row;
     part.b += j * p.b_column;
     part.c += i * p.c_row + j;
@@ -240,7 +246,6 @@ template <class T>
 void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
                const T* b, int64_t b_stride, const Ahead<T>& next_a)
 {
-    constexpr int64_t width = tile_columns<T>;
     int64_t depth = block.depth();
     RowOrder order =
         plan.pack_a || p.a_row == 1 ? RowOrder::rows_contiguous : RowOrder::k_contiguous;
@@ -270,7 +275,7 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
-        if (plan.wide) tile.ahead = {tile.c, height, width, p.c_row};
+        if (plan.wide) tile.ahead = {tile.c, height, tile.columns, p.c_row};
         if (plan.fetch_b)
             run_tile<T, streamed_k>(height, order, tile);
         else

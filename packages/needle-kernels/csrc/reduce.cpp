@@ -203,9 +203,7 @@ struct Reducer {
     {
         Acc x[lanes<Acc>];
         store(x, v);
-        for (int half = lanes<Acc> / 2; half > 0; half /= 2)
-            for (int i = 0; i < half; ++i) x[i] = Op::apply(x[i], x[i + half]);
-        return x[0];
+        return fold_pairs(x);
     }
 
     // Pairwise above leaves of some vectors; lanes stay apart. As in a binary counter, sums[k] is
@@ -266,9 +264,7 @@ struct Reducer {
         for (; i + chains <= n; i += chains)
             for (int k = 0; k < chains; ++k) acc[k] = Op::apply(acc[k], Acc(p[(i + k) * stride]));
         for (; i < n; ++i) acc[0] = Op::apply(acc[0], Acc(p[i * stride]));
-        for (int half = chains / 2; half > 0; half /= 2)
-            for (int k = 0; k < half; ++k) acc[k] = Op::apply(acc[k], acc[k + half]);
-        return acc[0];
+        return fold_pairs(acc);
     }
 
     // Calls body(p, stride, n) for the runs along reduced axis 0 that make up the elements [begin,
@@ -317,45 +313,62 @@ struct Reducer {
         return Op::apply(fold(base, begin, mid), fold(base, mid, end));
     }
 
-    // acc[j] op= the n elements p[j * column + i * row]: four rows at a time, a quarter of all
-    // apart, since memory delivers four streams faster than one.
+    // acc[j] op= the n elements p[j * column + i * row].
     static void fold_rows(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
                           int64_t width)
     {
-        int64_t quarter = n / 4, apart = quarter * row, i = 0;
-        for (; i < quarter; ++i, p += row) {
-            const T *a = p, *b = p + apart, *c = p + 2 * apart, *d = p + 3 * apart;
-            int64_t j = column == 1 ? fold_four_rows(acc, a, b, c, d, width) : 0;
-            for (int64_t k = j * column; j < width; ++j, k += column)
-                acc[j] = Op::apply(acc[j], Op::apply(Op::apply(Acc(a[k]), Acc(b[k])),
-                                                     Op::apply(Acc(c[k]), Acc(d[k]))));
-        }
-        for (i *= 4, p += 3 * apart; i < n; ++i, p += row) {
-            int64_t j = column == 1 ? fold_row(acc, p, width) : 0;
-            for (; j < width; ++j) acc[j] = Op::apply(acc[j], Acc(p[j * column]));
-        }
+        int64_t done = fold_streams<8>(acc, p, column, row, n, width);
+        done += fold_streams<4>(acc, p + done * row, column, row, n - done, width);
+        fold_streams<1>(acc, p + done * row, column, row, n - done, width);
     }
 
-    // The whole vectors of dense rows; returns how many columns they have. (Compilers do not
-    // vectorize Max and Min by themselves.)
-    static int64_t fold_four_rows(Acc* acc, const T* a, const T* b, const T* c, const T* d,
-                                  int64_t width)
+    // The same for as many rows as can be read in `streams` equal streams; returns how many. Memory
+    // delivers several streams faster than one, and acc is read and written less often.
+    template <int streams>
+    static int64_t fold_streams(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
+                                int64_t width)
+    {
+        int64_t length = n / streams, apart = length * row;
+        for (int64_t i = 0; i < length; ++i, p += row) {
+            int64_t next = i + 1 < length ? row : 0;
+            int64_t j = column == 1 ? fold_dense<streams>(acc, p, apart, next, width) : 0;
+            for (; j < width; ++j) {
+                Acc x[streams];
+                for (int r = 0; r < streams; ++r) x[r] = Acc(p[j * column + r * apart]);
+                acc[j] = Op::apply(acc[j], fold_pairs(x));
+            }
+        }
+        return length * streams;
+    }
+
+    // The whole vectors of dense rows; returns how many columns they have. The streams' next rows
+    // are fetched: no processor foresees where they begin. (Compilers do not vectorize Max and Min
+    // by themselves.)
+    template <int streams>
+    static int64_t fold_dense(Acc* acc, const T* p, int64_t apart, int64_t next, int64_t width)
     {
         int64_t j = 0;
-        for (; j + lanes<Acc> <= width; j += lanes<Acc>) {
-            Vec<Acc> ab = Op::apply(load_as(a + j, Acc{}), load_as(b + j, Acc{}));
-            Vec<Acc> cd = Op::apply(load_as(c + j, Acc{}), load_as(d + j, Acc{}));
-            store(acc + j, Op::apply(load(acc + j), Op::apply(ab, cd)));
+        for (; j + lanes<Acc> <= width; j += lanes<Acc>, p += lanes<Acc>) {
+            Vec<Acc> x[streams];
+#pragma GCC unroll 8
+            for (int r = 0; r < streams; ++r) {
+                x[r] = load_as(p + r * apart, Acc{});
+                __builtin_prefetch(p + r * apart + next, 0, 2);
+            }
+            store(acc + j, Op::apply(load(acc + j), fold_pairs(x)));
         }
         return j;
     }
 
-    static int64_t fold_row(Acc* acc, const T* p, int64_t width)
+    // A power of two of values, pairwise.
+    template <class V, int count>
+    static V fold_pairs(V (&x)[count])
     {
-        int64_t j = 0;
-        for (; j + lanes<Acc> <= width; j += lanes<Acc>)
-            store(acc + j, Op::apply(load(acc + j), load_as(p + j, Acc{})));
-        return j;
+#pragma GCC unroll 4
+        for (int half = count / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+            for (int i = 0; i < half; ++i) x[i] = Op::apply(x[i], x[i + half]);
+        return x[0];
     }
 
     // Rows of a few columns that follow each other in memory: several make one row of about 64.

@@ -132,21 +132,22 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
 
 constexpr int64_t fetch_interval = 8;
 
-// With b_ahead, every k also fetches the row of B that lies so many rows further on.
-template <class T, int MR, int NV, RowOrder order, int b_ahead = 0>
+// With b_ahead, every k also fetches the row of B that lies so many rows further on. `width`: the
+// lanes of a vector, or half of them for a tile of so few columns.
+template <class T, int MR, int NV, RowOrder order, int b_ahead = 0, int width = lanes<T>>
 void run_tile(const Tile<T>& tile)
 {
-    constexpr int width = lanes<T>;
+    typedef T V __attribute__((vector_size(width * sizeof(T))));
     constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));  // of a cache
     constexpr bool by_rows = order == RowOrder::rows_contiguous;
     // Three rows share a base pointer, at 0, 1 and 2 strides: x86 addresses each in one operand.
     constexpr int groups = by_rows ? 1 : (MR + 2) / 3;
     Ahead<T> ahead = tile.ahead;
-    Vec<T> sum[MR][NV];
+    V sum[MR][NV];
 #pragma GCC unroll 32
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[i][v] = Vec<T>{};
+        for (int v = 0; v < NV; ++v) sum[i][v] = V{};
 
     const int64_t a_stride = tile.a_stride, b_stride = tile.b_stride;
     for (int64_t s = 0; s < tile.segment_count; ++s) {
@@ -155,10 +156,10 @@ void run_tile(const Tile<T>& tile)
         const T* base[groups];
         for (int g = 0; g < groups; ++g) base[g] = segment.a + 3 * g * a_stride;
         auto add_k = [&](int u) __attribute__((always_inline)) {
-            Vec<T> row[NV];
+            V row[NV];
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) {
-                row[v] = load(b + v * width);
+                std::memcpy(&row[v], b + v * width, sizeof(V));
                 if (b_ahead > 0) __builtin_prefetch(b + b_ahead * b_stride + v * width);
             }
             b += b_stride;
@@ -166,7 +167,7 @@ void run_tile(const Tile<T>& tile)
             for (int i = 0; i < MR; ++i) {
                 T x = by_rows ? base[0][i] : base[by_rows ? 0 : i / 3][(i % 3) * a_stride + u];
 #pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) sum[i][v] += broadcast(x) * row[v];
+                for (int v = 0; v < NV; ++v) sum[i][v] += (x - V{}) * row[v];
             }
         };
         auto advance = [&](int64_t step) __attribute__((always_inline)) {
@@ -205,7 +206,13 @@ void run_tile(const Tile<T>& tile)
         }
         add_all(k, [] {});
     }
-    store_tile<T, MR, NV>(tile, sum);
+    if constexpr (width < lanes<T>) {
+        Vec<T> whole[MR][NV] = {};
+        for (int i = 0; i < MR; ++i) std::memcpy(&whole[i][0], &sum[i][0], sizeof(V));
+        store_tile<T, MR, NV>(tile, whole);
+    } else {
+        store_tile<T, MR, NV>(tile, sum);
+    }
 }
 
 // Rows of one call to run_tile: the largest size that fits in what is left, or the next where two
@@ -219,22 +226,35 @@ inline int tile_rows_for(int64_t rows)
     return sizes[i] > 4 && (rest == 2 || rest == 3) ? sizes[i + 1] : sizes[i];
 }
 
-template <class T, int NV, RowOrder order, int b_ahead>
+template <class T, int NV, RowOrder order, int b_ahead, int width = lanes<T>>
 inline void run_tile_rows(int rows, const Tile<T>& tile)
 {
     switch (rows) {
-        case 1: return run_tile<T, 1, NV, order, b_ahead>(tile);
-        case 2: return run_tile<T, 2, NV, order, b_ahead>(tile);
-        case 4: return run_tile<T, 4, NV, order, b_ahead>(tile);
+        case 1: return run_tile<T, 1, NV, order, b_ahead, width>(tile);
+        case 2: return run_tile<T, 2, NV, order, b_ahead, width>(tile);
+        case 4: return run_tile<T, 4, NV, order, b_ahead, width>(tile);
 #if defined(__AVX2__)
-        case 6: return run_tile<T, 6, NV, order, b_ahead>(tile);
+        case 6: return run_tile<T, 6, NV, order, b_ahead, width>(tile);
 #endif
 #if defined(__AVX512F__)
-        case 8: return run_tile<T, 8, NV, order, b_ahead>(tile);
-        case 12: return run_tile<T, 12, NV, order, b_ahead>(tile);
+        case 8: return run_tile<T, 8, NV, order, b_ahead, width>(tile);
+        case 12: return run_tile<T, 12, NV, order, b_ahead, width>(tile);
 #endif
         default: return;
     }
+}
+
+// Half a vector costs half as much where a processor splits its vectors.
+template <class T, RowOrder order, int b_ahead>
+inline void run_tile_columns(int rows, const Tile<T>& tile)
+{
+    constexpr int width = lanes<T>;
+    if (tile.columns > width)
+        run_tile_rows<T, 2, order, b_ahead>(rows, tile);
+    else if (tile.columns > width / 2)
+        run_tile_rows<T, 1, order, b_ahead>(rows, tile);
+    else
+        run_tile_rows<T, 1, order, b_ahead, width / 2>(rows, tile);
 }
 
 // `rows` is a value of tile_rows_for; tile.columns is at most tile_columns. Columns beyond
@@ -242,18 +262,10 @@ inline void run_tile_rows(int rows, const Tile<T>& tile)
 template <class T, int b_ahead = 0>
 inline void run_tile(int rows, RowOrder order, const Tile<T>& tile)
 {
-    bool narrow = tile.columns <= lanes<T>;
-    if (order == RowOrder::rows_contiguous) {
-        if (narrow)
-            run_tile_rows<T, 1, RowOrder::rows_contiguous, b_ahead>(rows, tile);
-        else
-            run_tile_rows<T, 2, RowOrder::rows_contiguous, b_ahead>(rows, tile);
-    } else {
-        if (narrow)
-            run_tile_rows<T, 1, RowOrder::k_contiguous, b_ahead>(rows, tile);
-        else
-            run_tile_rows<T, 2, RowOrder::k_contiguous, b_ahead>(rows, tile);
-    }
+    if (order == RowOrder::rows_contiguous)
+        run_tile_columns<T, RowOrder::rows_contiguous, b_ahead>(rows, tile);
+    else
+        run_tile_columns<T, RowOrder::k_contiguous, b_ahead>(rows, tile);
 }
 
 // tile.rows rows, at most narrow_tile_rows, by at most one vector of columns; A's rows contiguous.

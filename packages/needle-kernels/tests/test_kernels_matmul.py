@@ -52,6 +52,8 @@ def test_large(device):
         (200, 530, 300),  # rows of a pass by blocks of b; the last of each is not whole
         (20, 130, 333),  # b in place but for its last panel
         (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
+        (20, 200, 800),  # parts of columns that end in half a panel
+        (200, 90, 40),  # parts of rows that end in a small tile; half a vector of columns
         (35, 1024, 300),  # rows of a 4 KB apart, which some first-level caches cannot hold together
     ],
 )
