@@ -70,7 +70,7 @@ void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b, int64_t beg
             int height = tile_rows_for(p.rows - i);
             segment.a = p.a + i * p.a_row;
             tile.c = p.c + i * p.c_row + j;
-            if (p.accumulate) tile.ahead = {tile.c, height, width, p.c_row};
+            if (p.accumulate) tile.ahead = {tile.c, height, tile.columns, p.c_row};
             run_tile<T, rows_ahead>(height, order, tile);
             i += height;
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.dtypes import INT64, DType
-from ..backend_ndarray.layout import Shape, normalize_axes
+from ..backend_ndarray.layout import Shape, as_ints, normalize_axes
 from . import elementwise, shape
 from .common import Axes, as_float, unbroadcast
 
@@ -17,15 +18,11 @@ class Reduction(TensorOp):
     """An operation that reduces `axes` (None: all); with `keepdims` they stay, with size 1."""
 
     def __init__(self, axes: Axes = None, keepdims: bool = False) -> None:
-        self.axes = tuple(axes) if isinstance(axes, list) else axes
+        self.axes = None if axes is None else as_ints(self.name, axes)
         self.keepdims = keepdims
 
     def infer(self, a: Tensor) -> Spec:
-        rank = len(a.shape)
-        reduced = normalize_axes(self.name, self.axes, rank)
-        if self.keepdims:
-            return Spec(kept_shape(a.shape, reduced), self.result_dtype(a.dtype))
-        left = tuple([size for k, size in enumerate(a.shape) if k not in reduced])
+        left = _reduced_shape(self.name, a.shape, self.axes, self.keepdims)
         return Spec(left, self.result_dtype(a.dtype))
 
     def result_dtype(self, dtype: DType) -> DType:
@@ -34,15 +31,19 @@ class Reduction(TensorOp):
 
     def spread(self, reduced: Tensor, a: Tensor) -> Tensor:
         """A result (or its gradient) repeated to the shape of the input."""
-        kept = kept_shape(a.shape, normalize_axes(self.name, self.axes, len(a.shape)))
+        kept = _reduced_shape(self.name, a.shape, self.axes, True)
         if reduced.shape != kept:
             reduced = shape.reshape(reduced, kept)
         return reduced if kept == a.shape else shape.broadcast_to(reduced, a.shape)
 
 
-def kept_shape(sizes: Shape, reduced: Shape) -> Shape:
-    """The shape with each reduced axis at size 1."""
-    return tuple([1 if k in reduced else size for k, size in enumerate(sizes)])
+@lru_cache(4096)
+def _reduced_shape(op: str, sizes: Shape, axes: Shape | None, keepdims: bool) -> Shape:
+    """The shape without the reduced axes, or with them at size 1."""
+    reduced = normalize_axes(op, axes, len(sizes))
+    if keepdims:
+        return tuple([1 if k in reduced else size for k, size in enumerate(sizes)])
+    return tuple([size for k, size in enumerate(sizes) if k not in reduced])
 
 
 class Summation(Reduction):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from .. import backend_ndarray as nd
@@ -206,9 +208,17 @@ class Spaced(TensorOp):
 
     def index(self, rank: int) -> tuple[slice, ...]:
         """Selects the places that Dilate fills and UnDilate keeps."""
-        axes = normalize_axes(self.name, self.axes, rank)
-        step = self.dilation + 1
-        return tuple([slice(None, None, step if k in axes else 1) for k in range(rank)])
+        return tuple([slice(None, None, step) for step in self.steps(rank)])
+
+    def steps(self, rank: int) -> Shape:
+        """Along each axis, the distance from one such place to the next."""
+        return _steps(self.name, self.axes, self.dilation + 1, rank)
+
+
+@lru_cache(4096)
+def _steps(op: str, axes: Shape, step: int, rank: int) -> Shape:
+    spaced = normalize_axes(op, axes, rank)
+    return tuple([step if k in spaced else 1 for k in range(rank)])
 
 
 class Dilate(Spaced):
@@ -221,9 +231,7 @@ class Dilate(Spaced):
 
     def grown(self, shape: Shape) -> Shape:
         """The shape with room for the zeros."""
-        axes = normalize_axes("dilate", self.axes, len(shape))
-        step = self.dilation + 1
-        return tuple([size * step if k in axes else size for k, size in enumerate(shape)])
+        return tuple(map(operator.mul, shape, self.steps(len(shape))))
 
     def compute(self, a: NDArray) -> NDArray:
         out = a.device.zeros(self.grown(a.shape), dtype=a.dtype)
@@ -240,8 +248,8 @@ class UnDilate(Spaced):
     name = "undilate"
 
     def infer(self, a: Tensor) -> Spec:
-        index = self.index(len(a.shape))
-        return Spec(index_view(a.shape, compact_strides(a.shape), 0, index)[0], a.dtype)
+        steps = self.steps(len(a.shape))
+        return Spec(tuple([-(-n // k) for n, k in zip(a.shape, steps, strict=True)]), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a[self.index(a.ndim)]

@@ -38,6 +38,8 @@ def as_shape(op: str, sizes: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
 
 def as_ints(op: str, values: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
     """A tuple of ints from an int or several; TypeError where one is not an integer."""
+    if type(values) is int:
+        return (values,)
     try:
         if type(values) is tuple or isinstance(values, Iterable):
             return tuple(map(operator.index, values))

@@ -78,6 +78,17 @@ def windows(
     kernel = _pair(op, "kernel_size", kernel_size)
     step = kernel if stride is None else _pair(op, "stride", stride)
     around = _pair(op, "padding", padding)
+    return _checked_windows(op, kernel, step, around, bool(ceil_mode))
+
+
+@lru_cache(4096)
+def _checked_windows(
+    op: str,
+    kernel: tuple[int, int],
+    step: tuple[int, int],
+    around: tuple[int, int],
+    ceil_mode: bool,
+) -> Windows:
     if min(kernel + step) < 1:
         raise ShapeError(f"{op}: got kernel_size {kernel}, stride {step}: need sizes >= 1")
     if not (0 <= 2 * around[0] <= kernel[0] and 0 <= 2 * around[1] <= kernel[1]):
@@ -85,7 +96,7 @@ def windows(
             f"{op}: padding does not fit: got padding {around}, kernel_size {kernel}: "
             "need 0 <= padding <= kernel_size / 2"
         )
-    return Windows(kernel, step, around, bool(ceil_mode))
+    return Windows(kernel, step, around, ceil_mode)
 
 
 def _pair(op: str, name: str, value: Size) -> tuple[int, int]:

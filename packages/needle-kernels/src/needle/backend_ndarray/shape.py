@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, SupportsIndex
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, SupportsIndex
 
 from needle.backend_ndarray.dtypes import promote
 from needle.backend_ndarray.errors import ShapeError
@@ -24,7 +25,6 @@ from needle.backend_ndarray.ndarray import (
     check_same_device,
     copy_into,
     new,
-    wrap,
 )
 
 __all__ = [
@@ -81,12 +81,11 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
         ShapeError: not one pair per axis, or a negative width.
     """
     a = as_array(a)
-    widths = _pad_widths(a._shape, pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs)
-    shape = tuple([s + left + right for s, (left, right) in zip(a._shape, widths, strict=True)])
-    out = _empty_like_order(a, shape)
-    start = sum([left * step for (left, _), step in zip(widths, out._strides, strict=True)])
+    widths = pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs
+    plan = _pad_plan(a._shape, a._strides, tuple([as_ints("pad", pair) for pair in widths]))
+    out = new(a._device, plan.shape, a._dtype)._view(plan.shape, plan.strides)
     a._device.launch(_FILL, (out, 0), NO_SCALARS)
-    a._device.launch(_COPY, (out._view(a._shape, out._strides, start), a), NO_SCALARS)
+    a._device.launch(_COPY, (out._view(a._shape, plan.strides, plan.start), a), NO_SCALARS)
     return out
 
 
@@ -95,20 +94,24 @@ def _nested(pairs: Any) -> bool:
     return isinstance(pairs, Iterable) and isinstance(next(iter(pairs), ()), Iterable)
 
 
-def _pad_widths(shape: Shape, pairs: Sequence[Any]) -> list[tuple[int, int]]:
-    widths = [as_ints("pad", pair) for pair in pairs]
-    if len(widths) != len(shape) or any(len(w) != 2 or min(w) < 0 for w in widths):
+class PadPlan(NamedTuple):
+    """The layout of a padded array, in the memory order of the inner one, and where that begins."""
+
+    shape: Shape
+    strides: Shape
+    start: int
+
+
+@lru_cache(4096)
+def _pad_plan(inner: Shape, strides: Shape, widths: tuple[Shape, ...]) -> PadPlan:
+    if len(widths) != len(inner) or any(len(w) != 2 or min(w) < 0 for w in widths):
         raise ShapeError(
-            f"pad: widths do not fit: got {tuple(widths)} for shape {shape}: "
+            f"pad: widths do not fit: got {widths} for shape {inner}: "
             "need one pair (left, right) >= 0 per axis"
         )
-    return [(w[0], w[1]) for w in widths]
-
-
-def _empty_like_order(a: NDArray, shape: Shape) -> NDArray:
-    """A new array of another shape whose axes lie in memory in the order of a's."""
-    out = new(a._device, shape, a._dtype)
-    return wrap(out._handle, shape, dense_strides(shape, a._strides), 0, a._dtype, a._device)
+    shape = tuple([size + sum(w) for size, w in zip(inner, widths, strict=True)])
+    steps = dense_strides(shape, strides)
+    return PadPlan(shape, steps, sum([w[0] * step for w, step in zip(widths, steps, strict=True)]))
 
 
 def concatenate(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
