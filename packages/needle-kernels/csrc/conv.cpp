@@ -58,7 +58,8 @@ struct Share {
 
 // `rows` rows of the result from c on, the panels [share.panel0, share.panel1), in blocks of rows.
 // `first` are the segments of the first row and panel, but `a_shift` away; behind them is room for
-// a tile's. (These are only written: to add to what was just written would wait for the write.)
+// a tile's. (These are only written: to add to what was just written would wait for the write.) The
+// first panel's tiles fetch the pixels below theirs, which the next row of results adds.
 template <class T>
 void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_shift,
               const Walk& rows, T* c, const Share& share)
@@ -80,6 +81,11 @@ void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_
                     segments[s] = {first[s].a + a_shift + i * rows.a, first[s].b + b_shift,
                                    first[s].k};
                 tile.c = c + i * rows.c + j;
+                tile.ahead = {};
+                if (panel == share.panel0 && count > 0) {
+                    const T* last_row = segments[count - 1].a;
+                    tile.ahead = {last_row + p.from.row_stride, height, p.from.c, rows.a};
+                }
                 run_tile(height, RowOrder::k_contiguous, tile);
                 i += height;
             }
