@@ -1,4 +1,4 @@
-// What the kernels know of the processor's caches. Each core is taken to have its own two levels.
+// What the kernels know of the processor's caches. Each core is taken to have its own second level.
 #pragma once
 
 #include <cstdint>
@@ -6,15 +6,13 @@
 namespace needle {
 
 struct Caches {
-    int64_t first_ways;    // of level 1: as many lines stay whose addresses agree modulo first_way
-    int64_t first_way;     // bytes
     int64_t second_bytes;  // of level 2
     // How far ahead, in bytes, a long read in order should ask for memory; 0 where the processor
     // does that better by itself.
     int64_t read_ahead;
 };
 
-// Found out once; where the system does not say: 8 ways of 4 KB, and 1 MB.
+// Found out once; where the system does not say: 1 MB.
 const Caches& caches();
 
 }  // namespace needle

@@ -13,6 +13,7 @@
 // The last is in conv_weight_grad.cpp; conv.h has what all three share.
 #include "conv.h"
 
+#include "caches.h"
 #include "families.h"
 
 namespace needle::NEEDLE_TARGET {
@@ -58,13 +59,16 @@ struct Share {
 
 // `rows` rows of the result from c on, the panels [share.panel0, share.panel1), in blocks of rows.
 // `first` are the segments of the first row and panel, but `a_shift` away; behind them is room for
-// a tile's. (These are only written: to add to what was just written would wait for the write.) The
-// first panel's tiles fetch the pixels below theirs, which the next row of results adds.
+// a tile's. (These are only written: to add to what was just written would wait for the write.) Of
+// large images the first panel's tiles fetch the pixels below theirs, which the next row of results
+// adds.
 template <class T>
 void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_shift,
               const Walk& rows, T* c, const Share& share)
 {
     constexpr int64_t width = tile_columns<T>;
+    int64_t bytes = p.from.n * p.from.image_stride * int64_t{sizeof(T)};
+    bool fetches = count > 0 && bytes > caches().second_bytes;
     Segment<T>* segments = first + count;
     Tile<T> tile{segments,     count, rows.a, p.weights.input_stride, nullptr, rows.c, 0, nullptr,
                  p.activation, false, true};
@@ -82,7 +86,7 @@ void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_
                                    first[s].k};
                 tile.c = c + i * rows.c + j;
                 tile.ahead = {};
-                if (panel == share.panel0 && count > 0) {
+                if (fetches && panel == share.panel0) {
                     const T* last_row = segments[count - 1].a;
                     tile.ahead = {last_row + p.from.row_stride, height, p.from.c, rows.a};
                 }

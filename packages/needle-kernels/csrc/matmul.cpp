@@ -1,10 +1,11 @@
 // Matrix products: out = act(out? + a b + bias), batched, with any strides.
 //
-// Packed blocks of B stay in the second-level cache, and a few rows of A at a time, which fit the
-// first-level cache, run through them: A is read once for each block, and C along its rows, which
-// the processor's own prefetching follows. A wide B is packed panel by panel instead, each just
-// before all rows of a smaller A use it. Source: Goto and van de Geijn, "Anatomy of
-// High-Performance Matrix Multiplication" (2008), where A and B have each other's role.
+// B is used in strips, in place or packed, as wide as registers allow: a strip stays in the
+// second-level cache while all rows of A run through it, six at a time, which fit the first-level
+// cache. Of large products packed blocks of B stay there instead, so that A is read once for each
+// block, and C along its rows; and a very wide B is packed panel by panel, each just before all
+// rows of a smaller A use it. Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix
+// Multiplication" (2008), where A and B have each other's role.
 #include "caches.h"
 #include "families.h"
 #include "pack.h"
@@ -19,14 +20,16 @@ constexpr int64_t panel_block_k = 192;  // so many of an only panel of B and of 
 // So many rows of a panel of B fit the first-level cache below a packed A. So many rows of a
 // transposed A, 4 KB apart, take half the places that the second-level cache has for them.
 constexpr int64_t packed_block_k = 256;
-// A B that is read in place, and from beyond the second-level cache, is read a few whole rows at a
-// time: a panel of all its depth would touch a new page with every row.
-constexpr int64_t streamed_k = 32;
-constexpr int64_t cached_bytes = 1 << 20;
 constexpr int64_t block_bytes = 768 << 10;     // of a packed block, where the cache has room
 constexpr int64_t line_bytes = 64;             // of a cache
 constexpr int64_t warm_bytes = 1536 << 10;     // of A: the second-level cache may keep them
-constexpr int64_t few_rows = 4 * tile_rows;    // of A, which may use B in place
+constexpr int64_t few_rows = 4 * tile_rows;    // of A, which always use B in place
+constexpr int64_t strip_rows = 6;              // of a tile of a strip, at most
+constexpr int64_t strip_k = 1024;              // so many of its rows fit the second-level cache
+constexpr int64_t most_strip_k = 4096;         // of all: A is read again for each strip
+constexpr int64_t most_strip_columns = 4096;   // of C, whose rows the strips go through again
+constexpr int64_t most_strip_bytes = 4 << 20;  // of a B that many rows use in place
+constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
 constexpr int64_t parallel_work = 100000;      // multiply-adds that are worth a second thread
@@ -61,14 +64,12 @@ struct Split {
 // How a part is cut: read from its size alone, so the workspace can be computed before the call.
 struct Plan {
     bool pack_a, pack_b;
-    bool copy_a;                 // a few rows at a time, with another distance between them
     bool wide;                   // all rows of A are kept, and panels of B pass by
     bool fetch_a;                // the next rows of A, where there is a panel of B only
-    bool fetch_b;                // the next rows of a B that is read in place
+    bool strips;                 // of B, not blocks: the rest is for the columns behind the last
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
     int64_t group;               // rows of A that are packed together
-    int64_t copied_row;          // elements from one copied row of A to the next
     int64_t packed_a, packed_b;  // elements
 
     int64_t elements() const { return packed_a + packed_b; }
@@ -93,6 +94,47 @@ Product<T> largest_part(const Product<T>& p, const Split& split)
     return part;
 }
 
+// The columns of a strip, in vectors: as many sums as registers hold.
+constexpr int strip_vectors(int64_t rows)
+{
+    return (tile_rows == 12 ? 4 : 2) * (rows <= 2 ? 2 : 1);
+}
+
+template <class T>
+constexpr int64_t strip_columns(int64_t rows)
+{
+    return strip_vectors(rows) * lanes<T>;
+}
+
+// Whether a cache has few places for what lies this far apart.
+template <class T>
+bool collide(int64_t distance)
+{
+    return distance * static_cast<int64_t>(sizeof(T)) % page_bytes == 0;
+}
+
+// Whether B is used in strips of columns, and not in blocks through which rows of A run: they are
+// faster unless A or C is so large that reading it again for each strip takes longer.
+template <class T>
+bool uses_strips(const Product<T>& p)
+{
+    if (p.a_depth != 1 && p.a_row != 1) return false;
+    if (p.rows <= few_rows && p.b_column == 1) return true;
+    if (p.a_depth != 1 && collide<T>(p.a_depth)) return false;
+    if (p.depth > most_strip_k && !collide<T>(p.a_row)) return false;
+    return p.columns >= strip_columns<T>(p.rows) &&
+           (p.columns <= most_strip_columns || p.depth >= 2 * strip_k);
+}
+
+// Whether strips are packed: a few rows never pay for it.
+template <class T>
+bool packs_strips(const Product<T>& p)
+{
+    if (p.b_column != 1 || p.rows <= few_rows) return p.b_column != 1;
+    int64_t bytes = p.depth * p.columns * static_cast<int64_t>(sizeof(T));
+    return collide<T>(p.b_depth) || bytes > most_strip_bytes;
+}
+
 // The split whose largest part is the least work.
 template <class T>
 Split split_product(const Product<T>& p, int threads)
@@ -104,7 +146,7 @@ Split split_product(const Product<T>& p, int threads)
         if (threads % rows != 0) continue;
         Split split{rows, threads / rows};
         Product<T> part = largest_part(p, split);
-        bool in_place = part.rows <= few_rows && p.b_column == 1;
+        bool in_place = uses_strips(part) && !packs_strips(part);
         int64_t work = (part.rows + (in_place ? 0 : packing_rows)) *
                        (part.columns + (split.columns > 1 ? disturbed_columns : 0));
         if (least >= 0 && work >= least) continue;
@@ -136,16 +178,6 @@ Product<T> part_of(const Product<T>& p, const Split& split, int64_t index)
     return part;
 }
 
-// Whether the rows of a tile, read together, keep pushing each other out of the first-level cache:
-// their distance is a multiple of what one way of it holds, and it has fewer ways than there are
-// rows.
-template <class T>
-bool rows_collide(const Product<T>& p)
-{
-    int64_t distance = p.a_row * static_cast<int64_t>(sizeof(T));
-    return tile_rows > caches().first_ways && distance != 0 && distance % caches().first_way == 0;
-}
-
 template <class T>
 Plan make_plan(const Product<T>& p)
 {
@@ -153,24 +185,21 @@ Plan make_plan(const Product<T>& p)
     Plan plan{};
     bool few = p.rows <= few_rows;
     bool narrow = p.columns <= width || p.b_depth <= few_panels * width;
-    plan.pack_b = p.b_column != 1 || !(few || narrow);
+    plan.strips = uses_strips(p);
+    plan.pack_b = plan.strips ? packs_strips(p) : p.b_column != 1 || !(few || narrow);
 
     int64_t wide_depth = even_block(p.depth, packed_block_k);
     int64_t second = caches().second_bytes;
-    plan.wide = plan.pack_b && p.columns >= 4 * p.rows &&
+    plan.wide = !plan.strips && plan.pack_b && p.columns >= 4 * p.rows &&
                 p.rows * wide_depth * size <= min64(block_bytes, second / 4 * 3);
     // A few rows that are contiguous along the depth are as good as packed.
     bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
-    plan.pack_a = plan.wide || !ready;
-    plan.copy_a = !plan.pack_a && p.a_depth == 1 && p.columns > few_panels * width && p.rows > 1 &&
-                  rows_collide(p);
+    plan.pack_a = !plan.strips && (plan.wide || !ready);
     plan.rows = few || plan.wide ? p.rows : tile_rows;
     plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
 
-    bool streams = few && !plan.pack_b && p.depth * p.columns * size > cached_bytes;
     plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
-    plan.fetch_b = streams && p.rows <= 2 * tile_rows;  // more tiles would fetch them in vain
-    int64_t most_k = streams              ? streamed_k
+    int64_t most_k = plan.strips          ? strip_k
                      : plan.pack_a        ? packed_block_k
                      : p.columns <= width ? panel_block_k
                                           : block_k;
@@ -178,10 +207,10 @@ Plan make_plan(const Product<T>& p)
 
     int64_t bytes = min64(block_bytes, second / 2);
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
-    plan.columns = plan.pack_b ? round_up(even_block(p.columns, most), width) : p.columns;
-    plan.copied_row = round_up(plan.depth * size, line_bytes) / size + line_bytes / size;
-    int64_t row = plan.pack_a ? plan.depth : plan.copy_a ? plan.copied_row : 0;
-    plan.packed_a = round_up(plan.group * row, 16);
+    plan.columns = plan.strips   ? strip_columns<T>(1)
+                   : plan.pack_b ? round_up(even_block(p.columns, most), width)
+                                 : p.columns;
+    plan.packed_a = plan.pack_a ? round_up(plan.group * plan.depth, 16) : 0;
     plan.packed_b = (plan.pack_b ? plan.columns : width) * plan.depth;
     return plan;
 }
@@ -198,14 +227,6 @@ void pack_a(const Product<T>& p, const Plan& plan, const Block& block, T* out)
 {
     pack_rows(p.a + block.i0 * p.a_row + block.k0 * p.a_depth, p.a_row, p.a_depth,
               block.i1 - block.i0, block.depth(), plan.rows, out);
-}
-
-template <class T>
-void copy_a(const Product<T>& p, const Plan& plan, const Block& block, T* out)
-{
-    for (int64_t i = block.i0; i < block.i1; ++i, out += plan.copied_row)
-        std::memcpy(out, p.a + i * p.a_row + block.k0,
-                    static_cast<size_t>(block.depth()) * sizeof(T));
 }
 
 // Of a B that is read in place only a last panel that is not whole is packed.
@@ -269,17 +290,11 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
         if (plan.pack_a) {
             segment.a = packed_a + (i - block.i0) * depth;
             tile.a_stride = height;
-        } else if (plan.copy_a) {
-            segment.a = packed_a + (i - block.i0) * plan.copied_row;
-            tile.a_stride = plan.copied_row;
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
         if (plan.wide) tile.ahead = {tile.c, height, tile.columns, p.c_row};
-        if (plan.fetch_b)
-            run_tile<T, streamed_k>(height, order, tile);
-        else
-            run_tile(height, order, tile);
+        run_tile(height, order, tile);
         tile.ahead = {};
         fetch_share(next_b, (i - block.i0) / tile_rows, ceil_div(block.i1 - block.i0, tile_rows));
         i += height;
@@ -316,13 +331,10 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
                const T* packed_b)
 {
     constexpr int64_t width = tile_columns<T>;
-    int64_t panels = ceil_div(block.j1 - block.j0, width);
     Block group = block;
     for (; group.i0 < block.i1; group.i0 = group.i1) {
         group.i1 = min64(block.i1, group.i0 + plan.group);
         if (plan.pack_a && !plan.wide) pack_a(p, plan, group, packed_a);
-        if (plan.copy_a) copy_a(p, plan, group, packed_a);
-        Ahead<T> to_copy = plan.copy_a ? next_rows(p, plan, group) : Ahead<T>{};
         for (int64_t i = group.i0; i < group.i1; i += plan.rows)
             for (int64_t j = block.j0; j < block.j1; j += width) {
                 Block panel{i,        min64(group.i1, i + plan.rows),
@@ -330,7 +342,6 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
                             block.k0, block.k1};
                 bool packed = plan.pack_b || j + width > p.columns;
                 int64_t offset = plan.pack_b ? (j - block.j0) * block.depth() : 0;
-                fetch_share(to_copy, (j - block.j0) / width, panels);
                 run_panel(p, plan, panel, packed_a + (i - group.i0) * block.depth(),
                           packed ? packed_b + offset : p.b + block.k0 * p.b_depth + j,
                           packed ? width : p.b_depth, next_group(p, plan, group, i));
@@ -338,10 +349,85 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
     }
 }
 
+// One tile of a strip of B, which begins at b.
+template <class T, int rows>
+void run_strip_tile(const Product<T>& p, const Block& block, const T* b, int64_t b_stride)
+{
+    constexpr int vectors = strip_vectors(rows);
+    Segment<T> segment{p.a + block.i0 * p.a_row + block.k0 * p.a_depth, b, block.depth()};
+    Tile<T> tile{&segment,
+                 1,
+                 p.a_row == 1 ? p.a_depth : p.a_row,
+                 b_stride,
+                 p.c + block.i0 * p.c_row + block.j0,
+                 p.c_row,
+                 vectors * lanes<T>,
+                 p.bias == nullptr ? nullptr : p.bias + block.j0,
+                 p.activation,
+                 p.accumulate || block.k0 > 0,
+                 block.k1 == p.depth};
+    if (p.a_row == 1)
+        run_tile<T, rows, vectors, RowOrder::rows_contiguous>(tile);
+    else
+        run_tile<T, rows, vectors, RowOrder::k_contiguous>(tile);
+}
+
+// All rows, below one strip. (Tiles of one or two rows occur only where there are no others.)
 template <class T>
-void run_part(const Product<T>& p, const Plan& plan, T* workspace)
+void run_strip(const Product<T>& p, const Block& strip, const T* b, int64_t b_stride)
+{
+    Block block = strip;
+    for (int64_t t = 0, tiles = ceil_div(p.rows, strip_rows); t < tiles; ++t) {
+        block.i0 = p.rows * t / tiles;
+        switch (p.rows * (t + 1) / tiles - block.i0) {
+            case 1: run_strip_tile<T, 1>(p, block, b, b_stride); break;
+            case 2: run_strip_tile<T, 2>(p, block, b, b_stride); break;
+            case 3: run_strip_tile<T, 3>(p, block, b, b_stride); break;
+            case 4: run_strip_tile<T, 4>(p, block, b, b_stride); break;
+            case 5: run_strip_tile<T, 5>(p, block, b, b_stride); break;
+            default: run_strip_tile<T, 6>(p, block, b, b_stride); break;
+        }
+    }
+}
+
+// The whole strips of columns; returns how many columns they are. A strip is wider than a panel, so
+// a tile reads B along its rows as fast as caches can deliver it, and is low, so few rows of A have
+// to come. It stays in the second-level cache until all rows are done.
+template <class T>
+int64_t run_strips(const Product<T>& p, const Plan& plan, T* packed)
+{
+    const int64_t width = strip_columns<T>(p.rows), whole = p.columns / width * width;
+    for (int64_t k = 0; k < p.depth; k += plan.depth)
+        for (int64_t j = 0; j < whole; j += width) {
+            Block strip{0, p.rows, j, j + width, k, min64(p.depth, k + plan.depth)};
+            const T* b = p.b + k * p.b_depth + j * p.b_column;
+            if (plan.pack_b) {
+                pack_panel(b, p.b_column, p.b_depth, width, strip.depth(), packed, width);
+                run_strip(p, strip, packed, width);
+            } else {
+                run_strip(p, strip, b, p.b_depth);
+            }
+        }
+    return whole;
+}
+
+// The product without its first columns.
+template <class T>
+Product<T> without_columns(const Product<T>& p, int64_t columns)
+{
+    Product<T> rest = p;
+    rest.columns -= columns;
+    rest.b += columns * p.b_column;
+    rest.c += columns;
+    if (p.bias != nullptr) rest.bias += columns;
+    return rest;
+}
+
+template <class T>
+void run_part(const Product<T>& part, const Plan& plan, T* workspace)
 {
     T *packed_a = workspace, *packed_b = workspace + plan.packed_a;
+    Product<T> p = plan.strips ? without_columns(part, run_strips(part, plan, packed_b)) : part;
     for (int64_t k = 0; k < p.depth; k += plan.depth) {
         Block block{0, p.rows, 0, p.columns, k, min64(p.depth, k + plan.depth)};
         if (plan.wide) pack_a(p, plan, block, packed_a);

@@ -108,17 +108,17 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
         Vec<T> kept[MR * NV];
 #pragma GCC unroll 32
         for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < NV; ++v) kept[i * NV + v] = sum[i][v];
         return finish_tile(tile, kept, rows, NV);
     }
     if (tile.accumulate)
 #pragma GCC unroll 32
         for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < NV; ++v) sum[i][v] += load(tile.c + i * tile.c_stride + v * width);
     if (tile.finish && tile.bias != nullptr)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) {
             Vec<T> bias = load(tile.bias + v * width);
 #pragma GCC unroll 32
@@ -126,7 +126,7 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
         }
 #pragma GCC unroll 32
     for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) store(tile.c + i * tile.c_stride + v * width, sum[i][v]);
 }
 
@@ -146,7 +146,7 @@ void run_tile(const Tile<T>& tile)
     V sum[MR][NV];
 #pragma GCC unroll 32
     for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) sum[i][v] = V{};
 
     const int64_t a_stride = tile.a_stride, b_stride = tile.b_stride;
@@ -157,7 +157,7 @@ void run_tile(const Tile<T>& tile)
         for (int g = 0; g < groups; ++g) base[g] = segment.a + 3 * g * a_stride;
         auto add_k = [&](int u) __attribute__((always_inline)) {
             V row[NV];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < NV; ++v) {
                 std::memcpy(&row[v], b + v * width, sizeof(V));
                 if (b_ahead > 0) __builtin_prefetch(b + b_ahead * b_stride + v * width);
@@ -166,7 +166,7 @@ void run_tile(const Tile<T>& tile)
 #pragma GCC unroll 32
             for (int i = 0; i < MR; ++i) {
                 T x = by_rows ? base[0][i] : base[by_rows ? 0 : i / 3][(i % 3) * a_stride + u];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int v = 0; v < NV; ++v) sum[i][v] += (x - V{}) * row[v];
             }
         };

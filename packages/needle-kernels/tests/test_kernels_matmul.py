@@ -54,6 +54,13 @@ def test_large(device):
         (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
         (20, 200, 800),  # parts of columns that end in half a panel
         (200, 90, 40),  # parts of rows that end in a small tile; half a vector of columns
+        (1, 300, 1000),  # strips for one row, and for several of each height
+        (2, 1300, 400),
+        (6, 64, 161),
+        (13, 2100, 200),  # in two blocks of depth
+        (5, 1100, 160),  # where two threads divide the rows, one has a strip's least
+        (150, 1024, 1024),  # rows of b 4 KB apart: packed strips
+        (60, 5000, 72),  # too deep for strips, where its rows do not collide
         (35, 1024, 300),  # rows of a 4 KB apart, which some first-level caches cannot hold together
     ],
 )
