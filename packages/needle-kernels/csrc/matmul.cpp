@@ -113,13 +113,15 @@ bool collide(int64_t distance)
     return distance * static_cast<int64_t>(sizeof(T)) % page_bytes == 0;
 }
 
-// Whether B is used in strips of columns, and not in blocks through which rows of A run: they are
-// faster unless A or C is so large that reading it again for each strip takes longer.
+// Whether B is used in strips of columns, and not in blocks through which rows of A run. A few rows
+// always gain from it; more do where registers are many, unless A or C is so large that reading it
+// again for each strip takes longer.
 template <class T>
 bool uses_strips(const Product<T>& p)
 {
     if (p.a_depth != 1 && p.a_row != 1) return false;
     if (p.rows <= few_rows && p.b_column == 1) return true;
+    if (strip_vectors(p.rows) <= tile_vectors) return false;  // no wider than a panel
     if (p.a_depth != 1 && collide<T>(p.a_depth)) return false;
     if (p.depth > most_strip_k && !collide<T>(p.a_row)) return false;
     return p.columns >= strip_columns<T>(p.rows) &&
