@@ -61,14 +61,14 @@ struct Share {
 // `first` are the segments of the first row and panel, but `a_shift` away; behind them is room for
 // a tile's. (These are only written: to add to what was just written would wait for the write.) Of
 // large images the first panel's tiles fetch the pixels below theirs, which the next row of results
-// adds.
+// adds; those of a few channels lie so close that the processor does.
 template <class T>
 void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_shift,
               const Walk& rows, T* c, const Share& share)
 {
     constexpr int64_t width = tile_columns<T>;
     int64_t bytes = p.from.n * p.from.image_stride * int64_t{sizeof(T)};
-    bool fetches = count > 0 && bytes > caches().second_bytes;
+    bool fetches = count > 0 && p.from.c >= lanes<T> && bytes > caches().second_bytes;
     Segment<T>* segments = first + count;
     Tile<T> tile{segments,     count, rows.a, p.weights.input_stride, nullptr, rows.c, 0, nullptr,
                  p.activation, false, true};
