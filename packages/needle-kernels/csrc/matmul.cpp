@@ -128,11 +128,12 @@ bool uses_strips(const Product<T>& p)
            (p.columns <= most_strip_columns || p.depth >= 2 * strip_k);
 }
 
-// Whether strips are packed: a few rows never pay for it.
+// Whether strips are packed. Where B's columns are contiguous a few rows never pay for it.
 template <class T>
 bool packs_strips(const Product<T>& p)
 {
-    if (p.b_column != 1 || p.rows <= few_rows) return p.b_column != 1;
+    if (p.b_column != 1) return true;
+    if (p.rows <= few_rows) return false;
     int64_t bytes = p.depth * p.columns * static_cast<int64_t>(sizeof(T));
     return collide<T>(p.b_depth) || bytes > most_strip_bytes;
 }

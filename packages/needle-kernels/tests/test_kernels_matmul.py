@@ -48,19 +48,23 @@ def test_large(device):
 @pytest.mark.parametrize(
     ("m", "k", "n"),
     [
-        (70, 600, 900),  # a wide b: its panels pass by all rows, in several blocks of depth
-        (200, 530, 300),  # rows of a pass by blocks of b; the last of each is not whole
-        (20, 130, 333),  # b in place but for its last panel
-        (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
-        (20, 200, 800),  # parts of columns that end in half a panel
-        (200, 90, 40),  # parts of rows that end in a small tile; half a vector of columns
-        (1, 300, 1000),  # strips for one row, and for several of each height
-        (2, 1300, 400),
-        (6, 64, 161),
-        (13, 2100, 200),  # in two blocks of depth
-        (5, 1100, 160),  # where two threads divide the rows, one has a strip's least
+        # Which way a product goes depends on the instruction set; the comments are AVX-512's.
+        (70, 600, 900),  # strips of b in place
+        (200, 530, 300),  # strips, and columns behind the last of them
         (150, 1024, 1024),  # rows of b 4 KB apart: packed strips
-        (60, 5000, 72),  # too deep for strips, where its rows do not collide
+        (101, 5120, 72),  # strips in several blocks of depth
+        (70, 300, 4200),  # a wide b: its panels pass by all rows, in several blocks of depth
+        (101, 4500, 300),  # too deep: rows of a pass by blocks of b
+        (1024, 70, 300),  # a transposed a whose rows are 4 KB apart: packed in groups
+        (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
+        (200, 90, 40),  # parts of rows that end in a small tile; half a vector of columns
+        (20, 200, 800),  # few rows: parts of columns that end in half a panel
+        (20, 130, 333),  # b in place but for its last panel
+        (13, 2100, 200),  # in blocks of depth
+        (6, 64, 161),
+        (5, 1100, 70),  # several threads divide the rows, and one has a single row
+        (2, 1300, 400),
+        (1, 300, 1000),
         (35, 1024, 300),  # rows of a 4 KB apart, which some first-level caches cannot hold together
     ],
 )
