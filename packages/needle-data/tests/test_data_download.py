@@ -374,6 +374,17 @@ def test_absolute_names_stay_inside(server, tmp_path, cifar_members):
     assert not target.exists()
 
 
+def test_names_may_begin_with_a_dot(server, tmp_path, cifar_members):
+    content = archive(*((f"./x/../{name}", data) for name, data in cifar_members))
+    folder = download.cifar10(tmp_path / "cache", source=server.source("cifar.tar.gz", content))
+    expected = download.cifar10(
+        tmp_path / "plain", source=server.source("plain.tar.gz", archive(*cifar_members))
+    )
+    assert files_in(folder) == files_in(expected)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (expected / path.name).read_bytes()
+
+
 def test_size_bombs(server, tmp_path, cifar_members, monkeypatch):
     monkeypatch.setattr(download, "MAX_UNPACKED_BYTES", 2_000_000)
     bombs = {
@@ -399,6 +410,7 @@ def test_damaged_archives(server, tmp_path, cifar_members):
     damaged = {
         "cut": (good[:-1000], "end-of-stream|unexpected end"),
         "flipped": (good[:-8] + bytes(8), "CRC check failed"),
+        "cut before it was zipped": (gzip.compress(gzip.decompress(good)[:2000]), "unexpected end"),
         "not zipped": (b"hello", "Not a gzipped file"),
         "not a tar": (gzip.compress(b"hello" * 1000), "invalid header"),
         "another": (archive(("readme", b"")), "it has no cifar-10-batches-py folder with data_ba"),

@@ -8,6 +8,7 @@ the folder.
 
 import gzip
 import os
+import posixpath
 import shutil
 import sys
 import tarfile
@@ -279,41 +280,49 @@ def _draw_bar(name: str, done: int, total: int) -> None:
 def unpack(archive: Path, target: Path, files: tuple[str, ...]) -> None:
     """Take `files` out of the folder `target.name` of a .tar.gz, and put them into `target`.
 
-    The archive is unpacked beside `target` first, so nothing half-written ever lies in it.
+    They are written beside `target` first, so nothing half-written ever lies in it. No name in the
+    archive becomes a path.
 
     Raises:
         DataFileError: the archive is damaged, lacks one of `files`, holds anything but plain
-            files and folders, or unpacks to more than `MAX_UNPACKED_BYTES`.
+            files and folders inside its own, or unpacks to more than `MAX_UNPACKED_BYTES`.
     """
+    wanted = {f"{target.name}/{name}": name for name in files}
     workspace = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
     try:
         with gzip.open(archive) as stream:
             limited: Any = _Limited(stream, MAX_UNPACKED_BYTES)
             # "r|" reads the archive once, front to back: nothing is read but through the limit.
             with tarfile.open(fileobj=limited, mode="r|") as tar:
-                tar.extractall(workspace, members=_plain_members(tar), filter="data")
+                for place, member in _plain_members(tar):
+                    content = tar.extractfile(member) if place in wanted else None
+                    if content is not None:
+                        with content, (workspace / wanted[place]).open("wb") as file:
+                            shutil.copyfileobj(content, file)
             while limited.read(CHUNK):  # to gzip's checksum, which comes last
                 pass
-        unpacked = workspace / target.name
-        if not _has_files(unpacked, files):
+        if not _has_files(workspace, files):
             raise DataFileError(f"it has no {target.name} folder with {', '.join(files)}")
         target.mkdir(exist_ok=True)
         for name in files:
-            os.replace(unpacked / name, target / name)
+            os.replace(workspace / name, target / name)
     except (ValueError, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise DataFileError(f"{archive}: unsafe or damaged archive: {error}") from error
     finally:
         shutil.rmtree(workspace)
 
 
-def _plain_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members, each checked just before it is written."""
+def _plain_members(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """The members and where they belong, each checked before the next is read."""
     for count, member in enumerate(tar, start=1):
         if not (member.isreg() or member.isdir()):
             raise DataFileError(f"{member.name!r} is neither a file nor a folder")
         if count > MAX_UNPACKED_FILES:
             raise DataFileError(f"it has more than {MAX_UNPACKED_FILES} members")
-        yield member
+        place = posixpath.normpath(member.name.lstrip("/"))
+        if place.split("/")[0] == "..":
+            raise DataFileError(f"{member.name!r} lies outside the archive's folder")
+        yield place, member
 
 
 class _Limited:
