@@ -80,17 +80,18 @@ struct GateLines {
     }
 };
 
-// The hidden units [first, first + count) of row r; all arrays are of one step. gates may be pre
-// itself: a vector of every gate is read before one is written.
-template <class T, bool dense>
-void lstm_row(const Array& h, const Array& c, const Array& gates, const Array& pre,
+// The hidden units [first, first + count) of row r; all arrays are of one step. pre(j, n) are the
+// pre-activations of n units from first + j on. They may lie in `gates`: a vector of every gate is
+// read before one is written.
+template <class T, bool dense, class Pre>
+void lstm_row(const Array& h, const Array& c, const Array& gates, const Pre& pre,
               const Array& c_prev, int64_t r, int64_t first, int64_t count)
 {
     Line<T> to_h = units_of<T, dense>(h, r, first), to_c = units_of<T, dense>(c, r, first);
     Line<T> before = units_of<T, dense>(c_prev, r, first);
-    GateLines<T, dense> from(pre, r, first), to(gates, r, first);
+    GateLines<T, dense> to(gates, r, first);
     for_vectors<T>(count, [&](int64_t j, int64_t n) {
-        Gates<T> x = from.load(j, n);
+        Gates<T> x = pre(j, n);
         x = {vsigmoid<T>(x.i), vsigmoid<T>(x.f), vtanh<T>(x.g), vsigmoid<T>(x.o)};
         to.store(j, n, x);
         Vec<T> cell = x.f * before.load(j, n) + x.i * x.g;
@@ -135,8 +136,11 @@ void lstm_cell(const Call& call)
 {
     const Array* a = call.arrays;
     with_layout(call, [&](auto zero, auto dense) {
+        using T = decltype(zero);
         for_each_row(a[0], [&](int64_t r) {
-            lstm_row<decltype(zero), dense>(a[0], a[1], a[2], a[3], a[4], r, 0, a[0].shape[1]);
+            GateLines<T, dense> lines(a[3], r, 0);
+            auto pre = [&](int64_t j, int64_t n) { return lines.load(j, n); };
+            lstm_row<T, dense>(a[0], a[1], a[2], pre, a[4], r, 0, a[0].shape[1]);
         });
     });
 }
@@ -155,6 +159,7 @@ void lstm_cell_grad(const Call& call)
 // ---- sequences ----------------------------------------------------------------------------------
 
 constexpr int64_t step_work = 50000;  // multiply-adds of one step that are worth a thread
+constexpr int64_t row_block = 24;     // rows whose sums stay in the first-level cache
 
 // The step t of an array (T, B, D).
 Array at_step(const Array& array, int64_t t)
@@ -170,18 +175,27 @@ Array at_step(const Array& array, int64_t t)
     return step;
 }
 
+// The rows [first, first + count) of a matrix, or as many as there are.
+template <class T>
+Array rows_of(const Array& matrix, int64_t first, int64_t count)
+{
+    Array rows = matrix;
+    rows.shape[0] = min64(count, matrix.shape[0] - first);
+    rows.data = matrix.as<T>() + first * matrix.strides[0];
+    return rows;
+}
+
 // Columns [first, first + count) of every row; zeros where `from` is absent.
-template <class T, bool dense = false>
+template <class T>
 void copy_columns(const Array& to, const Array& from, int64_t first, int64_t count)
 {
-    if (to.data == from.data) return;
     for (int64_t r = 0; r < to.shape[0]; ++r) {
-        Line<T> target = units_of<T, dense>(to, r, first);
+        Line<T> target = row_of<T>(to, r, first);
         if (from.data == nullptr) {
             for_vectors<T>(count, [&](int64_t j, int64_t n) { target.store(j, n, Vec<T>{}); });
             continue;
         }
-        Line<T> source = units_of<T, dense>(from, r, first);
+        Line<T> source = row_of<T>(from, r, first);
         for_vectors<T>(count, [&](int64_t j, int64_t n) { target.store(j, n, source.load(j, n)); });
     }
 }
@@ -241,20 +255,15 @@ struct Recurrence {
                    column_stride, depth, own.count, panel(group_index, gate));
     }
 
-    // c[:, own units of each gate] = act(c? + a W), with a (B, depth) and c (B, gates * units).
-    void multiply(const Array& a, const Array& c, int64_t group_index, bool accumulate,
-                  Activation activation = no_activation) const
+    // c = act(c? + a W), for the units of a group and one gate: a (B, depth), c (B, count).
+    void multiply(const Array& a, T* c, int64_t c_row, int64_t group_index, int64_t gate,
+                  bool accumulate, Activation activation = no_activation) const
     {
-        Units own = group(group_index);
-        for (int64_t gate = 0; gate < gates; ++gate) {
-            PackedProduct<T> product{
-                a.shape[0],  a.as<T>(), a.strides[0], 1, c.as<T>() + gate * units + own.first,
-                c.strides[0]};
-            product.activation = activation;
-            product.accumulate = accumulate;
-            multiply_packed(product, PackedB<T>{panel(group_index, gate), depth, own.count}, 0,
-                            own.count);
-        }
+        PackedProduct<T> product{a.shape[0], a.as<T>(), a.strides[0], 1, c, c_row};
+        product.activation = activation;
+        product.accumulate = accumulate;
+        PackedB<T> b{panel(group_index, gate), depth, group(group_index).count};
+        multiply_packed(product, b, 0, b.columns);
     }
 };
 
@@ -306,17 +315,30 @@ void lstm_steps(const Call& call)
     const Array &states = call.arrays[0], &cells = call.arrays[1], &gates = call.arrays[2];
     const Array& pre = call.arrays[3];
     Recurrence<T> w = forward<T>(call.arrays[6], call);
+    constexpr int64_t width = Recurrence<T>::width;
     for_each_step<T>(gates.shape[0], gates.shape[1], w, [&](int64_t t, int64_t group) {
         Units own = w.group(group);
-        Array sums = at_step(gates, t), c_prev = at_step(cells, t);
-        Array h = at_step(states, t + 1), c = at_step(cells, t + 1);
-        for (int64_t k = 0; k < w.gates; ++k)
-            copy_columns<T, dense>(sums, at_step(pre, t), k * w.units + own.first, own.count);
-        w.multiply(at_step(states, t), sums, group, true);
+        Array step_gates = at_step(gates, t), step_pre = at_step(pre, t);
         Array next = at_step(pre, min64(t + 1, gates.shape[0] - 1));
-        for (int64_t r = 0; r < sums.shape[0]; ++r) {
-            fetch_gates<T>(next, r, own);
-            lstm_row<T, dense>(h, c, sums, sums, c_prev, r, own.first, own.count);
+        Array c_prev = at_step(cells, t), c = at_step(cells, t + 1), h = at_step(states, t + 1);
+        // The recurrent part, gate by gate; behind the last unit there may be anything.
+        T sums[row_block * 4 * width];
+        for (int64_t first = 0; first < h.shape[0]; first += row_block) {
+            Array h_prev = rows_of<T>(at_step(states, t), first, row_block);
+            for (int64_t gate = 0; gate < 4; ++gate)
+                w.multiply(h_prev, sums + gate * width, 4 * width, group, gate, false);
+            for (int64_t i = 0; i < h_prev.shape[0]; ++i) {
+                fetch_gates<T>(next, first + i, own);
+                GateLines<T, dense> given(step_pre, first + i, own.first);
+                auto whole = [&](int64_t j, int64_t n) -> Gates<T> {
+                    const T* sum = sums + i * 4 * width + j;
+                    Gates<T> x = given.load(j, n);
+                    return {x.i + load(sum), x.f + load(sum + width), x.g + load(sum + 2 * width),
+                            x.o + load(sum + 3 * width)};
+                };
+                lstm_row<T, dense>(h, c, step_gates, whole, c_prev, first + i, own.first,
+                                   own.count);
+            }
         }
     });
 }
@@ -349,7 +371,9 @@ void lstm_steps_grad(const Call& call)
     for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group) {
         int64_t t = last - s;
         Units own = w.group(group);
-        if (s > 0) w.multiply(at_step(dpre, t + 1), dh, group, false);
+        if (s > 0)
+            w.multiply(at_step(dpre, t + 1), dh.as<T>() + own.first, dh.strides[0], group, 0,
+                       false);
         if (t < 0) return;
         Array d = at_step(dpre, t), step_gates = at_step(gates, t);
         Array c = at_step(cells, t + 1), c_prev = at_step(cells, t);
@@ -385,7 +409,8 @@ void rnn_steps(const Call& call)
         Units own = w.group(group);
         Array next = at_step(states, t + 1);
         copy_columns<T>(next, at_step(pre, t), own.first, own.count);
-        w.multiply(at_step(states, t), next, group, true, activation);
+        w.multiply(at_step(states, t), next.as<T>() + own.first, next.strides[0], group, 0, true,
+                   activation);
     });
 }
 
@@ -423,7 +448,9 @@ void rnn_steps_grad(const Call& call)
     for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group) {
         int64_t t = last - s;
         Units own = w.group(group);
-        if (s > 0) w.multiply(at_step(dpre, t + 1), dh, group, false);
+        if (s > 0)
+            w.multiply(at_step(dpre, t + 1), dh.as<T>() + own.first, dh.strides[0], group, 0,
+                       false);
         if (t < 0) return;
         Array d = at_step(dpre, t), y = at_step(states, t + 1);
         for (int64_t r = 0; r < dh.shape[0]; ++r) {

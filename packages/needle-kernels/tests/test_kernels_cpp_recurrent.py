@@ -146,8 +146,17 @@ def test_nothing(isa: str, shape: tuple[int, int]) -> None:
 
 # ---- sequences ----------------------------------------------------------------------------------
 
-# Steps, batch, hidden: one panel of the weights, parts of one, several; one tile of rows, several.
-SEQUENCES = [(1, 1, 1), (3, 2, 5), (2, 5, 16), (2, 3, 31), (3, 13, 65), (4, 20, 200)]
+# Steps, batch, hidden: one panel of the weights, parts of one, several; one tile of rows, several,
+# more than are summed together.
+SEQUENCES = [
+    (1, 1, 1),
+    (3, 2, 5),
+    (2, 5, 16),
+    (2, 3, 31),
+    (3, 13, 65),
+    (4, 20, 200),
+    (2, 49, 21),
+]
 
 
 def sequence_inputs(shape: tuple[int, int, int], gates: int, dtype: str) -> tuple[Array, ...]:
