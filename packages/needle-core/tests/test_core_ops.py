@@ -384,6 +384,27 @@ def test_recurrent_last_state_is_no_view_of_the_output() -> None:
     assert output[-1].numpy().all()
 
 
+@pytest.mark.parametrize("needed", [(0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(2,), (1, 2)])
+def test_linear_sums_its_bias_with_its_weight(
+    needed: tuple[int, int, int], shape: tuple[int, ...]
+) -> None:
+    nd = ndl.backend_ndarray
+    sizes = ((5, 3, 4), (4, 2), shape)
+    inputs = [t(*size) if n else t(*size).detach() for size, n in zip(sizes, needed, strict=True)]
+    seed = np.arange(30.0).reshape(5, 3, 2)
+    nd.reset_counters()
+    (ops.linear(*inputs) * Tensor(seed, requires_grad=False, dtype="float64")).sum().backward()
+    names = {name for _, name in nd.counters()}
+    assert ("linear_weight_grad" in names) == (needed[1:] == (1, 1))
+    x, w, _ = (value.numpy() for value in inputs)
+    want = (seed @ w.T, np.tensordot(x, seed, ((0, 1), (0, 1))), seed.sum((0, 1)).reshape(shape))
+    for value, n, grad in zip(inputs, needed, want, strict=True):
+        assert (value.grad is not None) == bool(n)
+        if n:
+            np.testing.assert_allclose(value.grad.numpy(), grad, rtol=1e-12)
+
+
 def test_relu_of_a_batch_norm_is_fused() -> None:
     nd = ndl.backend_ndarray
     x, w = t(4, 3, 2, 2), t(3)
@@ -406,7 +427,8 @@ def test_an_lstm_takes_few_kernels() -> None:
     output.sum().backward(retain_graph=False)
     total = {name: n for (_, name), n in nd.counters().items()}
     assert total["lstm_sequence_grad"] == 1
-    assert total["matmul"] - forward["matmul"] == 3  # dx, dW_ih, dW_hh
+    assert total["matmul"] - forward["matmul"] == 2  # dx, dW_hh
+    assert total["linear_weight_grad"] == 1  # dW_ih and both biases
     assert "lstm_cell" not in total
 
 
@@ -418,7 +440,8 @@ def test_recurrent_gradients_only_where_needed(op: Callable[..., Any], steps: in
     nd.reset_counters()
     recurrent(op, x=x, W_ih=weight)[0].sum().backward(retain_graph=False)
     assert weight.grad is not None
-    products = sum(n for (_, name), n in nd.counters().items() if name == "matmul")
+    names = ("matmul", "linear_weight_grad")
+    products = sum(n for (_, name), n in nd.counters().items() if name in names)
     # x W_ih, dW_ih and dW_hh, but no dx; a single step has two products of its own.
     assert products == (5 if steps == 1 else 3)
 

@@ -261,6 +261,13 @@ CASES |= {
         lambda m, a, b, c: m.maximum(a @ b + c, 0),
     ),
 }
+for name, rows, depth, columns in (("tiny", 8, 8, 8), ("ptb", 700, 200, 10000)):
+    CASES[f"linear_weight_grad-{name}"] = Case(
+        ((rows, depth), (rows, columns)),
+        lambda m, x, dy: m.linear_weight_grad(x, dy),
+        lambda m, x, dy: (x.T @ dy, dy.sum(0)),
+        lambda m, x, dy: (x.T @ dy, dy.sum(0)),
+    )
 
 # ---- conv ---------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ enum class Kernel : int {
     min,
     // matmul
     matmul,
+    linear_weight_grad,
     // conv
     conv,
     conv_input_grad,
@@ -127,6 +128,7 @@ inline constexpr const char* kernel_names[] = {
     "max",
     "min",
     "matmul",
+    "linear_weight_grad",
     "conv",
     "conv_input_grad",
     "conv_weight_grad",

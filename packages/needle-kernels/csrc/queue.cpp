@@ -220,7 +220,8 @@ void run_in_turn(const Entry& entry, const Call& call)
     Memory memory = memory_of(call);
     // Products keep every thread busy by themselves; and they are what programs time.
     bool waits = memory.shared || memory.bytes > most_call_bytes ||
-                 call.kernel == static_cast<int>(Kernel::matmul);
+                 call.kernel == static_cast<int>(Kernel::matmul) ||
+                 call.kernel == static_cast<int>(Kernel::linear_weight_grad);
     if (queue->idle() && (waits || memory.bytes < least_call_bytes)) return entry.run(call);
     uint64_t number = queue->push(entry, call, memory.bytes);
     if (waits) finish(number);

@@ -111,6 +111,13 @@ def test_matmul(m: int, k: int, n: int, bias: bool, activation: str | None) -> N
     assert nbytes == 4 * (m * k + k * n + m * n + bias * n)
 
 
+def test_linear_weight_grad() -> None:
+    x, dy = arrays((6, 3), (6, 5))
+    flops, nbytes = last_cost(lambda: nd.linear_weight_grad(x, dy))
+    assert flops == 2 * 6 * 3 * 5 + 6 * 5
+    assert nbytes == 4 * (6 * 3 + 6 * 5 + 3 * 5 + 5)
+
+
 def test_matmul_batched_broadcast_and_accumulated() -> None:
     a, b, out = arrays((2, 3, 4, 5), (5, 6), (2, 3, 4, 6))
     flops, nbytes = last_cost(lambda: nd.matmul(a, b))

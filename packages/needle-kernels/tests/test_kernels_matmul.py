@@ -84,6 +84,28 @@ def test_blocks_and_threads(device, threads, m, k, n):
         nd.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_linear_weight_grad(device, view, dtype):
+    for rows, inputs, outputs in [(0, 3, 2), (3, 0, 2), (3, 2, 0), (1, 1, 1), (190, 37, 91)]:
+        x = make_view(view, draw((rows, inputs)), device, dtype)
+        dy = make_view(view, draw((rows, outputs), 1), device, dtype)
+        dw, db = nd.linear_weight_grad(x, dy)
+        check(dw, x.permute(1, 0), dy, dtype)
+        bound = rounding(dtype, rows) * rows
+        compare(db, dy.numpy().sum(0, dtype=np.float64), dtype=dtype, atol=bound)
+
+
+def test_linear_weight_grad_of_wrong_operands(device):
+    x, dy = nd.ones((3, 4), device=device), nd.ones((2, 5), device=device)
+    with pytest.raises(nd.ShapeError, match=r"linear_weight_grad: dy does not fit: got \(2, 5\)"):
+        nd.linear_weight_grad(x, dy)
+    with pytest.raises(nd.ShapeError, match=r"linear_weight_grad: x has the wrong number of axes"):
+        nd.linear_weight_grad(x[0], dy)
+    with pytest.raises(nd.DTypeError, match=r"linear_weight_grad: dtypes do not fit"):
+        nd.linear_weight_grad(x, nd.ones((3, 5), dtype="float64", device=device))
+
+
 @pytest.mark.parametrize("rows", [20, 101])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_rows_that_lie_a_multiple_of_4_kb_apart(device, dtype, rows):

@@ -234,22 +234,11 @@ __global__ void __launch_bounds__(reduce_threads)
     }
 }
 
-// The gradient of the bias as a reduction: (db, dy with its channels first).
-struct BiasGrad {
-    Array arrays[2];
-
-    explicit BiasGrad(const Call& call) : arrays{call.arrays[1], axis_first(call.arrays[3], 3)} {}
-    Call of(const Call& call, void* workspace) const
-    {
-        return {arrays, 2, nullptr, 0, workspace, call.stream, call.kernel};
-    }
-};
-
 int64_t conv_weight_grad_workspace(const Call& call)
 {
     int64_t bytes = split_sums_bytes(plan_weight_grad(call));
     if (call.arrays[1].data == nullptr) return bytes;
-    return bytes + reduction_workspace(BiasGrad(call).of(call, nullptr));
+    return bytes + bias_grad_workspace(call);
 }
 
 void conv_weight_grad(const Call& call)
@@ -274,9 +263,7 @@ void conv_weight_grad(const Call& call)
         launch(call, add_splits<T>, grid_for(s.rows * s.columns, reduce_threads), reduce_threads, 0,
                dw, partial, s);
         if (a[1].data == nullptr) return;
-        BiasGrad bias(call);
-        Call sum = bias.of(call, static_cast<char*>(call.workspace) + split_sums_bytes(s));
-        reduce(sum, plan_call(sum), SumOf<T, double>(sum));
+        bias_grad<T>(call, static_cast<char*>(call.workspace) + split_sums_bytes(s));
     });
 }
 

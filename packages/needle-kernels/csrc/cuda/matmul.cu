@@ -6,6 +6,7 @@
 
 #include "families.h"
 #include "gemm.cuh"
+#include "reduce.cuh"
 
 namespace needle::cuda {
 
@@ -216,6 +217,15 @@ void matmul(const Call& call)
     }
 }
 
+// dw = x^T dy, and db, the sum of dy's rows.
+void linear_weight_grad(const Call& call)
+{
+    Array x_transposed = axis_first(call.arrays[2], 1);
+    matmul_into(call, call.arrays[0], x_transposed, call.arrays[3], 0, false);
+    with_float(call.arrays[0].dtype,
+               [&](auto zero) { bias_grad<decltype(zero)>(call, call.workspace); });
+}
+
 }  // namespace
 
 void set_tf32(bool on) { tf32 = on; }
@@ -230,6 +240,10 @@ void matmul_into(const Call& call, const Array& out, const Array& a, const Array
     matmul(product);
 }
 
-void add_matmul(Table& table) { table[Kernel::matmul].run = matmul; }
+void add_matmul(Table& table)
+{
+    table[Kernel::matmul].run = matmul;
+    table[Kernel::linear_weight_grad] = {linear_weight_grad, bias_grad_workspace};
+}
 
 }  // namespace needle::cuda

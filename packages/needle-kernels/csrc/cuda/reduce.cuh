@@ -207,4 +207,33 @@ struct SumOf : OneInput<T> {
     }
 };
 
+// ---- the gradient of a bias, for calls of (dw, db, x, dy): dy's sum over all axes but the last
+
+// That sum as a reduction.
+struct BiasGrad {
+    Array arrays[2];
+
+    explicit BiasGrad(const Call& call)
+        : arrays{call.arrays[1], axis_first(call.arrays[3], call.arrays[3].rank - 1)}
+    {
+    }
+    Call of(const Call& call, void* workspace) const
+    {
+        return {arrays, 2, nullptr, 0, workspace, call.stream, call.kernel};
+    }
+};
+
+inline int64_t bias_grad_workspace(const Call& call)
+{
+    return reduction_workspace(BiasGrad(call).of(call, nullptr));
+}
+
+template <class T>
+void bias_grad(const Call& call, void* workspace)
+{
+    BiasGrad arrays(call);
+    Call sum = arrays.of(call, workspace);
+    reduce(sum, plan_call(sum), SumOf<T, double>(sum));
+}
+
 }  // namespace needle::cuda

@@ -99,16 +99,15 @@ class LinearBackward(FusedBackward):
         if self.needs[0]:
             dx = nd.matmul(rows, weight.T)
             grads.append(dx if x.ndim == 2 else dx.reshape(x.shape))
-        if self.needs[1]:
-            flat = x if x.ndim == 2 else x.reshape(x.size // inputs, inputs)
+        flat = x if x.ndim == 2 else x.reshape(x.size // inputs, inputs)
+        with_bias = any(self.needs[2:])
+        if self.needs[1] and with_bias:
+            dw, db = nd.linear_weight_grad(flat, rows)
+            grads.extend((dw, db.reshape(biases[0].shape)))
+        elif self.needs[1]:
             grads.append(nd.matmul(flat.T, rows))
-        grads.extend(
-            [
-                rows.sum(0, keepdims=bias.ndim == 2)
-                for bias, needed in zip(biases, self.needs[2:], strict=True)
-                if needed
-            ]
-        )
+        elif with_bias:
+            grads.append(rows.sum(0, keepdims=biases[0].ndim == 2))
         return tuple(grads)
 
 

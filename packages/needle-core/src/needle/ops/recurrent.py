@@ -106,14 +106,21 @@ class RecurrentBackward(FusedBackward):
         w_ih, _, biases = self.op.weights(args[: self.count])
         rows = _rows(dpre)
         *_, for_w_ih, for_w_hh = needs[: 3 + len(of_states)]
+        dw_ih: NDArray | None = None
+        bias: NDArray | None = None
+        if for_w_ih and biases:
+            dw_ih, bias = nd.linear_weight_grad(_rows(x), rows)
+        elif for_w_ih:
+            dw_ih = nd.matmul(_rows(x).T, rows)
+        elif biases:
+            bias = nd.sum(rows, 0)
         grads: list[NDArray | None] = [
             nd.matmul(rows, w_ih.T).reshape(x.shape) if needs[0] else None,
             *of_states,
-            nd.matmul(_rows(x).T, rows) if for_w_ih else None,
+            dw_ih,
             nd.matmul(_rows(states[:-1]).T, rows) if for_w_hh else None,
+            *[bias] * len(biases),
         ]
-        if biases:
-            grads += [nd.sum(rows, 0)] * len(biases)
         wanted = [grad for grad, needed in zip(grads, needs, strict=True) if needed]
         return tuple([grad for grad in wanted if grad is not None])
 

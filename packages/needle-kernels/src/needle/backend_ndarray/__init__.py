@@ -76,7 +76,7 @@ from needle.backend_ndarray.extension import cpu as _extension
 from needle.backend_ndarray.graph import CUDAGraph, recording_graph
 from needle.backend_ndarray.images import image_batch
 from needle.backend_ndarray.index import gather, one_hot, scatter_add
-from needle.backend_ndarray.matmul import matmul
+from needle.backend_ndarray.matmul import linear_weight_grad, matmul
 from needle.backend_ndarray.normalize import (
     batch_norm,
     batch_norm_eval,
@@ -190,6 +190,7 @@ __all__ = [
     "layer_norm_grad",
     "less",
     "less_equal",
+    "linear_weight_grad",
     "log",
     "logical_and",
     "logical_not",

@@ -145,6 +145,12 @@ def matmul_bytes(operands: Operands, scalars: Scalars) -> int:
     return each_once(operands) + (array(operands, 0).nbytes if scalars[1] else 0)
 
 
+def linear_weight_grad_flops(operands: Operands, scalars: Scalars) -> int:
+    """dw, db, x, dy: the product, and one addition per element of dy."""
+    dw, dy = array(operands, 0), array(operands, 3)
+    return 2 * dy.shape[0] * dw.size + dy.size
+
+
 def taps_inside(size: int, kernel: int, out: int, stride: int, padding: int) -> int:
     """Over all outputs along one axis, how many of the kernel's taps lie inside the image.
 
@@ -318,6 +324,7 @@ COSTS: Final[dict[str, Cost]] = {
     **dict.fromkeys(("sum", "max", "min"), REDUCTION),
     # matmul, conv
     "matmul": Cost(matmul_flops, matmul_bytes),
+    "linear_weight_grad": Cost(linear_weight_grad_flops),
     "conv": Cost(conv_forward),
     "conv_input_grad": Cost(conv_input_grad),
     "conv_weight_grad": Cost(conv_weight_grad),

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from needle.backend_ndarray.checks import check_floats, check_rank, check_shape
 from needle.backend_ndarray.dtypes import BOOL, INT64, DType, promote
 from needle.backend_ndarray.errors import DTypeError, ShapeError
-from needle.backend_ndarray.extension import KERNEL
+from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape, broadcast_shapes, broadcast_strides
 from needle.backend_ndarray.ndarray import (
@@ -22,10 +23,11 @@ from needle.backend_ndarray.ndarray import (
     new,
 )
 
-__all__ = ["ACTIVATIONS", "activation_code", "matmul"]
+__all__ = ["ACTIVATIONS", "activation_code", "linear_weight_grad", "matmul"]
 
 ACTIVATIONS: Final[dict[str | None, float]] = {None: 0.0, "relu": 1.0, "tanh": 2.0, "sigmoid": 3.0}
 _MATMUL: Final = KERNEL["matmul"]
+_LINEAR_WEIGHT_GRAD: Final = KERNEL["linear_weight_grad"]
 _matmul: Final[Callable[[Any, Any, Any], NDArray | None]] = _cpu.matmul
 
 
@@ -97,6 +99,30 @@ def matmul(
             out._handle.version += 1
         return out
     return _drop_axes(result, a.ndim, b.ndim)
+
+
+def linear_weight_grad(x: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
+    """The gradients of y = x @ weight + bias for weight, (K, N), and bias, (N,), in one pass.
+
+    They are x.T @ dy and the sum of dy's rows.
+
+    Args:
+        x: (R, K).
+        dy: (R, N), the gradient of y.
+
+    Raises:
+        ShapeError: the shapes do not fit.
+        DTypeError: the dtypes differ or are not floats.
+        DeviceError: the arrays are on different devices.
+    """
+    op = "linear_weight_grad"
+    device, dtype = check_floats(op, x, dy)
+    check_rank(op, "x", x, 2, "(R, K)")
+    check_rank(op, "dy", dy, 2, "(R, N)")
+    check_shape(op, "dy", dy, (x._shape[0], dy._shape[1]))
+    dw, db = new(device, (x._shape[1], dy._shape[1]), dtype), new(device, dy._shape[1:], dtype)
+    device.launch(_LINEAR_WEIGHT_GRAD, (dw, db, x, dy), NO_SCALARS)
+    return dw, db
 
 
 def _is_plain(a: NDArray, b: NDArray) -> bool:

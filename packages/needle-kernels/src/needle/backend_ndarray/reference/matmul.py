@@ -32,3 +32,9 @@ def matmul(
         product += bias
     activate(product, activation)
     out[...] = product
+
+
+def linear_weight_grad(dw: Array, db: Array, x: Array, dy: Array) -> None:
+    """dw = x^T dy, db = the sum of dy's rows: x (R, K), dy (R, N)."""
+    np.matmul(x.T, dy, out=dw)
+    np.sum(dy, axis=0, out=db)
