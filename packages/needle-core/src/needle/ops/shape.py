@@ -10,6 +10,7 @@ from typing import Any
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
 from ..backend_ndarray import NDArray, ShapeError
+from ..backend_ndarray import shape as nd_shape
 from ..backend_ndarray.dtypes import promote
 from ..backend_ndarray.layout import (
     Shape,
@@ -227,16 +228,11 @@ class Dilate(Spaced):
     name = "dilate"
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(self.grown(a.shape), a.dtype)
-
-    def grown(self, shape: Shape) -> Shape:
-        """The shape with room for the zeros."""
-        return tuple(map(operator.mul, shape, self.steps(len(shape))))
+        shape = a.shape
+        return Spec(tuple(map(operator.mul, shape, self.steps(len(shape)))), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
-        out = a.device.zeros(self.grown(a.shape), dtype=a.dtype)
-        out[self.index(a.ndim)] = a
-        return out
+        return nd_shape.dilate(a, self.steps(a.ndim))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         return UnDilate(self.axes, self.dilation)(out_grad)

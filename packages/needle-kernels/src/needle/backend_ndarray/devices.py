@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from needle.backend_ndarray import ndarray  # a cycle: its names are used inside functions only
-from needle.backend_ndarray.dtypes import FLOAT32, NAME, Scalar, as_dtype
+from needle.backend_ndarray.dtypes import FLOAT32, Scalar, as_dtype
 from needle.backend_ndarray.errors import DeviceError, ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
-from needle.backend_ndarray.layout import Shape, as_shape, compact_strides, extent, unpack
+from needle.backend_ndarray.layout import Shape, as_shape, extent, unpack
 
 __all__ = ["Device", "all_devices", "cpu", "cpu_numpy", "cuda", "default_device"]
 
@@ -91,8 +91,7 @@ class Device:
         """
         sizes = as_shape("empty", shape)
         kind = FLOAT32 if dtype is None else as_dtype(dtype, "empty")
-        storage = self.storage(math.prod(sizes), NAME[kind])
-        return ndarray.wrap(storage, sizes, compact_strides(sizes), 0, kind, self)
+        return ndarray.new(self, sizes, kind)
 
     def full(
         self,

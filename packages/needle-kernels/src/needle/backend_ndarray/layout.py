@@ -318,6 +318,18 @@ def index_view(shape: Shape, strides: Shape, offset: int, index: Any) -> tuple[S
 
 
 @lru_cache(_CACHE)
+def permuted_view(shape: Shape, strides: Shape, axes: Shape) -> tuple[Shape, Shape]:
+    """Shape and strides with axis `axes[i]` as axis i; ShapeError where it is no order of all."""
+    order = normalize_axes("permute", axes, len(shape))
+    if len(order) != len(shape):
+        raise ShapeError(
+            f"permute: axes are missing: got {order} for shape {shape}: "
+            f"need an order of all {len(shape)} axes"
+        )
+    return tuple([shape[axis] for axis in order]), tuple([strides[axis] for axis in order])
+
+
+@lru_cache(_CACHE)
 def flip_view(shape: Shape, strides: Shape, axes: Shape) -> tuple[Shape, int]:
     """Strides that walk `axes` backwards, and how far the offset moves."""
     shift = sum((shape[k] - 1) * strides[k] for k in axes if shape[k])

@@ -40,8 +40,8 @@ from needle.backend_ndarray.layout import (
     dense_strides,
     extent,
     index_view,
-    normalize_axes,
     normalize_axis,
+    permuted_view,
     reshape_strides,
     resolve_shape,
     unpack,
@@ -235,14 +235,8 @@ class NDArray:
         Raises:
             ShapeError: `new_axes` is not an order of all axes.
         """
-        axes = normalize_axes("permute", unpack(new_axes), self.ndim)
-        if len(axes) != self.ndim:
-            raise ShapeError(
-                f"permute: axes are missing: got {axes} for shape {self._shape}: "
-                f"need an order of all {self.ndim} axes"
-            )
-        shape = tuple(self._shape[axis] for axis in axes)
-        return self._view(shape, tuple(self._strides[axis] for axis in axes))
+        axes = as_ints("permute", unpack(new_axes))
+        return self._view(*permuted_view(self._shape, self._strides, axes))
 
     def broadcast_to(self, *new_shape: Any) -> NDArray:
         """A view in which axes of size 1, and new ones on the left, repeat without a copy.

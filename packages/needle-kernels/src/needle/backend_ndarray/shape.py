@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, SupportsIndex
@@ -14,6 +15,7 @@ from needle.backend_ndarray.layout import (
     Axes,
     Shape,
     as_ints,
+    compact_strides,
     dense_strides,
     flip_view,
     normalize_axes,
@@ -91,6 +93,8 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
 
 def _nested(pairs: Any) -> bool:
     """Whether this is a tuple of pairs, not the one pair of an array with one axis."""
+    if type(pairs) is tuple and pairs and type(pairs[0]) is tuple:
+        return True
     return isinstance(pairs, Iterable) and isinstance(next(iter(pairs), ()), Iterable)
 
 
@@ -112,6 +116,22 @@ def _pad_plan(inner: Shape, strides: Shape, widths: tuple[Shape, ...]) -> PadPla
     shape = tuple([size + sum(w) for size, w in zip(inner, widths, strict=True)])
     steps = dense_strides(shape, strides)
     return PadPlan(shape, steps, sum([w[0] * step for w, step in zip(widths, steps, strict=True)]))
+
+
+def dilate(a: NDArray, steps: Shape) -> NDArray:
+    """Zeros between elements: along each axis the next element is so many places further on."""
+    shape, strides = _dilate_plan(a._shape, steps)
+    out = new(a._device, shape, a._dtype)
+    a._device.launch(_FILL, (out, 0), NO_SCALARS)
+    a._device.launch(_COPY, (out._view(a._shape, strides), a), NO_SCALARS)
+    return out
+
+
+@lru_cache(4096)
+def _dilate_plan(shape: Shape, steps: Shape) -> tuple[Shape, Shape]:
+    """The shape with the zeros, and the strides of the elements in it."""
+    dilated = tuple(map(operator.mul, shape, steps))
+    return dilated, tuple(map(operator.mul, compact_strides(dilated), steps))
 
 
 def concatenate(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
