@@ -52,6 +52,7 @@ struct Product {
     Activation activation;
     bool accumulate;
     int64_t a_bytes;         // of all A of the call, for each thread
+    int64_t c_bytes;         // of all C of the call
     double* sums = nullptr;  // of B's columns, where they are wanted too
 };
 
@@ -66,6 +67,7 @@ struct Split {
 struct Plan {
     bool pack_a, pack_b;
     bool wide;                   // all rows of A are kept, and panels of B pass by
+    bool past_caches;            // C is written once, and would not stay in them
     bool fetch_a;                // the next rows of A, where there is a panel of B only
     bool strips;                 // of B, not blocks: the rest is for the columns behind the last
     int64_t depth, columns;      // of one block of B
@@ -212,6 +214,8 @@ Plan make_plan(const Product<T>& p)
 
     int64_t bytes = min64(block_bytes, second / 2);
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
+    plan.past_caches = plan.wide && plan.depth == p.depth && !p.accumulate &&
+                       p.c_bytes >= beyond_caches && whole_vectors(p.c, p.c_row);
     plan.columns = plan.strips   ? strip_columns<T>(1)
                    : plan.pack_b ? round_up(even_block(p.columns, most), width)
                                  : p.columns;
@@ -323,6 +327,7 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
                  p.accumulate || block.k0 > 0,
                  block.k1 == p.depth};
     tile.ahead = next_a;
+    tile.past_caches = plan.past_caches;
     Ahead<T> next_b = plan.wide ? next_panel(p, block) : Ahead<T>{};
     for (int64_t i = block.i0; i < block.i1;) {
         int height = tile_rows_for(block.i1 - i);
@@ -333,7 +338,7 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
-        if (plan.wide) tile.ahead = {tile.c, height, tile.columns, p.c_row};
+        if (plan.wide && !plan.past_caches) tile.ahead = {tile.c, height, tile.columns, p.c_row};
         run_tile(height, order, tile);
         tile.ahead = {};
         fetch_share(next_b, (i - block.i0) / tile_rows, ceil_div(block.i1 - block.i0, tile_rows));
@@ -481,6 +486,7 @@ void run_part(const Product<T>& part, const Plan& plan, T* workspace)
             run_block(p, plan, block, packed_a, packed_b);
         }
     }
+    if (plan.past_caches) end_stream();
 }
 
 // A sum of no terms: act(out? + bias).
@@ -559,7 +565,8 @@ Product<T> product_of(const Call& call)
             bias.as<T>(),
             static_cast<Activation>(static_cast<int>(call.scalars[0])),
             call.scalars[1] != 0,
-            batch_of(out).count * a_bytes / num_threads()};
+            batch_of(out).count * a_bytes / num_threads(),
+            out.size() * static_cast<int64_t>(sizeof(T))};
 }
 
 // Products of a batch run side by side when there are enough of them, else each uses all threads.

@@ -49,13 +49,7 @@ double triad(float* a, const float* b, const float* c, int64_t n)
     parallel_for(n / width, 1 << 12, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin * width; i < end * width; i += width) {
             Vec<float> sum = load(b + i) + 0.5f * load(c + i);
-#if defined(__AVX512F__)
-            _mm512_stream_ps(a + i, sum);
-#elif defined(__AVX2__)
-            _mm256_stream_ps(a + i, sum);
-#else
-            store(a + i, sum);
-#endif
+            stream_store<float>(a + i, sum);
         }
     });
     return 3.0 * sizeof(float) * static_cast<double>(n / width * width);

@@ -86,7 +86,7 @@ inline void transpose_lines(Item* out, int64_t out_row, const Item* in, int64_t 
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i)
         if (stream)
-            _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i * out_row), (__m512i)rows[i]);
+            stream_store<Item>(out + i * out_row, rows[i]);
         else
             store(out + i * out_row, rows[i]);
 }
@@ -338,9 +338,7 @@ void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int
         case 4: copy_items<int32_t>(out, in, rows, columns, stream); break;
         default: copy_items<int64_t>(out, in, rows, columns, stream); break;
     }
-#if defined(__AVX512F__)
-    if (stream) _mm_sfence();
-#endif
+    if (stream) end_stream();
 }
 
 void add_shape(Table& table)

@@ -58,6 +58,37 @@ inline void store(T* p, Vec<T> v)
     std::memcpy(p, &v, sizeof(v));
 }
 
+// Writes past the caches, which then need not fetch the line first: for what they could not keep
+// until it is read. p is a multiple of the vector's size. Whoever writes so calls end_stream()
+// before others read it.
+template <class T>
+inline void stream_store(T* p, Vec<T> v)
+{
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX2__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+    store(p, v);
+#endif
+}
+
+inline void end_stream()
+{
+#if defined(__AVX2__)
+    _mm_sfence();
+#endif
+}
+
+// Whether rows of so many elements are whole vectors, as stream_store writes them.
+template <class T>
+inline bool whole_vectors(const T* rows, int64_t row_stride)
+{
+    int64_t step = row_stride * static_cast<int64_t>(sizeof(T));
+    return reinterpret_cast<uintptr_t>(rows) % NEEDLE_VECTOR_BYTES == 0 &&
+           step % NEEDLE_VECTOR_BYTES == 0;
+}
+
 template <class T>
 inline Vec<T> broadcast(T x)
 {

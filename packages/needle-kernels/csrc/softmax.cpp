@@ -1,5 +1,6 @@
 // Softmax and its relatives. The maximum m of a row is taken out first, so exp cannot overflow:
 //     logsumexp(x) = m + log(s)    s = sum(exp(x - m))
+#include "caches.h"
 #include "families.h"
 #include "parallel.h"
 #include "strided.h"
@@ -310,29 +311,59 @@ void softmax_cross_entropy(const Call& call)
     });
 }
 
+// Whether a matrix is written past the caches, in whole vectors.
+template <class T>
+bool streams(const Array& matrix)
+{
+    return matrix.size() * static_cast<int64_t>(sizeof(T)) >= beyond_caches &&
+           matrix.strides[1] == 1 && whole_vectors(matrix.as<T>(), matrix.strides[0]);
+}
+
 // dlogits = (exp(logits - lse) - (1 - e) one_hot(label) - e / C) * dloss / R. A large lse has too
 // few digits after the point for that: then the row's own maximum and sum are found again.
+template <class T>
+void softmax_cross_entropy_grad_of(const Call& call)
+{
+    const Array &dlogits = call.arrays[0], &dloss = call.arrays[1], &logits = call.arrays[2];
+    const Array &lse = call.arrays[3], &labels = call.arrays[4];
+    constexpr T largest_exact = 64;
+    constexpr int64_t width = lanes<T>;
+    const bool past_caches = streams<T>(dlogits);
+    const double smoothing = call.scalars[0], rows = static_cast<double>(logits.shape[0]);
+    const T scale = static_cast<T>(static_cast<double>(*dloss.as<T>()) / rows);
+    const double spread = static_cast<double>(scale) * smoothing;
+    const int64_t size = logits.shape[1], row_grain = ceil_div(grain, max64(size, 1));
+    const T everywhere = static_cast<T>(spread / static_cast<double>(size));
+    parallel_for(logits.shape[0], row_grain, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+            Line<T> out = row_of<T>(dlogits, r), x = row_of<T>(logits, r);
+            T shift = lse.as<T>()[r * lse.strides[0]], factor = scale;
+            if (!(shift < largest_exact && shift > -largest_exact)) {
+                shift = largest(x, size);
+                factor = static_cast<T>(static_cast<double>(scale) / sum_of_exp(x, size, shift));
+            }
+            auto gradient = [&](int64_t i, int64_t n) -> Vec<T> {
+                return vexp<T>(x.load(i, n) - shift) * factor - everywhere;
+            };
+            int64_t label = label_of(labels, r), i = 0;
+            T of_label =
+                gradient(label, 1)[0] - static_cast<T>(static_cast<double>(scale) - spread);
+            for (; past_caches && i + width <= size; i += width)
+                stream_store<T>(out.data + i, gradient(i, width));
+            for (; i < size; i += width) {
+                int64_t n = min64(width, size - i);
+                out.store(i, n, gradient(i, n));
+            }
+            out[label] = of_label;
+        }
+        if (past_caches) end_stream();
+    });
+}
+
 void softmax_cross_entropy_grad(const Call& call)
 {
-    const Array &dloss = call.arrays[1], &lse = call.arrays[3], &labels = call.arrays[4];
-    double rows = static_cast<double>(call.arrays[2].shape[0]), smoothing = call.scalars[0];
-    for_each_row(call.arrays[2], [&](auto zero, int64_t r, int64_t size) {
-        using T = decltype(zero);
-        constexpr T largest_exact = 64;
-        Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[2], r);
-        T scale = static_cast<T>(static_cast<double>(*dloss.as<T>()) / rows), factor = scale;
-        T shift = lse.as<T>()[r * lse.strides[0]];
-        if (!(shift < largest_exact && shift > -largest_exact)) {
-            shift = largest(x, size);
-            factor = static_cast<T>(static_cast<double>(scale) / sum_of_exp(x, size, shift));
-        }
-        double spread = static_cast<double>(scale) * smoothing;
-        T everywhere = static_cast<T>(spread / static_cast<double>(size));
-        for_vectors<T>(size, [&](int64_t i, int64_t n) {
-            out.store(i, n, vexp<T>(x.load(i, n) - shift) * factor - everywhere);
-        });
-        out[label_of(labels, r)] -= static_cast<T>(static_cast<double>(scale) - spread);
-    });
+    with_float(call.arrays[0].dtype,
+               [&](auto zero) { softmax_cross_entropy_grad_of<decltype(zero)>(call); });
 }
 
 }  // namespace

@@ -52,6 +52,7 @@ struct Tile {
     bool finish;       // the last part of the sum: add the bias and apply the activation
     int64_t rows = 0;  // of a narrow tile: how many of its rows exist in C
     Ahead<T> ahead{};
+    bool past_caches = false;  // C is written with stream_store
 };
 
 // Enough accumulators to hide the latency of the multiply-adds, and two registers for B.
@@ -124,10 +125,16 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
 #pragma GCC unroll 32
             for (int i = 0; i < MR; ++i) sum[i][v] += bias;
         }
+    auto write = [&](auto put) __attribute__((always_inline)) {
 #pragma GCC unroll 32
-    for (int i = 0; i < MR; ++i)
+        for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
-        for (int v = 0; v < NV; ++v) store(tile.c + i * tile.c_stride + v * width, sum[i][v]);
+            for (int v = 0; v < NV; ++v) put(tile.c + i * tile.c_stride + v * width, sum[i][v]);
+    };
+    if (tile.past_caches)
+        write([](T* p, Vec<T> x) { stream_store<T>(p, x); });
+    else
+        write([](T* p, Vec<T> x) { store<T>(p, x); });
 }
 
 constexpr int64_t fetch_interval = 8;

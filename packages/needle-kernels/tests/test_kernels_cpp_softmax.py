@@ -255,6 +255,19 @@ def test_gradient_of_large_logits(isa: str, offset: float, dtype: str) -> None:
     check(grad, want[2], rtol=40 * eps(dtype), atol=eps(dtype))  # |lse| < 64 costs 32 eps
 
 
+def test_gradient_beyond_the_caches(isa: str, threads: int) -> None:
+    """18 MB: rows of whole vectors are written past the caches, others are not."""
+    logits, lse = draw((451, 10_000), "float32"), np.full(451, 13.7, "float32")
+    labels, one = np.random.default_rng(1).integers(0, 10_000, 451), np.ones((), "float32")
+    memory = np.empty(logits.size + 16, "float32")
+    first = -memory.ctypes.data % 64 // 4
+    vectors = memory[first : first + logits.size].reshape(logits.shape)
+    odd = np.empty((451, 10_001), "float32")[:, :10_000]
+    for grad in (vectors, odd):
+        launch("softmax_cross_entropy_grad", grad, one, logits, lse, labels, scalars=(0.1,))
+    np.testing.assert_array_equal(vectors, odd)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradient_in_place(isa: str, dtype: str) -> None:
     logits = draw((5, 19), dtype) + 100

@@ -84,6 +84,20 @@ def test_blocks_and_threads(device, threads, m, k, n):
         nd.set_num_threads(before)
 
 
+@pytest.mark.parametrize("columns", [10000, 9999])
+@pytest.mark.parametrize("device", [nd.cpu()], ids=repr)
+def test_a_result_beyond_the_caches(device, columns):
+    """18 MB, written past them where each row is whole vectors, and added to."""
+    a, b = (
+        nd.array(draw(shape, s), dtype="float32", device=device)
+        for s, shape in enumerate([(451, 64), (64, columns)])
+    )
+    bias = draw((columns,), 2).astype(np.float32)
+    got = nd.matmul(a, b, bias=nd.array(bias, device=device))
+    check(got, a, b, "float32", bias)
+    check(nd.matmul(a, b, out=got.copy(), accumulate=True), a, b, "float32", got.numpy())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_linear_weight_grad(device, view, dtype):
