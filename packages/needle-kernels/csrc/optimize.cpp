@@ -93,7 +93,27 @@ struct SgdStep {
 
     void run_without_momentum(T* __restrict w, const T* __restrict g, int64_t n) const
     {
-        for (int64_t i = 0; i < n; ++i) w[i] -= lr * (g[i] + decay * w[i]);
+        for (int64_t i = 0; i < n; i += block) {
+            int64_t count = min64(block, n - i);
+            if (decay == 0 && all_zero(g + i, count)) continue;
+            for (int64_t j = i; j < i + count; ++j) w[j] -= lr * (g[j] + decay * w[j]);
+        }
+    }
+
+private:
+    static constexpr int64_t block = 64;
+
+    // Most of an embedding's gradient is: then w need not be read.
+    static bool all_zero(const T* g, int64_t n)
+    {
+        if (g[0] != 0) return false;
+        Bits<T> any = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            Bits<T> bits;
+            std::memcpy(&bits, g + i, sizeof(T));
+            any |= bits;
+        }
+        return any == 0;
     }
 };
 

@@ -73,6 +73,23 @@ def test_sgd_without_momenta(isa: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("used", [[], [0], [63], [64], [199], [5, 130, 131, 640]])
+def test_sgd_of_a_gradient_that_is_mostly_zero(
+    isa: str, threads: int, used: list[int], decay: float, dtype: str
+) -> None:
+    """Runs of zeros may be passed over, but not what lies among them, nor the decay."""
+    w = np.random.default_rng(3).standard_normal(997).astype(dtype)
+    g = np.zeros_like(w)
+    g[used] = np.arange(1, len(used) + 1)
+    want = w - 0.5 * (g + decay * w.astype("float64"))
+    if not decay:
+        np.testing.assert_array_equal(np.flatnonzero(want != w), used)
+    launch("sgd", w, None, g, scalars=(0.5, 0.0, decay, 0.0))
+    check(w, want, rtol=4 * eps(dtype), atol=4 * eps(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_adam_three_steps(isa: str, threads: int, dtype: str) -> None:
     rng = np.random.default_rng(2)
     hyper = (0.01, 0.9, 0.999, 1e-8, 0.02)
