@@ -152,9 +152,9 @@ class Optimizer:
             if parameter.grad is None:
                 continue
             gradient, weight = array_of(parameter.grad), array_of(parameter)
-            if gradient.shape != weight.shape or gradient.device is not weight.device:
+            if gradient._shape != weight._shape or gradient._device is not weight._device:
                 self._check_gradient(i, gradient, weight)
-            if gradient.dtype is not weight.dtype:
+            if gradient._dtype is not weight._dtype:
                 gradient = gradient.astype(weight.dtype)
             gradients[i] = gradient
         return gradients
@@ -184,7 +184,7 @@ class Optimizer:
             weight = array_of(self.params[i])
             storage = weight._handle.address
             uses[storage] = use = uses.get(storage, 0) + 1
-            key = (weight.device, weight.dtype, self.steps[i], use)
+            key = (weight._device.name, weight._dtype, self.steps[i], use)
             groups.setdefault(key, []).append(i)
         return list(groups.values())
 
@@ -193,7 +193,7 @@ class Optimizer:
         tensors: list[Tensor] = getattr(self, slot)
         arrays = [array_of(tensors[i]) for i in group]
         for k, (array, weight) in enumerate(zip(arrays, weights, strict=True)):
-            if array.device is not weight.device or array.dtype is not weight.dtype:
+            if array._device is not weight._device or array._dtype is not weight._dtype:
                 arrays[k] = NDArray(array, device=weight.device, dtype=weight.dtype)
                 replace(tensors[group[k]], arrays[k])
         return arrays
@@ -283,7 +283,7 @@ def _zeros_like(parameter: Tensor) -> Tensor:
 def _writable(parameter: Tensor) -> NDArray:
     """Returns the parameter's array; one whose elements repeat becomes a copy of its own first."""
     array = array_of(parameter)
-    if 0 in array.strides:
+    if 0 in array._strides:
         array = array.compact()
         replace(parameter, array)
     return array
