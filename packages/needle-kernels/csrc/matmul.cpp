@@ -214,7 +214,7 @@ Plan make_plan(const Product<T>& p)
 
     int64_t bytes = min64(block_bytes, second / 2);
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
-    plan.past_caches = plan.wide && plan.depth == p.depth && !p.accumulate &&
+    plan.past_caches = (plan.wide || plan.strips) && plan.depth == p.depth && !p.accumulate &&
                        p.c_bytes >= beyond_caches && whole_vectors(p.c, p.c_row);
     plan.columns = plan.strips   ? strip_columns<T>(1)
                    : plan.pack_b ? round_up(even_block(p.columns, most), width)
@@ -396,7 +396,8 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
 
 // One tile of a strip of B, which begins at b.
 template <class T, int rows>
-void run_strip_tile(const Product<T>& p, const Block& block, const T* b, int64_t b_stride)
+void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, const T* b,
+                    int64_t b_stride)
 {
     constexpr int vectors = strip_vectors(rows);
     Segment<T> segment{p.a + block.i0 * p.a_row + block.k0 * p.a_depth, b, block.depth()};
@@ -411,6 +412,7 @@ void run_strip_tile(const Product<T>& p, const Block& block, const T* b, int64_t
                  p.activation,
                  p.accumulate || block.k0 > 0,
                  block.k1 == p.depth};
+    tile.past_caches = plan.past_caches;
     if (p.a_row == 1)
         run_tile<T, rows, vectors, RowOrder::rows_contiguous>(tile);
     else
@@ -419,18 +421,19 @@ void run_strip_tile(const Product<T>& p, const Block& block, const T* b, int64_t
 
 // All rows, below one strip. (Tiles of one or two rows occur only where there are no others.)
 template <class T>
-void run_strip(const Product<T>& p, const Block& strip, const T* b, int64_t b_stride)
+void run_strip(const Product<T>& p, const Plan& plan, const Block& strip, const T* b,
+               int64_t b_stride)
 {
     Block block = strip;
     for (int64_t t = 0, tiles = ceil_div(p.rows, strip_rows); t < tiles; ++t) {
         block.i0 = p.rows * t / tiles;
         switch (p.rows * (t + 1) / tiles - block.i0) {
-            case 1: run_strip_tile<T, 1>(p, block, b, b_stride); break;
-            case 2: run_strip_tile<T, 2>(p, block, b, b_stride); break;
-            case 3: run_strip_tile<T, 3>(p, block, b, b_stride); break;
-            case 4: run_strip_tile<T, 4>(p, block, b, b_stride); break;
-            case 5: run_strip_tile<T, 5>(p, block, b, b_stride); break;
-            default: run_strip_tile<T, 6>(p, block, b, b_stride); break;
+            case 1: run_strip_tile<T, 1>(p, plan, block, b, b_stride); break;
+            case 2: run_strip_tile<T, 2>(p, plan, block, b, b_stride); break;
+            case 3: run_strip_tile<T, 3>(p, plan, block, b, b_stride); break;
+            case 4: run_strip_tile<T, 4>(p, plan, block, b, b_stride); break;
+            case 5: run_strip_tile<T, 5>(p, plan, block, b, b_stride); break;
+            default: run_strip_tile<T, 6>(p, plan, block, b, b_stride); break;
         }
     }
 }
@@ -449,9 +452,9 @@ int64_t run_strips(const Product<T>& p, const Plan& plan, T* packed)
             if (p.sums != nullptr) add_columns(p, strip);
             if (plan.pack_b) {
                 pack_panel(b, p.b_column, p.b_depth, width, strip.depth(), packed, width);
-                run_strip(p, strip, packed, width);
+                run_strip(p, plan, strip, packed, width);
             } else {
-                run_strip(p, strip, b, p.b_depth);
+                run_strip(p, plan, strip, b, p.b_depth);
             }
         }
     return whole;

@@ -84,13 +84,13 @@ def test_blocks_and_threads(device, threads, m, k, n):
         nd.set_num_threads(before)
 
 
-@pytest.mark.parametrize("columns", [10000, 9999])
-@pytest.mark.parametrize("device", [nd.cpu()], ids=repr)
-def test_a_result_beyond_the_caches(device, columns):
+@pytest.mark.parametrize(("rows", "columns"), [(451, 10000), (451, 9999), (5000, 912)])
+def test_a_result_beyond_the_caches(host_device, rows, columns):
     """18 MB, written past them where each row is whole vectors, and added to."""
+    device = host_device
     a, b = (
         nd.array(draw(shape, s), dtype="float32", device=device)
-        for s, shape in enumerate([(451, 64), (64, columns)])
+        for s, shape in enumerate([(rows, 64), (64, columns)])
     )
     bias = draw((columns,), 2).astype(np.float32)
     got = nd.matmul(a, b, bias=nd.array(bias, device=device))
