@@ -9,8 +9,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "caches.h"
 #include "call.h"
 #include "parallel.h"
+#include "simd.h"
 
 // The next loop's iterations are independent (an output may be an input, but then element by
 // element).
@@ -284,6 +286,57 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
     }
 }
 
+// Whether results go past the caches: they could not keep them. Where a result replaces an operand,
+// its lines have been read anyway.
+template <int N>
+bool streams_results(const Nest<N>& nest)
+{
+    for (int k = 1; k < N; ++k)
+        if (nest.data[k] == nest.data[0]) return false;
+    return nest.size() * nest.item[0] >= beyond_caches;
+}
+
+// A row function on n elements whose results go past the caches, some vectors at a time: reading
+// and writing take turns so often that memory does both at once.
+template <int N>
+struct StreamedRow {
+    static constexpr int64_t piece = 64;
+
+    const Nest<N>& nest;
+    const BlockPlan<N>& plan;
+    RowFunction row;
+
+    void run(char* const* data, int64_t n) const
+    {
+        alignas(64) uint8_t results[piece * 8];
+        char* operands[N];
+        for (int64_t i = 0; i < n; i += piece) {
+            int64_t count = min64(piece, n - i);
+            for (int k = 1; k < N; ++k)
+                operands[k] = data[k] + (plan.repeated[k] ? 0 : i * nest.item[k]);
+            operands[0] = reinterpret_cast<char*>(results);
+            row(operands, plan.repeated, count);
+            write(reinterpret_cast<uint8_t*>(data[0]) + i * nest.item[0], results,
+                  count * nest.item[0]);
+        }
+    }
+
+private:
+    static void write(uint8_t* out, const uint8_t* results, int64_t bytes)
+    {
+        constexpr int64_t width = lanes<uint8_t>;
+        int64_t i = 0;
+        if (whole_vectors(out, 0))
+            for (; i + width <= bytes; i += width) stream_store(out + i, load(results + i));
+        std::memcpy(out + i, results + i, static_cast<size_t>(bytes - i));
+    }
+};
+
+// What a thread does when it has written past the caches.
+struct StreamEnd {
+    ~StreamEnd() { end_stream(); }
+};
+
 // Runs `row` over all elements of N arrays of one shape. A thread gets at least `grain` elements.
 template <int N>
 void run_rows(const Array* arrays, RowFunction row, int64_t grain)
@@ -291,7 +344,13 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     Nest<N> nest = make_nest<N>(arrays);
     if (nest.empty) return;
     BlockPlan<N> plan(nest);
-    if (plan.any_buffered) {
+    if (!plan.any_buffered && streams_results(nest)) {
+        StreamedRow<N> streamed{nest, plan, row};
+        auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamEnd&) {
+            streamed.run(data, rows * columns);
+        };
+        for_blocks<N, StreamEnd>(nest, plan.rows, plan.columns, grain, body);
+    } else if (plan.any_buffered) {
         auto body = [&](char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers) {
             run_block<N>(nest, plan, row, data, rows, columns, buffers);
         };

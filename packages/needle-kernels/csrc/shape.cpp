@@ -317,15 +317,21 @@ RowFunction cast_function(DType to, DType from)
     }
 }
 
+// Whether this is so much of one run of memory that it goes past the caches.
+bool is_long_run(const Nest<2>& nest)
+{
+    return nest.rank == 1 && nest.strides[0][0] == nest.item[0] &&
+           nest.strides[1][0] == nest.item[1] && streams_results(nest);
+}
+
 void run_copy(const Call& call)
 {
     DType to = call.arrays[0].dtype, from = call.arrays[1].dtype;
-    if (to != from) {
-        run_rows<2>(call.arrays, cast_function(to, from), grain_bytes / 4);
-        return;
-    }
     Nest<2> nest = make_nest<2>(call.arrays);
-    if (!nest.empty) move_items(nest);
+    if (to != from || is_long_run(nest))
+        run_rows<2>(call.arrays, cast_function(to, from), grain_bytes / 4);
+    else if (!nest.empty)
+        move_items(nest);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 """Calls the C++ kernels straight on NumPy arrays of any layout, under the front end's checks."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,6 +73,14 @@ def lay_at_random(rng: np.random.Generator, values: npt.NDArray[Any]) -> npt.NDA
 def blank(shape: tuple[int, ...], layout: str, dtype: str) -> npt.NDArray[Any]:
     """An output whose every element must be written."""
     return lay(np.full(shape, SENTINEL, dtype), layout)
+
+
+def beside_cache_line(shape: tuple[int, ...], dtype: str, items: int) -> npt.NDArray[Any]:
+    """An output of NaN, or of ones, that begins so many items behind the start of a cache line."""
+    kind, size = np.dtype(dtype), math.prod(shape)
+    memory = np.full(size + 128, np.nan if kind.kind == "f" else 1, kind)
+    first = -memory.ctypes.data % 64 // kind.itemsize + items
+    return memory[first : first + size].reshape(shape)
 
 
 def written(view: npt.NDArray[Any]) -> npt.NDArray[Any]:

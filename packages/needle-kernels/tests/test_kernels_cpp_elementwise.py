@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cpp_call import FLOATS, blank, cpu, isa, launch, lay, lay_at_random, threads, written
+from cpp_call import (
+    FLOATS,
+    beside_cache_line,
+    blank,
+    cpu,
+    isa,
+    launch,
+    lay,
+    lay_at_random,
+    threads,
+    written,
+)
 
 __all__ = ["isa", "threads"]
 
@@ -123,6 +134,42 @@ def test_any_strides(isa: str, threads: int, dtype: str) -> None:
         out = lay_at_random(rng, np.zeros(shape, dtype))
         launch(name, out, a)
         same_bits(out, UNARY[name][0](a))
+
+
+@pytest.mark.parametrize("items", [0, 1])
+@pytest.mark.parametrize("shape", [(4_200_001,), (2100, 2003), (1_400_001, 3)])
+def test_results_beyond_the_caches(
+    isa: str, threads: int, shape: tuple[int, ...], items: int
+) -> None:
+    """17 MB, written past them where they begin with a cache line."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape, "float32") for _ in range(2))
+    row = np.broadcast_to(b.reshape(-1)[: shape[-1]], shape)
+    out = beside_cache_line(shape, "float32", items)
+    launch("add", out, a, b)
+    np.testing.assert_array_equal(out, a + b)
+    launch("subtract", out, row, a)
+    np.testing.assert_array_equal(out, row - a)
+    launch("multiply", out, a, 3.0)
+    np.testing.assert_array_equal(out, a * np.float32(3))
+    launch("exp", out, a)
+    some, want = a.reshape(-1)[-1000:].copy(), np.empty(1000, "float32")
+    launch("exp", want, some)
+    np.testing.assert_array_equal(out.reshape(-1)[-1000:], want)
+    launch("copy", out, a)
+    np.testing.assert_array_equal(out, a)
+    launch("add", out, out, b)
+    np.testing.assert_array_equal(out, a + b)
+    wide = beside_cache_line(shape, "float64", items)
+    launch("copy", wide, a)
+    np.testing.assert_array_equal(wide, a)
+
+
+def test_comparisons_beyond_the_caches(isa: str) -> None:
+    a, b = (np.random.default_rng(k).integers(0, 9, 17_000_003).astype("uint8") for k in (0, 1))
+    out = beside_cache_line(a.shape, "bool", 0)
+    launch("less", out, a, b)
+    np.testing.assert_array_equal(out, a < b)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

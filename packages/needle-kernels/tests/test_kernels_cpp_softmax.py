@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cpp_call import FLOATS, LAYOUTS, blank, check, cpu, eps, isa, launch, lay, threads, written
+from cpp_call import (
+    FLOATS,
+    LAYOUTS,
+    beside_cache_line,
+    blank,
+    check,
+    cpu,
+    eps,
+    isa,
+    launch,
+    lay,
+    threads,
+    written,
+)
 
 __all__ = ["isa", "threads"]
 
@@ -259,9 +272,7 @@ def test_gradient_beyond_the_caches(isa: str, threads: int) -> None:
     """18 MB: rows of whole vectors are written past the caches, others are not."""
     logits, lse = draw((451, 10_000), "float32"), np.full(451, 13.7, "float32")
     labels, one = np.random.default_rng(1).integers(0, 10_000, 451), np.ones((), "float32")
-    memory = np.empty(logits.size + 16, "float32")
-    first = -memory.ctypes.data % 64 // 4
-    vectors = memory[first : first + logits.size].reshape(logits.shape)
+    vectors = beside_cache_line(logits.shape, "float32", 0)
     odd = np.empty((451, 10_001), "float32")[:, :10_000]
     for grad in (vectors, odd):
         launch("softmax_cross_entropy_grad", grad, one, logits, lse, labels, scalars=(0.1,))
