@@ -50,6 +50,13 @@ struct Products {
     Weights<T> weights;
     const T* bias;
     Activation activation;
+
+    // Whether the result, of which each number is written once, goes past the caches.
+    bool past_caches() const
+    {
+        return to.n * to.image_stride * int64_t{sizeof(T)} >= beyond_caches &&
+               whole_vectors(to.data, to.pixel_stride);
+    }
 };
 
 // One thread's share of the result.
@@ -72,6 +79,7 @@ void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_
     Segment<T>* segments = first + count;
     Tile<T> tile{segments,     count, rows.a, p.weights.input_stride, nullptr, rows.c, 0, nullptr,
                  p.activation, false, true};
+    tile.past_caches = p.past_caches();
     for (int64_t i0 = 0; i0 < rows.count; i0 += block_rows) {
         int64_t end = min64(rows.count, i0 + block_rows);
         for (int64_t panel = share.panel0; panel < share.panel1; ++panel) {
@@ -171,6 +179,7 @@ void split_result(const Products<T>& p, int64_t step, int64_t work, const Run& r
                 run(part, block);
             });
         }
+        if (p.past_caches()) end_stream();
     });
 }
 
