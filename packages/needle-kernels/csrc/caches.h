@@ -12,8 +12,8 @@ struct Caches {
     int64_t read_ahead;
 };
 
-// So many bytes of a result are beyond the caches by the time that they are read.
-constexpr int64_t beyond_caches = int64_t{16} << 20;
+// A result of so many bytes is beyond the caches by the time that it is read.
+constexpr int64_t beyond_caches = int64_t{24} << 20;
 
 // Found out once; where the system does not say: 1 MB.
 const Caches& caches();

@@ -286,14 +286,17 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
     }
 }
 
-// Whether results go past the caches: they could not keep them. Where a result replaces an operand,
-// its lines have been read anyway.
+// Whether results go past the caches: these could not keep results and operands. Where a result
+// replaces an operand, its lines have been read anyway.
 template <int N>
 bool streams_results(const Nest<N>& nest)
 {
-    for (int k = 1; k < N; ++k)
-        if (nest.data[k] == nest.data[0]) return false;
-    return nest.size() * nest.item[0] >= beyond_caches;
+    int64_t bytes = 0;
+    for (int k = 0; k < N; ++k) {
+        if (k > 0 && nest.data[k] == nest.data[0]) return false;
+        if (nest.strides[k][0] != 0) bytes += nest.size() * nest.item[k];
+    }
+    return bytes >= 3 * beyond_caches;
 }
 
 // A row function on n elements whose results go past the caches, some vectors at a time: reading

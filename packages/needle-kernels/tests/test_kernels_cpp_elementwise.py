@@ -137,11 +137,11 @@ def test_any_strides(isa: str, threads: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("items", [0, 1])
-@pytest.mark.parametrize("shape", [(4_200_001,), (2100, 2003), (1_400_001, 3)])
+@pytest.mark.parametrize("shape", [(9_500_001,), (3100, 3065), (3_200_001, 3)])
 def test_results_beyond_the_caches(
     isa: str, threads: int, shape: tuple[int, ...], items: int
 ) -> None:
-    """17 MB, written past them where they begin with a cache line."""
+    """38 MB, written past them where they begin with a cache line."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, "float32") for _ in range(2))
     row = np.broadcast_to(b.reshape(-1)[: shape[-1]], shape)
@@ -166,7 +166,7 @@ def test_results_beyond_the_caches(
 
 
 def test_comparisons_beyond_the_caches(isa: str) -> None:
-    a, b = (np.random.default_rng(k).integers(0, 9, 17_000_003).astype("uint8") for k in (0, 1))
+    a, b = (np.random.default_rng(k).integers(0, 9, 25_500_003).astype("uint8") for k in (0, 1))
     out = beside_cache_line(a.shape, "bool", 0)
     launch("less", out, a, b)
     np.testing.assert_array_equal(out, a < b)

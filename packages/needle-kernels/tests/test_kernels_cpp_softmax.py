@@ -269,11 +269,11 @@ def test_gradient_of_large_logits(isa: str, offset: float, dtype: str) -> None:
 
 
 def test_gradient_beyond_the_caches(isa: str, threads: int) -> None:
-    """18 MB: rows of whole vectors are written past the caches, others are not."""
-    logits, lse = draw((451, 10_000), "float32"), np.full(451, 13.7, "float32")
-    labels, one = np.random.default_rng(1).integers(0, 10_000, 451), np.ones((), "float32")
+    """26 MB: rows of whole vectors are written past the caches, others are not."""
+    logits, lse = draw((651, 10_000), "float32"), np.full(651, 13.7, "float32")
+    labels, one = np.random.default_rng(1).integers(0, 10_000, 651), np.ones((), "float32")
     vectors = beside_cache_line(logits.shape, "float32", 0)
-    odd = np.empty((451, 10_001), "float32")[:, :10_000]
+    odd = np.empty((651, 10_001), "float32")[:, :10_000]
     for grad in (vectors, odd):
         launch("softmax_cross_entropy_grad", grad, one, logits, lse, labels, scalars=(0.1,))
     np.testing.assert_array_equal(vectors, odd)

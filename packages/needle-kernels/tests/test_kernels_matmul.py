@@ -84,9 +84,9 @@ def test_blocks_and_threads(device, threads, m, k, n):
         nd.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(451, 10000), (451, 9999), (5000, 912)])
+@pytest.mark.parametrize(("rows", "columns"), [(651, 10000), (651, 9999), (7000, 912)])
 def test_a_result_beyond_the_caches(host_device, rows, columns):
-    """18 MB, written past them where each row is whole vectors, and added to."""
+    """26 MB, written past them where each row is whole vectors, and added to."""
     device = host_device
     a, b = (
         nd.array(draw(shape, s), dtype="float32", device=device)
