@@ -2,7 +2,9 @@
 // neighbouring channels of one pixel. Every kernel goes through its output pixel by pixel and
 // writes each once: forwards from the pixels under a window, backwards from the windows over a
 // pixel. So nothing is cleared first and no two threads add to one place.
+#include "caches.h"
 #include "families.h"
+#include "loops.h"
 #include "parallel.h"
 #include "strided.h"
 
@@ -55,12 +57,38 @@ struct Windows {
     int64_t places() const { return size[0] * size[1]; }
 };
 
-// The channels of one pixel of (N, H, W, C).
+// The pixels of (N, H, W, C). A kernel makes its own for each pixel that it writes: of what lies in
+// a call the compiler must think that every store may change it, and reads it again.
 template <class T>
-Line<T> pixel_of(const Array& images, int64_t n, int64_t h, int64_t w)
+struct Pixels {
+    T* data;
+    int64_t image, row, pixel, channel;  // strides
+
+    explicit Pixels(const Array& images)
+        : data(images.as<T>()),
+          image(images.strides[0]),
+          row(images.strides[1]),
+          pixel(images.strides[2]),
+          channel(images.strides[3])
+    {
+    }
+    // The channels of one pixel.
+    Line<T> at(int64_t n, int64_t h, int64_t w) const
+    {
+        return {data + n * image + h * row + w * pixel, channel};
+    }
+    // Asks for a pixel, from channel c on, that may also lie below the image.
+    void fetch(int64_t n, int64_t h, int64_t w, int64_t c) const
+    {
+        __builtin_prefetch(data + n * image + h * row + w * pixel + c * channel, 0, 2);
+    }
+};
+
+// How many rows below a window's pixels the next ones are fetched: those of the window below, for
+// no processor foresees several rows at once; or none, where all of x may be in the cache.
+int64_t rows_ahead(const Windows& windows, const Array& x)
 {
-    const int64_t* strides = images.strides;
-    return {images.as<T>() + n * strides[0] + h * strides[1] + w * strides[2], strides[3]};
+    return x.size() * item_bytes(x.dtype) > caches().second_bytes ? windows.stride[0] : 0;
 }
 
 // Calls body(T{}, n, h, w) for every pixel of (N, H, W, C), shared by the threads. Each costs
@@ -86,24 +114,29 @@ void max_pool(const Call& call)
 {
     const Array &y = call.arrays[0], &index = call.arrays[1], &x = call.arrays[2];
     Windows windows(call.scalars);
+    const int64_t below = rows_ahead(windows, x);
     for_each_pixel(y, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
         using T = decltype(zero);
         Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
+        const Pixels<T> from(x), to(y);
+        const Pixels<Bits<T>> places(index);
+        const Windows own = windows;
         auto number = [&](int64_t h, int64_t w) {
-            return broadcast(static_cast<Bits<T>>(windows.place(i, j, h, w)));
+            return broadcast(static_cast<Bits<T>>(own.place(i, j, h, w)));
         };
         for_vectors<T>(x.shape[3], [&](int64_t c, int64_t m) {
-            Vec<T> best = pixel_of<T>(x, n, rows.begin, columns.begin).load(c, m);
+            Vec<T> best = from.at(n, rows.begin, columns.begin).load(c, m);
             Vec<Bits<T>> place = number(rows.begin, columns.begin);
             for (int64_t h = rows.begin; h < rows.end; ++h)
                 for (int64_t w = columns.begin; w < columns.end; ++w) {
-                    Vec<T> value = pixel_of<T>(x, n, h, w).load(c, m);
+                    Vec<T> value = from.at(n, h, w).load(c, m);
+                    from.fetch(n, h + below, w, c);
                     auto better = (value > best) | (value != value);
                     best = better ? value : best;
                     place = better ? number(h, w) : place;
                 }
-            pixel_of<T>(y, n, i, j).store(c, m, best);
-            pixel_of<Bits<T>>(index, n, i, j).store(c, m, place);
+            to.at(n, i, j).store(c, m, best);
+            places.at(n, i, j).store(c, m, place);
         });
     });
 }
@@ -116,15 +149,18 @@ void max_pool_grad(const Call& call)
     for_each_pixel(dx, 1, [&](auto zero, int64_t n, int64_t h, int64_t w) {
         using T = decltype(zero);
         Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
+        const Pixels<T> from(dy), to(dx);
+        const Pixels<Bits<T>> places(index);
+        const Windows own = windows;
         for_vectors<T>(dx.shape[3], [&](int64_t c, int64_t m) {
             Vec<T> sum{};
             for (int64_t i = rows.begin; i < rows.end; ++i)
                 for (int64_t j = columns.begin; j < columns.end; ++j) {
-                    auto here = pixel_of<Bits<T>>(index, n, i, j).load(c, m) ==
-                                static_cast<Bits<T>>(windows.place(i, j, h, w));
-                    sum += here ? pixel_of<T>(dy, n, i, j).load(c, m) : Vec<T>{};
+                    auto here = places.at(n, i, j).load(c, m) ==
+                                static_cast<Bits<T>>(own.place(i, j, h, w));
+                    sum += here ? from.at(n, i, j).load(c, m) : Vec<T>{};
                 }
-            pixel_of<T>(dx, n, h, w).store(c, m, sum);
+            to.at(n, h, w).store(c, m, sum);
         });
     });
 }
@@ -137,15 +173,18 @@ void max_pool_pick(const Call& call)
     for_each_pixel(out, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
         using T = decltype(zero);
         Range rows = windows.pixels(0, i, a.shape[1]), columns = windows.pixels(1, j, a.shape[2]);
+        const Pixels<T> from(a), to(out);
+        const Pixels<Bits<T>> places(index);
+        const Windows own = windows;
         for_vectors<T>(a.shape[3], [&](int64_t c, int64_t m) {
-            Vec<Bits<T>> place = pixel_of<Bits<T>>(index, n, i, j).load(c, m);
+            Vec<Bits<T>> place = places.at(n, i, j).load(c, m);
             Vec<T> found{};
             for (int64_t h = rows.begin; h < rows.end; ++h)
                 for (int64_t w = columns.begin; w < columns.end; ++w) {
-                    auto here = place == static_cast<Bits<T>>(windows.place(i, j, h, w));
-                    found = here ? pixel_of<T>(a, n, h, w).load(c, m) : found;
+                    auto here = place == static_cast<Bits<T>>(own.place(i, j, h, w));
+                    found = here ? from.at(n, h, w).load(c, m) : found;
                 }
-            pixel_of<T>(out, n, i, j).store(c, m, found);
+            to.at(n, i, j).store(c, m, found);
         });
     });
 }
@@ -167,18 +206,22 @@ void avg_pool(const Call& call)
 {
     const Array &y = call.arrays[0], &x = call.arrays[1];
     Windows windows(call.scalars);
-    bool padded = call.scalars[6] != 0;
+    const bool padded = call.scalars[6] != 0;
+    const int64_t below = rows_ahead(windows, x);
     for_each_pixel(y, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
         using T = decltype(zero);
         Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
         T count = static_cast<T>(divisor(windows, 0, i, x.shape[1], padded) *
                                  divisor(windows, 1, j, x.shape[2], padded));
+        const Pixels<T> from(x), to(y);
         for_vectors<T>(x.shape[3], [&](int64_t c, int64_t m) {
             Vec<T> sum{};
             for (int64_t h = rows.begin; h < rows.end; ++h)
-                for (int64_t w = columns.begin; w < columns.end; ++w)
-                    sum += pixel_of<T>(x, n, h, w).load(c, m);
-            pixel_of<T>(y, n, i, j).store(c, m, sum / count);
+                for (int64_t w = columns.begin; w < columns.end; ++w) {
+                    sum += from.at(n, h, w).load(c, m);
+                    from.fetch(n, h + below, w, c);
+                }
+            to.at(n, i, j).store(c, m, sum / count);
         });
     });
 }
@@ -192,15 +235,17 @@ void avg_pool_grad(const Call& call)
     for_each_pixel(dx, 1, [&](auto zero, int64_t n, int64_t h, int64_t w) {
         using T = decltype(zero);
         Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
+        const Pixels<T> from(dy), to(dx);
+        const Windows own = windows;
         for_vectors<T>(dx.shape[3], [&](int64_t c, int64_t m) {
             Vec<T> sum{};
             for (int64_t i = rows.begin; i < rows.end; ++i)
                 for (int64_t j = columns.begin; j < columns.end; ++j) {
-                    T count = static_cast<T>(divisor(windows, 0, i, dx.shape[1], padded) *
-                                             divisor(windows, 1, j, dx.shape[2], padded));
-                    sum += pixel_of<T>(dy, n, i, j).load(c, m) / count;
+                    T count = static_cast<T>(divisor(own, 0, i, dx.shape[1], padded) *
+                                             divisor(own, 1, j, dx.shape[2], padded));
+                    sum += from.at(n, i, j).load(c, m) / count;
                 }
-            pixel_of<T>(dx, n, h, w).store(c, m, sum);
+            to.at(n, h, w).store(c, m, sum);
         });
     });
 }
