@@ -4,8 +4,9 @@
 // second-level cache while all rows of A run through it, six at a time, which fit the first-level
 // cache. Of large products packed blocks of B stay there instead, so that A is read once for each
 // block, and C along its rows; and a very wide B is packed panel by panel, each just before all
-// rows of a smaller A use it. Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix
-// Multiplication" (2008), where A and B have each other's role.
+// rows of a smaller A use it. A result that the caches could not keep goes past them. Source: Goto
+// and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), where A and B have
+// each other's role.
 #include "caches.h"
 #include "families.h"
 #include "pack.h"
@@ -763,7 +764,8 @@ void linear_weight_grad_of(const Call& call)
         run_product(p, num_threads(), reinterpret_cast<T*>(p.sums + sums_of(db)));
     } else {
         matmul_any<T>(dw.call);
-        add_columns(p, Block{0, p.rows, 0, p.columns, 0, p.depth});
+        for (int64_t k = 0; k < p.depth; k += strip_k)
+            add_columns(p, Block{0, p.rows, 0, p.columns, k, min64(p.depth, k + strip_k)});
     }
     for (int64_t j = 0; j < p.columns; ++j)
         db.as<T>()[j * db.strides[0]] = static_cast<T>(p.sums[j]);
