@@ -136,11 +136,10 @@ def test_any_strides(isa: str, threads: int, dtype: str) -> None:
         same_bits(out, UNARY[name][0](a))
 
 
-@pytest.mark.parametrize("items", [0, 1])
-@pytest.mark.parametrize("shape", [(9_500_001,), (3100, 3065), (3_200_001, 3)])
-def test_results_beyond_the_caches(
-    isa: str, threads: int, shape: tuple[int, ...], items: int
-) -> None:
+@pytest.mark.parametrize(
+    ("shape", "items"), [((9_500_001,), 0), ((9_500_001,), 1), ((3100, 3065), 0)]
+)
+def test_results_beyond_the_caches(isa: str, shape: tuple[int, ...], items: int) -> None:
     """38 MB, written past them where they begin with a cache line."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, "float32") for _ in range(2))

@@ -268,7 +268,7 @@ def test_gradient_of_large_logits(isa: str, offset: float, dtype: str) -> None:
     check(grad, want[2], rtol=40 * eps(dtype), atol=eps(dtype))  # |lse| < 64 costs 32 eps
 
 
-def test_gradient_beyond_the_caches(isa: str, threads: int) -> None:
+def test_gradient_beyond_the_caches(isa: str) -> None:
     """26 MB: rows of whole vectors are written past the caches, others are not."""
     logits, lse = draw((651, 10_000), "float32"), np.full(651, 13.7, "float32")
     labels, one = np.random.default_rng(1).integers(0, 10_000, 651), np.ones((), "float32")
