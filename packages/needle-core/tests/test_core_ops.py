@@ -405,6 +405,15 @@ def test_linear_sums_its_bias_with_its_weight(
             np.testing.assert_allclose(value.grad.numpy(), grad, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(0, 2), (4, 0)])
+def test_linear_of_nothing(inputs: int, outputs: int) -> None:
+    x, w, b = t(2, 3, inputs), t(inputs, outputs), t(outputs)
+    ops.linear(x, w, b).sum().backward(retain_graph=False)
+    assert x.grad.numpy().tolist() == np.zeros((2, 3, inputs)).tolist()
+    assert w.grad.numpy().tolist() == np.zeros((inputs, outputs)).tolist()
+    assert b.grad.numpy().tolist() == [6.0] * outputs
+
+
 def test_relu_of_a_batch_norm_is_fused() -> None:
     nd = ndl.backend_ndarray
     x, w = t(4, 3, 2, 2), t(3)

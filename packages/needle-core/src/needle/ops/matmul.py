@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NoReturn
 
 from .. import backend_ndarray as nd
@@ -10,6 +9,7 @@ from ..autograd import Spec, Tensor, TensorOp
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.dtypes import promote
 from ..backend_ndarray.layout import broadcast_shapes
+from ..backend_ndarray.ndarray import as_rows
 from .common import check_floats, present, unbroadcast
 from .elementwise import add
 from .fused import FusedBackward
@@ -69,10 +69,9 @@ class Linear(TensorOp):
         return Spec((*x.shape[:-1], columns), dtype)
 
     def compute(self, x: NDArray, weight: NDArray, bias: NDArray | None = None) -> NDArray:
-        rows = x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         if bias is not None and bias.ndim == 2:
             bias = bias[0]
-        y = nd.matmul(rows, weight, bias)
+        y = nd.matmul(as_rows(x), weight, bias)
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[1])
 
     @staticmethod
@@ -93,19 +92,17 @@ class LinearBackward(FusedBackward):
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
         x, weight, *biases, dy = args
-        inputs, outputs = weight.shape
-        rows = dy if dy.ndim == 2 else dy.reshape(dy.size // outputs, outputs)
+        rows = as_rows(dy)
         grads = []
         if self.needs[0]:
             dx = nd.matmul(rows, weight.T)
             grads.append(dx if x.ndim == 2 else dx.reshape(x.shape))
-        flat = x if x.ndim == 2 else x.reshape(x.size // inputs, inputs)
         with_bias = any(self.needs[2:])
         if self.needs[1] and with_bias:
-            dw, db = nd.linear_weight_grad(flat, rows)
+            dw, db = nd.linear_weight_grad(as_rows(x), rows)
             grads.extend((dw, db.reshape(biases[0].shape)))
         elif self.needs[1]:
-            grads.append(nd.matmul(flat.T, rows))
+            grads.append(nd.matmul(as_rows(x).T, rows))
         elif with_bias:
             grads.append(rows.sum(0, keepdims=biases[0].ndim == 2))
         return tuple(grads)

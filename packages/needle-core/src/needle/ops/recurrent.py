@@ -15,6 +15,7 @@ from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.layout import Shape
+from ..backend_ndarray.ndarray import as_rows
 from .common import check_floats, check_rank, check_shape, present
 from .elementwise import relu, sigmoid, tanh
 from .fused import FusedBackward, item
@@ -67,7 +68,7 @@ class Recurrent(TensorTupleOp):
         x = args[0]
         w_ih, _, biases = self.weights(args)
         bias = nd.add(*biases) if len(biases) == 2 else biases[0] if biases else None
-        return nd.matmul(_rows(x), w_ih, bias).reshape(*x.shape[:2], w_ih.shape[1])
+        return nd.matmul(as_rows(x), w_ih, bias).reshape(*x.shape[:2], w_ih.shape[1])
 
     def plain_steps(
         self, args: Sequence[Tensor], step: Callable[[Tensor, Tensor], Tensor]
@@ -82,11 +83,6 @@ class Recurrent(TensorTupleOp):
             h = step(pre, h)
             outputs.append(h)
         return stack(outputs, 0), h
-
-
-def _rows(x: NDArray) -> NDArray:
-    """(T, B, D) as (T * B, D)."""
-    return x.reshape(x.shape[0] * x.shape[1], x.shape[2])
 
 
 class RecurrentBackward(FusedBackward):
@@ -104,21 +100,21 @@ class RecurrentBackward(FusedBackward):
         """
         x, needs = args[0], self.needs
         w_ih, _, biases = self.op.weights(args[: self.count])
-        rows = _rows(dpre)
+        rows = as_rows(dpre)
         *_, for_w_ih, for_w_hh = needs[: 3 + len(of_states)]
         dw_ih: NDArray | None = None
         bias: NDArray | None = None
         if for_w_ih and biases:
-            dw_ih, bias = nd.linear_weight_grad(_rows(x), rows)
+            dw_ih, bias = nd.linear_weight_grad(as_rows(x), rows)
         elif for_w_ih:
-            dw_ih = nd.matmul(_rows(x).T, rows)
+            dw_ih = nd.matmul(as_rows(x).T, rows)
         elif biases:
             bias = nd.sum(rows, 0)
         grads: list[NDArray | None] = [
             nd.matmul(rows, w_ih.T).reshape(x.shape) if needs[0] else None,
             *of_states,
             dw_ih,
-            nd.matmul(_rows(states[:-1]).T, rows) if for_w_hh else None,
+            nd.matmul(as_rows(states[:-1]).T, rows) if for_w_hh else None,
             *[bias] * len(biases),
         ]
         wanted = [grad for grad, needed in zip(grads, needs, strict=True) if needed]
