@@ -261,31 +261,32 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
     Every operation of every training step passes through here: it is written for speed.
     """
     global TENSOR_COUNTER
+    edges, arrays = [], []
+    needs = apart = False
     try:
         # On the way back shapes follow from those checked on the way forward.
         unchecked = mode.walking and kind is Tensor and not LAZY_MODE
         spec = None if unchecked else op.infer(*args)
-        edges = tuple([arg._leaf or arg for arg in args])
+        device = args[0]._device
+        for arg in args:
+            edge = arg._leaf or arg
+            if edge.needs:
+                needs = True
+            if edge._device is not device:
+                apart = True
+            if edge._data is None and not LAZY_MODE:
+                realize(edge)
+            edges.append(edge)
+            arrays.append(edge._data)
     except AttributeError:
         _check_values(op, args)
         raise
-    device = edges[0]._device
-    needs = False
-    arrays = []
-    for edge in edges:
-        if edge.needs:
-            needs = True
-        if edge._device is not device:
-            _check_devices(op, edges)
-        arrays.append(edge._data)
+    if apart:
+        _check_devices(op, edges)
     if needs and not (mode.recording and op.differentiable):
         needs = False
     if LAZY_MODE:
         return _deferred(op, edges, kind, spec, needs)
-    for i, array in enumerate(arrays):
-        if array is None:
-            realize(edges[i])
-            arrays[i] = edges[i]._data
     data = op.compute(*arrays)
     TENSOR_COUNTER += 1
     out = _allocate(kind)
@@ -301,7 +302,7 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
     out.needs = needs
     if needs:
         out.op = op
-        out._inputs = edges
+        out._inputs = tuple(edges)
         out._saved = remember(op.saves, arrays, data) if op.saves != () else ()
     else:
         out.op = None if kind is Tensor else op
@@ -309,7 +310,7 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
     return out
 
 
-def _deferred(op: Any, edges: tuple[Node, ...], kind: Any, spec: Any, needs: bool) -> Any:
+def _deferred(op: Any, edges: list[Node], kind: Any, spec: Any, needs: bool) -> Any:
     """The node of an operation that is computed later."""
     out = _new(kind)
     out._leaf = None
@@ -318,7 +319,7 @@ def _deferred(op: Any, edges: tuple[Node, ...], kind: Any, spec: Any, needs: boo
     out.needs = needs
     out._data = None
     out._device = getattr(op, "device", edges[0]._device)
-    out._inputs = edges
+    out._inputs = tuple(edges)
     out._saved = ()
     out._spec = spec
     return out
@@ -354,7 +355,7 @@ def _check_values(op: Op, args: tuple[Any, ...]) -> None:
             )
 
 
-def _check_devices(op: Op, edges: tuple[Node, ...]) -> None:
+def _check_devices(op: Op, edges: list[Node]) -> None:
     for edge in edges:
         if edge._device != edges[0]._device:
             raise DeviceError(

@@ -108,13 +108,20 @@ def check_floats(op: str, *inputs: Tensor | None) -> DType:
     Raises:
         DTypeError: they differ, or are not float32 or float64.
     """
-    dtypes = [x.dtype for x in inputs if x is not None]
-    if dtypes[0].kind != "f" or dtypes.count(dtypes[0]) != len(dtypes):
-        raise DTypeError(
-            f"{op}: dtypes do not fit: got {', '.join(dtype.name for dtype in dtypes)}: "
-            "need the same, float32 or float64"
-        )
-    return dtypes[0]
+    common: DType | None = None
+    for x in inputs:
+        if x is not None:
+            dtype = x.dtype
+            if dtype is not common and (common is not None or dtype.kind != "f"):
+                break
+            common = dtype
+    else:
+        assert common is not None
+        return common
+    raise DTypeError(
+        f"{op}: dtypes do not fit: got {', '.join(x.dtype.name for x in inputs if x is not None)}: "
+        "need the same, float32 or float64"
+    )
 
 
 def check_shape(op: str, name: str, x: Tensor | None, shape: Shape) -> None:

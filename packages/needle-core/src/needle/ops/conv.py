@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp
 from ..backend_ndarray import NDArray
 from ..backend_ndarray.conv import conv_output_shape
 from ..backend_ndarray.layout import Shape, as_ints
-from .common import check_floats, check_shape, present
+from .common import check_floats, check_shape
 from .fused import FusedBackward
 from .matmul import matmul
 from .reduce import summation
@@ -32,19 +34,16 @@ class Conv(TensorOp):
     saves = (0, 1)
 
     def __init__(self, stride: int = 1, padding: int = 0, channels_first: bool = False) -> None:
-        (self.stride,) = as_ints("conv", stride)
-        (self.padding,) = as_ints("conv", padding)
+        self.stride = stride if type(stride) is int else as_ints("conv", stride)[0]
+        self.padding = padding if type(padding) is int else as_ints("conv", padding)[0]
         self.channels_first = channels_first
 
     def infer(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Spec:
-        images = a.shape
-        if self.channels_first and len(images) == 4:
-            images = images[0], images[2], images[3], images[1]
-        n, h, w, c = conv_output_shape("conv", images, b.shape, self.stride, self.padding)
-        check_shape("conv", "bias", bias, b.shape[3:])
-        return Spec(
-            (n, c, h, w) if self.channels_first else (n, h, w, c), check_floats("conv", a, b, bias)
-        )
+        settings = self.stride, self.padding, self.channels_first
+        shape = _result_shape(a.shape, b.shape, *settings)
+        if bias is not None:
+            check_shape("conv", "bias", bias, b.shape[3:])
+        return Spec(shape, check_floats("conv", a, b, bias))
 
     def compute(self, a: NDArray, b: NDArray, bias: NDArray | None = None) -> NDArray:
         y = nd.conv(self.last(a), b, bias, self.stride, self.padding)
@@ -80,6 +79,16 @@ class Conv(TensorOp):
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         return ConvBackward.apply(self, node.inputs, (out_grad,), ())
+
+
+@lru_cache(4096)
+def _result_shape(x: Shape, w: Shape, stride: int, padding: int, channels_first: bool) -> Shape:
+    """conv_output_shape, also of images with their channels first."""
+    if not channels_first:
+        return conv_output_shape("conv", x, w, stride, padding)
+    images = x if len(x) != 4 else (x[0], x[2], x[3], x[1])
+    n, height, width, channels = conv_output_shape("conv", images, w, stride, padding)
+    return n, channels, height, width
 
 
 class ConvBackward(FusedBackward):
@@ -195,4 +204,5 @@ def conv(
         ShapeError: shapes, stride or padding do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    return Conv(stride, padding, channels_first)(*present(a, b, bias))
+    op = Conv(stride, padding, channels_first)
+    return op(a, b) if bias is None else op(a, b, bias)

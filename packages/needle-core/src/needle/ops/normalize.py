@@ -220,5 +220,4 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
         ShapeError: shapes do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    y: Tensor = LayerNorm(eps)(x, weight, bias)[0]
-    return y
+    return item(LayerNorm(eps)(x, weight, bias), 0)

@@ -6,11 +6,13 @@ picking is scattering, and the gradient of scattering is picking.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
 from ..backend_ndarray import NDArray
+from ..backend_ndarray.dtypes import DType
 from ..backend_ndarray.layout import Shape
 from ..backend_ndarray.pool import (
     Size,
@@ -39,9 +41,7 @@ class MaxPool(TensorTupleOp):
         self.where = where
 
     def infer(self, x: Tensor) -> tuple[Spec, Spec]:
-        dtype = check_floats(self.name, x)
-        shape = pool_output_shape(self.name, x.shape, self.where)
-        return Spec(shape, dtype), Spec(shape, index_dtype(dtype))
+        return _pixels_and_places(x.shape, check_floats(self.name, x), self.where)
 
     def compute(self, x: NDArray) -> tuple[NDArray, NDArray]:
         return max_pool_over(x, self.where)
@@ -49,6 +49,12 @@ class MaxPool(TensorTupleOp):
     def gradient(self, out_grad: Any, node: TensorTuple) -> Tensor:
         scatter = MaxPoolGrad(node.inputs[0].shape, self.where)
         return scatter(out_grad[0], item(node, 1))
+
+
+@lru_cache(4096)
+def _pixels_and_places(images: Shape, dtype: DType, where: Windows) -> tuple[Spec, Spec]:
+    shape = pool_output_shape(MaxPool.name, images, where)
+    return Spec(shape, dtype), Spec(shape, index_dtype(dtype))
 
 
 class MaxPoolGrad(TensorOp):
@@ -158,8 +164,7 @@ def max_pool(
         DTypeError: `a` is not floats.
     """
     op = MaxPool(windows("max_pool", kernel_size, stride, padding, ceil_mode))
-    result: Tensor = op(a)[0]
-    return result
+    return item(op(a), 0)
 
 
 def avg_pool(

@@ -174,5 +174,4 @@ def softmax_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.
     Source: Szegedy et al., Rethinking the Inception Architecture, 2015, section 7.
     """
     op = SoftmaxCrossEntropy(label_smoothing)
-    loss: Tensor = op(logits, as_whole("softmax_cross_entropy", y))[0]
-    return loss
+    return item(op(logits, as_whole("softmax_cross_entropy", y)), 0)
