@@ -8,6 +8,7 @@ absent. NEEDLE_BENCH_THREADS sets the threads (default: all cores).
 
 import atexit
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,13 +20,17 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from bench_worker import Array, as_arrays, estimate, load_cases, warm_up
+from bench_worker import Array, as_arrays, estimate, load_cases, seconds_per_call, warm_up
 
 from needle import backend_ndarray as nd
 
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = int(os.environ.get("NEEDLE_BENCH_THREADS", "0")) or len(os.sched_getaffinity(0))
 SIDES = ("numpy", "torch")
+
+KERNEL_CASES = ROOT / "packages" / "needle-kernels" / "benchmarks" / "kernel_cases.py"
+PRODUCTS = ((512, 512, 512), (1024, 1024, 1024), (128, 1152, 128))
+"""M, K, N of the products that are fastest everywhere."""
 
 ROUNDS = 5
 ROUND_SECONDS = 0.02
@@ -110,6 +115,24 @@ def ceiling() -> nd.Peak:
     again = time.monotonic() > _measured + 30
     _measured = time.monotonic() if again else _measured
     return nd.peak(remeasure=again)
+
+
+def product_gflops() -> float:
+    """The best rate of a matrix product now, in GFLOP/s: PyTorch's, or without it needle's."""
+    side = worker(KERNEL_CASES, "torch", THREADS)
+    best = 0.0
+    for size in PRODUCTS:
+        name = "matmul-" + "x".join(map(str, size))
+        if side is not None:
+            _, _, seconds = side.prepare(name)
+            rounds = [side.time(max(1, int(ROUND_SECONDS / seconds))) for _ in range(ROUNDS)]
+        else:
+            run = load_cases(KERNEL_CASES).make("needle", name).run
+            warm_up(run)
+            calls = max(1, int(ROUND_SECONDS / estimate(run)))
+            rounds = [seconds_per_call(run, calls) for _ in range(ROUNDS)]
+        best = max(best, 2e-9 * math.prod(size) / float(np.median(rounds)))
+    return best
 
 
 class Threads:

@@ -39,6 +39,8 @@ class Result:
     """Per call, by side: needle, numpy, torch."""
     versions: dict[str, str]
     samples: int = 1
+    product_gflops: float | None = None
+    """The best rate of a matrix product around it: PyTorch's, or without it needle's."""
 
     @property
     def needle(self) -> float:
@@ -51,6 +53,11 @@ class Result:
         double = 2 if "float64" in self.case else 1
         least = max(double * self.flops / self.peak_gflops, self.bytes / self.peak_gbytes)
         return least * 1e-9 / self.needle
+
+    @property
+    def floor(self) -> float | None:
+        """Seconds that the FLOPs alone take at the best rate of a product."""
+        return self.product_gflops and self.flops / self.product_gflops * 1e-9
 
     def ratio(self, side: str) -> float | None:
         """How many times longer the other side takes; None where it was not timed."""
@@ -166,13 +173,18 @@ def folded(results: list[Result]) -> str:
 def steps(results: list[Result]) -> str:
     """A row per training step."""
     return table(
-        ("step", "needle, ms", "PyTorch, ms", "PyTorch / needle", "GFLOP/s", "% of peak"),
+        (
+            *("step", "needle, ms", "PyTorch, ms", "PyTorch / needle", "floor, ms"),
+            *("needle / floor", "GFLOP/s", "% of peak"),
+        ),
         [
             (
                 r.case,
                 f"{r.needle * 1e3:.2f}",
                 f"{r.seconds['torch'] * 1e3:.2f}" if "torch" in r.seconds else "-",
                 times(r.ratio("torch")),
+                "-" if r.floor is None else f"{r.floor * 1e3:.2f}",
+                times(r.floor and r.needle / r.floor),
                 rate(r),
                 f"{100 * r.flops / r.peak_gflops * 1e-9 / r.needle:.0f}",
             )

@@ -89,6 +89,13 @@ def test_without_torch_its_column_is_empty(tmp_path):
     assert "needle alone" in filled(tmp_path, "machine", result("rnn", 0.1))
 
 
+def test_floor_of_a_step(tmp_path):
+    measured = result("rnn", 0.1, group="steps", flops=5 * 10**9, product_gflops=100.0)
+    found = rows(filled(tmp_path, "steps", measured, result("lstm", 0.1, group="steps")))
+    assert found["rnn"][3:5] == ["50.00", "2.00"]
+    assert found["lstm"][3:5] == ["-", "-"]
+
+
 def test_families_are_geometric_means(tmp_path):
     cases = [result("conv-a", 1e-3, torch=4e-3), result("conv-b", 1e-3, torch=1e-3)]
     found = rows(filled(tmp_path, "families", *cases, result("conv-tiny", 1e-6)))
