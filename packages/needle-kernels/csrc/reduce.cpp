@@ -65,6 +65,22 @@ struct Sum {
     }
 };
 
+// b where either is NaN.
+template <class V>
+inline V larger(V a, V b)
+{
+    return a > b ? a : b;
+}
+template <class V>
+inline V smaller(V a, V b)
+{
+    return a < b ? a : b;
+}
+inline Vec<float> larger(Vec<float> a, Vec<float> b) { return at_least<float>(b, a); }
+inline Vec<double> larger(Vec<double> a, Vec<double> b) { return at_least<double>(b, a); }
+inline Vec<float> smaller(Vec<float> a, Vec<float> b) { return at_most<float>(b, a); }
+inline Vec<double> smaller(Vec<double> a, Vec<double> b) { return at_most<double>(b, a); }
+
 struct Max {
     template <class T>
     using Acc = T;
@@ -73,7 +89,8 @@ struct Max {
     template <class V>
     static V apply(V a, V b)
     {
-        return ((a > b) | (a != a)) ? a : b;  // NaN if either is
+        V found = larger(a, b);
+        return a == a ? found : a;  // NaN if either is
     }
 };
 
@@ -85,7 +102,8 @@ struct Min {
     template <class V>
     static V apply(V a, V b)
     {
-        return ((a < b) | (a != a)) ? a : b;
+        V found = smaller(a, b);
+        return a == a ? found : a;
     }
 };
 
@@ -150,16 +168,17 @@ constexpr int64_t max_pieces = 64;
 
 struct Plan {
     Axes kept, reduced;
-    bool by_columns;  // a kept axis is the innermost
-    int64_t width;    // results of a task, along kept axis 0
-    int64_t blocks;   // tasks along kept axis 0
+    int64_t start = 0;  // where the input begins in memory, from its first element
+    bool by_columns;    // a kept axis is the innermost
+    int64_t width;      // results of a task, along kept axis 0
+    int64_t blocks;     // tasks along kept axis 0
     int64_t tasks;
     int64_t pieces = 1;  // into which the reduced elements are split, when there are few tasks
 
     explicit Plan(const Call& call)
     {
         const Array &out = call.arrays[0], &a = call.arrays[1];
-        for (int i = a.rank - 1; i >= out.rank; --i) reduced.insert({a.shape[i], a.strides[i], 0});
+        for (int i = a.rank - 1; i >= out.rank; --i) insert_reduced(a.shape[i], a.strides[i]);
         for (int i = out.rank - 1; i >= 0; --i)
             kept.insert({out.shape[i], a.strides[i], out.strides[i]});
         kept.merge();
@@ -175,6 +194,13 @@ struct Plan {
     }
 
 private:
+    // An axis that runs backwards is folded forwards.
+    void insert_reduced(int64_t size, int64_t stride)
+    {
+        if (stride < 0 && size > 0) start += (size - 1) * stride;
+        reduced.insert({size, magnitude(stride), 0});
+    }
+
     void choose_strategy()
     {
         const Axis &inner_kept = kept.axis[0], &inner_reduced = reduced.axis[0];
@@ -196,67 +222,123 @@ struct Reducer {
     static constexpr int64_t leaf_elements = 512;
     static constexpr int64_t leaf_rows = 128;
     static constexpr int64_t leaf_vectors = 512;
+    static constexpr int64_t line_elements = 64 / static_cast<int64_t>(sizeof(T));
 
+    // A run whose elements lie within a cache line of each other is read whole, and what lies
+    // between them counts as identities. wanted[k]: which lanes of its k-th vector are elements,
+    // the same for every `spacing` vectors; and three more, for whoever takes four at a time.
+    using Mask = decltype(Vec<Acc>{} == Vec<Acc>{});
     const Plan& plan;
+    int64_t spacing;
+    Mask wanted[line_elements + 3];
+
+    explicit Reducer(const Plan& of) : plan(of), spacing(of.reduced.axis[0].in)
+    {
+        for (int64_t k = 0; is_spaced(spacing) && k < spacing + 3; ++k)
+            for (int i = 0; i < lanes<Acc>; ++i)
+                wanted[k][i] = (k * lanes<Acc> + i) % spacing == 0 ? -1 : 0;
+    }
+
+    static bool is_spaced(int64_t stride) { return stride > 1 && stride <= line_elements / 2; }
+    static bool is_whole(int64_t stride) { return stride == 1 || is_spaced(stride); }
 
     static Acc fold_lanes(Vec<Acc> v)
     {
         Acc x[lanes<Acc>];
         store(x, v);
-        return fold_pairs(x);
+        return fold_halves<lanes<Acc>>(x);
+    }
+
+    // n values, the first half of them with the second: as vectors while they fill one of 16 bytes.
+    template <int n>
+    static Acc fold_halves(Acc* x)
+    {
+        constexpr int half = n / 2;
+        if constexpr (half * sizeof(Acc) >= 16) {
+            typedef Acc Half __attribute__((vector_size(half * sizeof(Acc))));
+            Half low, high;
+            std::memcpy(&low, x, sizeof(Half));
+            std::memcpy(&high, x + half, sizeof(Half));
+            low = Op::apply(low, high);
+            std::memcpy(x, &low, sizeof(Half));
+        } else {
+            for (int i = 0; i < half; ++i) x[i] = Op::apply(x[i], x[i + half]);
+        }
+        if constexpr (half == 1)
+            return *x;
+        else
+            return fold_halves<half>(x);
+    }
+
+    template <bool spaced>
+    Vec<Acc> take(const T* p, int64_t k) const
+    {
+        Vec<Acc> v = load_as(p, Acc{});
+        return spaced ? (wanted[k] ? v : broadcast(Op::template identity<Acc>)) : v;
     }
 
     // Pairwise above leaves of some vectors; lanes stay apart. As in a binary counter, sums[k] is
     // of 2^k leaves where bit k of their number is set.
-    static Vec<Acc> fold_vectors(const T* p, int64_t count)
+    template <bool spaced>
+    Vec<Acc> fold_vectors(const T* p, int64_t count) const
     {
+        if (count <= leaf_vectors) return fold_leaf<spaced>(p, count, 0);
         Vec<Acc> sums[48];
-        int64_t leaves = 0;
-        for (; count > leaf_vectors; count -= leaf_vectors, p += leaf_vectors * lanes<Acc>) {
-            Vec<Acc> sum = fold_leaf(p, leaf_vectors);
+        int64_t leaves = 0, done = 0;
+        for (; count - done > leaf_vectors; done += leaf_vectors) {
+            Vec<Acc> sum = fold_leaf<spaced>(p + done * lanes<Acc>, leaf_vectors, done);
             int k = 0;
             for (; (leaves >> k) & 1; ++k) sum = Op::apply(sums[k], sum);
             sums[k] = sum;
             ++leaves;
         }
-        Vec<Acc> sum = fold_leaf(p, count);
+        Vec<Acc> sum = fold_leaf<spaced>(p + done * lanes<Acc>, count - done, done);
         for (int k = 0; leaves >> k; ++k)
             if ((leaves >> k) & 1) sum = Op::apply(sums[k], sum);
         return sum;
     }
 
-    // What lies ahead is asked for: some processors look less far ahead by themselves than memory
-    // is away. Not so in a short run, behind which may be nothing that is needed.
-    static Vec<Acc> fold_leaf(const T* p, int64_t count)
+    // `count` vectors, of which p is the run's `first`. What lies ahead is asked for: some
+    // processors look less far ahead by themselves than memory is away. Not so in a short run,
+    // behind which may be nothing that is needed.
+    template <bool spaced>
+    Vec<Acc> fold_leaf(const T* p, int64_t count, int64_t first) const
     {
         constexpr int64_t step = lanes<Acc>, block = 4 * step * sizeof(T), line = 64;
         const int64_t distance = count * block < 4 * 4096 ? 0 : caches().read_ahead;
         Vec<Acc> a = broadcast(Op::template identity<Acc>), b = a, c = a, d = a;
-        int64_t i = 0;
+        int64_t i = 0, k = spaced ? first % spacing : 0;
         for (; i + 4 <= count; i += 4, p += 4 * step) {
             for (int64_t at = 0; at < block; at += line)
                 __builtin_prefetch(reinterpret_cast<const char*>(p) + distance + at);
-            a = Op::apply(a, load_as(p, Acc{}));
-            b = Op::apply(b, load_as(p + step, Acc{}));
-            c = Op::apply(c, load_as(p + 2 * step, Acc{}));
-            d = Op::apply(d, load_as(p + 3 * step, Acc{}));
+            a = Op::apply(a, take<spaced>(p, k));
+            b = Op::apply(b, take<spaced>(p + step, k + 1));
+            c = Op::apply(c, take<spaced>(p + 2 * step, k + 2));
+            d = Op::apply(d, take<spaced>(p + 3 * step, k + 3));
+            if (spaced)
+                for (k += 4; k >= spacing;) k -= spacing;
         }
-        for (; i < count; ++i, p += step) a = Op::apply(a, load_as(p, Acc{}));
+        for (; i < count; ++i, ++k, p += step) a = Op::apply(a, take<spaced>(p, k));
         return Op::apply(Op::apply(a, b), Op::apply(c, d));
     }
 
-    static Acc fold_contiguous(const T* p, int64_t n)
+    // n elements, side by side or `spacing` apart.
+    template <bool spaced>
+    Acc fold_whole(const T* p, int64_t n) const
     {
-        int64_t vectors = n / lanes<Acc>;
+        const int64_t stride = spaced ? spacing : 1;
+        int64_t vectors = n > 0 ? ((n - 1) * stride + 1) / lanes<Acc> : 0;
         Acc result =
-            vectors > 0 ? fold_lanes(fold_vectors(p, vectors)) : Op::template identity<Acc>;
-        for (int64_t i = vectors * lanes<Acc>; i < n; ++i) result = Op::apply(result, Acc(p[i]));
+            vectors > 0 ? fold_lanes(fold_vectors<spaced>(p, vectors)) : Op::template identity<Acc>;
+        for (int64_t i = ceil_div(vectors * lanes<Acc>, stride); i < n; ++i)
+            result = Op::apply(result, Acc(p[i * stride]));
         return result;
     }
 
-    static Acc fold_run(const T* p, int64_t stride, int64_t n)
+    Acc fold_run(const T* p, int64_t stride, int64_t n) const
     {
-        if (stride == 1) return fold_contiguous(p, n);
+        if (stride == 1) return fold_whole<false>(p, n);
+        if (is_spaced(stride)) return fold_whole<true>(p, n);
         constexpr int chains = 8;
         Acc acc[chains];
         for (Acc& x : acc) x = Op::template identity<Acc>;
@@ -307,7 +389,7 @@ struct Reducer {
     Acc fold(const T* base, int64_t begin, int64_t end) const
     {
         int64_t stride = plan.reduced.axis[0].in;
-        if (stride == 1 || end - begin <= leaf_elements)
+        if (is_whole(stride) || end - begin <= leaf_elements)
             return fold_run(base + begin * stride, stride, end - begin);
         int64_t mid = middle(begin, end, leaf_elements);
         return Op::apply(fold(base, begin, mid), fold(base, mid, end));
@@ -389,7 +471,7 @@ struct Reducer {
     void fold_neighbours(Acc* acc, const T* base, int64_t width, int64_t begin, int64_t end) const
     {
         const Axis& inner = plan.reduced.axis[0];
-        int64_t runs = inner.in == 1 ? max64(leaf_elements, 4 * inner.size) : leaf_elements;
+        int64_t runs = is_whole(inner.in) ? max64(leaf_elements, 4 * inner.size) : leaf_elements;
         int64_t leaf = plan.by_columns ? leaf_rows : runs;
         if (end - begin > leaf) {
             int64_t mid = middle(begin, end, leaf);
@@ -422,7 +504,7 @@ struct Reducer {
     {
         const Axes& axes = plan.kept;
         int64_t first = index % plan.blocks * plan.width, rest = index / plan.blocks;
-        Task found{call.arrays[1].as<T>() + first * axes.axis[0].in,
+        Task found{call.arrays[1].as<T>() + plan.start + first * axes.axis[0].in,
                    call.arrays[0].as<T>() + first * axes.axis[0].out,
                    min64(plan.width, axes.axis[0].size - first)};
         for (int i = 1; i < axes.rank; ++i) {

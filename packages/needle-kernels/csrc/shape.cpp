@@ -11,9 +11,21 @@ constexpr int64_t grain_bytes = 131072;
 
 // ---- blocks of items that are only moved
 
+// Every `stride`-th item: compilers make vectors of it where they know the stride.
+template <int stride, class Item>
+void pick_items(Item* out, const Item* in, int64_t n)
+{
+    NEEDLE_VECTORIZE
+    for (int64_t i = 0; i < n; ++i) out[i] = in[i * stride];
+}
+
 template <class Item>
 void move_row(Item* out, int64_t out_stride, const Item* in, int64_t in_stride, int64_t n)
 {
+    if (out_stride == 1 && in_stride == 2) return pick_items<2>(out, in, n);
+    if (out_stride == 1 && in_stride == 3) return pick_items<3>(out, in, n);
+    if (out_stride == 1 && in_stride == 4) return pick_items<4>(out, in, n);
+    if (out_stride == 1 && in_stride == -1) return pick_items<-1>(out, in, n);
     NEEDLE_VECTORIZE
     for (int64_t i = 0; i < n; ++i) out[i * out_stride] = in[i * in_stride];
 }

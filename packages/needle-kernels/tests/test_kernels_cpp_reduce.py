@@ -134,6 +134,31 @@ def test_any_strides(isa: str, dtype: str) -> None:
                 check_sum(out, a, axes)
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, "int64", "uint8"])
+@pytest.mark.parametrize("spacing", [2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64, 65])
+def test_what_lies_between_elements_does_not_count(isa: str, spacing: int, dtype: str) -> None:
+    """Nor what lies before and behind: NaN, or the largest or smallest number."""
+    rng = np.random.default_rng(7)
+    for rows, n in ((1, 1), (3, 7), (2, 64), (3, 1000), (1, 70_001)):
+        for name in ("sum", "max", "min"):
+            if name == "sum" and dtype == "uint8":
+                continue
+            info = np.iinfo(dtype) if dtype not in FLOATS else None
+            other = np.nan if info is None else info.min if name == "min" else info.max
+            memory = np.full((rows, 100 + n * spacing + 100), other, dtype)
+            a = memory[:, 100 : 100 + n * spacing : spacing]
+            a[...] = draw(rng, a.shape, dtype)
+            for view in (a, a[:, ::-1]):
+                for axes in ((1,), (0, 1)):
+                    got = reduced(name, view, axes)
+                    if name != "sum":
+                        np.testing.assert_array_equal(got, EXTREMES[name](a, axis=axes))
+                    elif dtype == "int64":
+                        np.testing.assert_array_equal(got, a.sum(axis=axes))
+                    else:
+                        check_sum(got, a, axes)
+
+
 def test_nothing_to_reduce(isa: str) -> None:
     for shape in ((0,), (0, 5), (3, 0)):
         a = np.zeros(shape, "float32")
