@@ -177,8 +177,11 @@ struct BlockLayout {
     int64_t column_stride;
     int64_t row_stride;
 };
-void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns,
-                bool stream = false);
+void copy_block(int64_t item, const BlockLayout& out, const BlockLayout& in, int64_t rows,
+                int64_t columns, bool stream = false);
+
+// The same for one row that becomes contiguous; its stride counts bytes.
+void gather_row(int64_t item, char* out, const char* in, int64_t in_stride, int64_t n);
 
 // Computes n contiguous elements of data[0] from data[1], ...; where repeated[k], operand k is one
 // value for all of them. Only kernels of three operands are given repeated ones.
@@ -196,6 +199,7 @@ struct BlockPlan {
     bool repeated[N] = {};
     bool constant[N] = {};  // buffered, and the same for every block
     bool any_buffered = false;
+    bool piecewise = false;  // what is not contiguous is copied by the row function's caller
 
     explicit BlockPlan(Nest<N>& nest)
     {
@@ -241,6 +245,7 @@ private:
                     smallest = stride;
                 }
             }
+        piecewise = best == 0 && !buffered[0];
         if (best == 0) return;
         if (best != 1) nest.swap_axes(1, best);
         columns = 64;
@@ -248,14 +253,86 @@ private:
     }
 };
 
+// Whether results go past the caches: these could not keep results and operands. Where a result
+// replaces an operand, its lines have been read anyway.
 template <int N>
-struct Buffers {
+bool streams_results(const Nest<N>& nest)
+{
+    int64_t bytes = 0;
+    for (int k = 0; k < N; ++k) {
+        if (k > 0 && nest.data[k] == nest.data[0]) return false;
+        if (nest.strides[k][0] != 0) bytes += nest.size() * nest.item[k];
+    }
+    return bytes >= 3 * beyond_caches;
+}
+
+// A row function on n elements, some vectors at a time, for results that go past the caches or
+// operands that lie a stride apart: reading, computing and writing take turns so often that they
+// overlap.
+template <int N>
+struct PiecewiseRow {
+    static constexpr int64_t piece = 64;
+
+    RowFunction row;
+    const BlockPlan<N>& plan;
+    int64_t item[N];
+    int64_t stride[N];  // in bytes, of the operands; a repeated one has 0
+    bool streams;
+
+    // `gathers`: operands lie as in the nest; otherwise buffers hold those that are not contiguous.
+    PiecewiseRow(const Nest<N>& nest, const BlockPlan<N>& of, RowFunction function, bool gathers,
+                 bool past_caches)
+        : row(function), plan(of), streams(past_caches)
+    {
+        for (int k = 0; k < N; ++k) {
+            item[k] = nest.item[k];
+            stride[k] = plan.repeated[k] ? 0 : gathers ? nest.strides[k][0] : item[k];
+        }
+    }
+
+    void run(char* const* data, int64_t n) const
+    {
+        alignas(64) char rows[N][piece * 8];
+        char* operands[N];
+        for (int64_t i = 0; i < n; i += piece) {
+            int64_t count = min64(piece, n - i);
+            for (int k = 0; k < N; ++k) {
+                operands[k] = data[k] + i * stride[k];
+                if (k == 0 || stride[k] == item[k] || plan.repeated[k]) continue;
+                gather_row(item[k], rows[k], operands[k], stride[k], count);
+                operands[k] = rows[k];
+            }
+            char* out = operands[0];
+            if (streams) operands[0] = rows[0];
+            row(operands, plan.repeated, count);
+            if (streams) write(out, rows[0], count * item[0]);
+        }
+    }
+
+private:
+    static void write(char* out, const char* results, int64_t bytes)
+    {
+        constexpr int64_t width = lanes<char>;
+        int64_t i = 0;
+        if (whole_vectors(out, 0))
+            for (; i + width <= bytes; i += width) stream_store(out + i, load(results + i));
+        std::memcpy(out + i, results + i, static_cast<size_t>(bytes - i));
+    }
+};
+
+// What a thread does when it has written past the caches.
+struct StreamEnd {
+    ~StreamEnd() { end_stream(); }
+};
+
+template <int N>
+struct Buffers : StreamEnd {
     alignas(64) char data[N][BlockPlan<N>::buffer_items * 8];
     int64_t rows[N] = {};  // that a constant operand's buffer already holds
 };
 
 template <int N>
-inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction row,
+inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction row, bool streams,
                       char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers)
 {
     char* from[N];
@@ -271,13 +348,13 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
         copy_block(nest.item[k], {from[k], nest.item[k], row_stride[k]}, strided, rows, columns);
         buffers.rows[k] = rows;
     }
-    if (plan.flat) {
-        row(from, plan.repeated, rows * columns);
-    } else {
-        for (int64_t r = 0; r < rows; ++r) {
-            row(from, plan.repeated, columns);
-            for (int k = 0; k < N; ++k) from[k] += row_stride[k];
-        }
+    int64_t calls = plan.flat ? 1 : rows, elements = plan.flat ? rows * columns : columns;
+    for (int64_t r = 0; r < calls; ++r) {
+        if (streams)
+            PiecewiseRow<N>(nest, plan, row, false, true).run(from, elements);
+        else
+            row(from, plan.repeated, elements);
+        for (int k = 0; k < N; ++k) from[k] += row_stride[k];
     }
     if (plan.buffered[0]) {
         BlockLayout strided{data[0], nest.strides[0][0], nest.rank > 1 ? nest.strides[0][1] : 0};
@@ -286,60 +363,6 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
     }
 }
 
-// Whether results go past the caches: these could not keep results and operands. Where a result
-// replaces an operand, its lines have been read anyway.
-template <int N>
-bool streams_results(const Nest<N>& nest)
-{
-    int64_t bytes = 0;
-    for (int k = 0; k < N; ++k) {
-        if (k > 0 && nest.data[k] == nest.data[0]) return false;
-        if (nest.strides[k][0] != 0) bytes += nest.size() * nest.item[k];
-    }
-    return bytes >= 3 * beyond_caches;
-}
-
-// A row function on n elements whose results go past the caches, some vectors at a time: reading
-// and writing take turns so often that memory does both at once.
-template <int N>
-struct StreamedRow {
-    static constexpr int64_t piece = 64;
-
-    const Nest<N>& nest;
-    const BlockPlan<N>& plan;
-    RowFunction row;
-
-    void run(char* const* data, int64_t n) const
-    {
-        alignas(64) uint8_t results[piece * 8];
-        char* operands[N];
-        for (int64_t i = 0; i < n; i += piece) {
-            int64_t count = min64(piece, n - i);
-            for (int k = 1; k < N; ++k)
-                operands[k] = data[k] + (plan.repeated[k] ? 0 : i * nest.item[k]);
-            operands[0] = reinterpret_cast<char*>(results);
-            row(operands, plan.repeated, count);
-            write(reinterpret_cast<uint8_t*>(data[0]) + i * nest.item[0], results,
-                  count * nest.item[0]);
-        }
-    }
-
-private:
-    static void write(uint8_t* out, const uint8_t* results, int64_t bytes)
-    {
-        constexpr int64_t width = lanes<uint8_t>;
-        int64_t i = 0;
-        if (whole_vectors(out, 0))
-            for (; i + width <= bytes; i += width) stream_store(out + i, load(results + i));
-        std::memcpy(out + i, results + i, static_cast<size_t>(bytes - i));
-    }
-};
-
-// What a thread does when it has written past the caches.
-struct StreamEnd {
-    ~StreamEnd() { end_stream(); }
-};
-
 // Runs `row` over all elements of N arrays of one shape. A thread gets at least `grain` elements.
 template <int N>
 void run_rows(const Array* arrays, RowFunction row, int64_t grain)
@@ -347,15 +370,16 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     Nest<N> nest = make_nest<N>(arrays);
     if (nest.empty) return;
     BlockPlan<N> plan(nest);
-    if (!plan.any_buffered && streams_results(nest)) {
-        StreamedRow<N> streamed{nest, plan, row};
+    bool streams = !plan.buffered[0] && streams_results(nest);
+    if (plan.piecewise || (streams && !plan.any_buffered)) {
+        PiecewiseRow<N> pieces(nest, plan, row, true, streams);
         auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamEnd&) {
-            streamed.run(data, rows * columns);
+            pieces.run(data, rows * columns);
         };
         for_blocks<N, StreamEnd>(nest, plan.rows, plan.columns, grain, body);
     } else if (plan.any_buffered) {
         auto body = [&](char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers) {
-            run_block<N>(nest, plan, row, data, rows, columns, buffers);
+            run_block<N>(nest, plan, row, streams, data, rows, columns, buffers);
         };
         for_blocks<N, Buffers<N>>(nest, plan.rows, plan.columns, grain, body);
     } else {

@@ -11,21 +11,86 @@ constexpr int64_t grain_bytes = 131072;
 
 // ---- blocks of items that are only moved
 
-// Every `stride`-th item: compilers make vectors of it where they know the stride.
+#if defined(__AVX512F__)
+template <class Item>
+inline Vec<Item> pick(Vec<Item> a, Vec<Item> index, Vec<Item> b)
+{
+    if constexpr (sizeof(Item) == 4)
+        return (Vec<Item>)_mm512_permutex2var_epi32((__m512i)a, (__m512i)index, (__m512i)b);
+    else
+        return (Vec<Item>)_mm512_permutex2var_epi64((__m512i)a, (__m512i)index, (__m512i)b);
+}
+
+// The first n lanes, n <= 0: none.
+template <class Item>
+inline Vec<Item> load_up_to(const Item* p, int64_t n)
+{
+    return n >= lanes<Item> ? load(p) : load_first(p, max64(n, 0));
+}
+
+// p[0], p[stride], ...: the first n lanes, 0 < n <= lanes; others are arbitrary. Each part of what
+// the run covers, a vector, gives the lanes whose items it holds.
+template <int stride, class Item>
+inline Vec<Item> load_spaced(const Item* p, int64_t n)
+{
+    constexpr int width = lanes<Item>;
+    int64_t covered = (n - 1) * stride + 1;
+    Vec<Item> found = load_up_to(p, covered);
+#pragma GCC unroll 4
+    for (int part = 1; part < stride; ++part) {
+        Vec<Item> index;
+        for (int lane = 0; lane < width; ++lane) {
+            int at = lane * stride - part * width;
+            int before = part == 1 && at < 0 ? lane * stride : lane;
+            index[lane] = static_cast<Item>(at >= 0 && at < width ? width + at : before);
+        }
+        found = pick<Item>(found, index, load_up_to(p + part * width, covered - part * width));
+    }
+    return found;
+}
+
+// Every `stride`-th item.
 template <int stride, class Item>
 void pick_items(Item* out, const Item* in, int64_t n)
 {
-    NEEDLE_VECTORIZE
-    for (int64_t i = 0; i < n; ++i) out[i] = in[i * stride];
+    constexpr int width = lanes<Item>;
+    for (int64_t i = 0; i < n; i += width) {
+        Vec<Item> items = load_spaced<stride>(in + i * stride, min64(width, n - i));
+        if (i + width <= n)
+            store(out + i, items);
+        else
+            store_first(out + i, items, n - i);
+    }
 }
+
+// in[0], in[-1], ...
+template <class Item>
+void reverse_items(Item* out, const Item* in, int64_t n)
+{
+    constexpr int width = lanes<Item>;
+    Vec<Item> backwards;
+    for (int lane = 0; lane < width; ++lane) backwards[lane] = static_cast<Item>(width - 1 - lane);
+    int64_t i = 0;
+    for (; i + width <= n; i += width) {
+        Vec<Item> items = load(in - i - (width - 1));
+        store(out + i, pick<Item>(items, backwards, items));
+    }
+    for (; i < n; ++i) out[i] = in[-i];
+}
+#endif
 
 template <class Item>
 void move_row(Item* out, int64_t out_stride, const Item* in, int64_t in_stride, int64_t n)
 {
-    if (out_stride == 1 && in_stride == 2) return pick_items<2>(out, in, n);
-    if (out_stride == 1 && in_stride == 3) return pick_items<3>(out, in, n);
-    if (out_stride == 1 && in_stride == 4) return pick_items<4>(out, in, n);
-    if (out_stride == 1 && in_stride == -1) return pick_items<-1>(out, in, n);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Item) > 1)
+        if (out_stride == 1) {
+            if (in_stride == -1) return reverse_items(out, in, n);
+            if (in_stride == 2) return pick_items<2>(out, in, n);
+            if (in_stride == 3) return pick_items<3>(out, in, n);
+            if (in_stride == 4) return pick_items<4>(out, in, n);
+        }
+#endif
     NEEDLE_VECTORIZE
     for (int64_t i = 0; i < n; ++i) out[i * out_stride] = in[i * in_stride];
 }
@@ -56,15 +121,6 @@ template <>
 constexpr int side<int32_t> = 16;
 template <>
 constexpr int side<int64_t> = 8;
-
-template <class Item>
-inline Vec<Item> pick(Vec<Item> a, Vec<Item> index, Vec<Item> b)
-{
-    if constexpr (sizeof(Item) == 4)
-        return (Vec<Item>)_mm512_permutex2var_epi32((__m512i)a, (__m512i)index, (__m512i)b);
-    else
-        return (Vec<Item>)_mm512_permutex2var_epi64((__m512i)a, (__m512i)index, (__m512i)b);
-}
 
 // Swaps the lanes of a with bit `bit` of their number set with those of b where it is not.
 template <class Item>
@@ -187,16 +243,27 @@ void spread_column(Item* out, const Item* in, int64_t in_row, int64_t rows, int6
     for (; r < rows; ++r) fill_row(out + r * columns, in[r * in_row], columns);
 }
 
+// Fetches the next run, `next` items further on: no processor foresees where it begins.
 template <class Item>
-void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns, bool stream)
+void copy_run(Item* out, const Item* in, int64_t next, int64_t n, bool stream)
+{
+    constexpr int64_t line = 64 / sizeof(Item);
+    for (int64_t i = 0; i < n && next != 0; i += line) __builtin_prefetch(in + next + i);
+    int64_t i = 0;
+    if (stream)
+        for (; i + lanes<Item> <= n; i += lanes<Item>) stream_store(out + i, load(in + i));
+    std::memcpy(out + i, in + i, static_cast<size_t>(n - i) * sizeof(Item));
+}
+
+template <class Item>
+void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int64_t columns,
+                bool stream)
 {
     constexpr int64_t item = sizeof(Item);
     if (out.column_stride != item && out.row_stride == item) {
-        out = {out.data, out.row_stride, out.column_stride};
-        in = {in.data, in.row_stride, in.column_stride};
-        int64_t t = rows;
-        rows = columns;
-        columns = t;
+        BlockLayout turned_out{out.data, out.row_stride, out.column_stride};
+        BlockLayout turned_in{in.data, in.row_stride, in.column_stride};
+        return copy_items<Item>(turned_out, turned_in, columns, rows, stream);
     }
     Item* to = reinterpret_cast<Item*>(out.data);
     const Item* from = reinterpret_cast<const Item*>(in.data);
@@ -212,7 +279,7 @@ void copy_items(BlockLayout out, BlockLayout in, int64_t rows, int64_t columns, 
     }
     for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
         if (to_column == 1 && from_column == 1 && columns * item >= 64)
-            std::memcpy(to, from, static_cast<size_t>(columns * item));
+            copy_run(to, from, r + 1 < rows ? from_row : 0, columns, stream);
         else if (to_column == 1 && from_column == 1)
             move_row(to, 1, from, 1, columns);
         else if (to_column == 1 && from_column == 0)
@@ -232,14 +299,16 @@ int transposed_axis(const Nest<2>& nest)
     return 0;
 }
 
-// Whether a transposing copy writes past the caches: they could not keep the result, and fetching
-// each line before it is overwritten costs more than the copy. Lines must be written whole.
-bool streams(const Nest<2>& nest)
+// Whether the result, its rows contiguous and from cache lines on, goes past the caches: they could
+// not keep it, and fetching each line before it is overwritten costs more than a transposing copy.
+bool streams(const Nest<2>& nest, bool transposes)
 {
-    constexpr int64_t least_bytes = int64_t{8} << 20;
+    constexpr int64_t least_transposed = int64_t{8} << 20;
     bool lines = reinterpret_cast<uintptr_t>(nest.data[0]) % 64 == 0;
     for (int axis = 1; axis < nest.rank; ++axis) lines = lines && nest.strides[0][axis] % 64 == 0;
-    return lines && nest.strides[0][0] == nest.item[0] && nest.size() * nest.item[0] >= least_bytes;
+    bool is_large =
+        transposes ? nest.size() * nest.item[0] >= least_transposed : streams_results(nest);
+    return lines && nest.strides[0][0] == nest.item[0] && is_large;
 }
 
 void move_items(Nest<2>& nest)
@@ -249,12 +318,15 @@ void move_items(Nest<2>& nest)
     bool stream = false;
     if (axis > 0) {
         if (axis > 1) nest.swap_axes(1, axis);
-        stream = streams(nest);
+        stream = streams(nest, true);
         columns = 64;
         rows = stream ? 1024 : 64;  // with the lines of `in` in order, prefetchers keep up
-    } else if (nest.rank > 1 && nest.shape[0] < 512) {
-        columns = nest.shape[0];
-        rows = min64(nest.shape[1], ceil_div(4096, columns));
+    } else {
+        stream = nest.strides[1][0] == nest.item[1] && streams(nest, false);
+        if (nest.rank > 1 && nest.shape[0] < 512) {
+            columns = nest.shape[0];
+            rows = min64(nest.shape[1], ceil_div(4096, columns));
+        }
     }
     int64_t item = nest.item[0];
     int64_t out_row = nest.rank > 1 ? nest.strides[0][1] : 0,
@@ -329,18 +401,11 @@ RowFunction cast_function(DType to, DType from)
     }
 }
 
-// Whether this is so much of one run of memory that it goes past the caches.
-bool is_long_run(const Nest<2>& nest)
-{
-    return nest.rank == 1 && nest.strides[0][0] == nest.item[0] &&
-           nest.strides[1][0] == nest.item[1] && streams_results(nest);
-}
-
 void run_copy(const Call& call)
 {
     DType to = call.arrays[0].dtype, from = call.arrays[1].dtype;
     Nest<2> nest = make_nest<2>(call.arrays);
-    if (to != from || is_long_run(nest))
+    if (to != from)
         run_rows<2>(call.arrays, cast_function(to, from), grain_bytes / 4);
     else if (!nest.empty)
         move_items(nest);
@@ -348,8 +413,8 @@ void run_copy(const Call& call)
 
 }  // namespace
 
-void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int64_t columns,
-                bool stream)
+void copy_block(int64_t item, const BlockLayout& out, const BlockLayout& in, int64_t rows,
+                int64_t columns, bool stream)
 {
     switch (item) {
         case 1: copy_items<uint8_t>(out, in, rows, columns, stream); break;
@@ -357,6 +422,20 @@ void copy_block(int64_t item, BlockLayout out, BlockLayout in, int64_t rows, int
         default: copy_items<int64_t>(out, in, rows, columns, stream); break;
     }
     if (stream) end_stream();
+}
+
+void gather_row(int64_t item, char* out, const char* in, int64_t in_stride, int64_t n)
+{
+    auto move = [&](auto type) {
+        using Item = decltype(type);
+        const Item* items = reinterpret_cast<const Item*>(in);
+        move_row(reinterpret_cast<Item*>(out), 1, items, in_stride / item, n);
+    };
+    switch (item) {
+        case 1: move(uint8_t{}); break;
+        case 4: move(int32_t{}); break;
+        default: move(int64_t{}); break;
+    }
 }
 
 void add_shape(Table& table)

@@ -164,6 +164,19 @@ def test_results_beyond_the_caches(isa: str, shape: tuple[int, ...], items: int)
     np.testing.assert_array_equal(wide, a)
 
 
+def test_strided_operands_beyond_the_caches(isa: str) -> None:
+    rng = np.random.default_rng(1)
+    spaced = rng.standard_normal((2060, 9300), "float32")[:, ::2]
+    turned = rng.standard_normal((4650, 2060), "float32").T
+    out = beside_cache_line(spaced.shape, "float32", 0)
+    launch("add", out, spaced, spaced[::-1, ::-1])
+    np.testing.assert_array_equal(out, spaced + spaced[::-1, ::-1])
+    launch("subtract", out, spaced, turned)
+    np.testing.assert_array_equal(out, spaced - turned)
+    launch("add", out, out, spaced)
+    np.testing.assert_array_equal(out, spaced - turned + spaced)
+
+
 def test_comparisons_beyond_the_caches(isa: str) -> None:
     a, b = (np.random.default_rng(k).integers(0, 9, 25_500_003).astype("uint8") for k in (0, 1))
     out = beside_cache_line(a.shape, "bool", 0)

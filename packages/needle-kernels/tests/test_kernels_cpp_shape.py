@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cpp_call import blank, isa, launch, lay, lay_at_random, threads, written
+from cpp_call import beside_cache_line, blank, isa, launch, lay, lay_at_random, threads, written
 
 __all__ = ["isa", "threads"]
 
@@ -66,6 +66,28 @@ def test_floats_beyond_the_integers_are_as_in_numpy(isa: str) -> None:
             flag = np.zeros(a.shape, "bool")
             launch("copy", flag, source)
             assert flag.all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
+@pytest.mark.parametrize("spacing", [-3, -1, 2, 3, 4, 5])
+def test_rows_whose_items_lie_apart(isa: str, spacing: int, dtype: str) -> None:
+    """Every length around whole vectors, into rows with something behind them."""
+    memory = draw(np.random.default_rng(5), (2, 700), dtype)
+    for n in (*range(1, 70), 130):
+        a = memory[:, ::spacing][:, :n]
+        out = np.full((2, n + 3), 99, dtype)
+        launch("copy", out[:, :n], a)
+        np.testing.assert_array_equal(out[:, :n], a)
+        assert (out[:, n:] == 99).all()
+
+
+def test_runs_beyond_the_caches(isa: str) -> None:
+    rng = np.random.default_rng(6)
+    for shape in ((128, 310, 256), (128, 310, 252)):  # whole cache lines, and not
+        a = rng.standard_normal(shape, "float32").transpose(1, 0, 2)
+        out = beside_cache_line(a.shape, "float32", 0)
+        launch("copy", out, a)
+        np.testing.assert_array_equal(out, a)
 
 
 def random_shape(rng: np.random.Generator) -> tuple[int, ...]:
