@@ -392,8 +392,10 @@ PYBIND11_MODULE(cpu, m)
     m.attr("update") = update_function();
     m.attr("sum_squares") = sum_squares_function();
     m.attr("matmul") = matmul_function();
+    m.attr("reduce") = reduce_function();
     m.attr("join") = join_function();
     m.attr("elementwise") = elementwise_function();
+    m.attr("elementwise_in_place") = elementwise_in_place_function();
     m.def("register_device", &register_device, py::arg("name"), py::arg("table"),
           py::arg("backend"));
     m.attr("DEVICES") =

@@ -105,6 +105,17 @@ def join(arrays: list[Any], axis: int, is_new: bool, /) -> Any:
     That is: NDArrays on the bound device, of one dtype, and of one shape but for that axis.
     """
 
+def reduce(
+    kernel: int, a: object, to: tuple[Any, Any], of: tuple[Any, Any], /
+) -> Any:
+    """What a kernel makes of the layout `of` (shape, strides) of a, as one of the layout `to`.
+
+    None unless a is an NDArray on the bound device.
+    """
+
+def elementwise_in_place(kernel: int, target: object, other: object, /) -> bool:
+    """Whether the result was written to target, as on the common path."""
+
 def elementwise(kernel: int, a: object, b: object = ..., /) -> Any:
     """The result as a new NDArray; None unless a and b are the common case.
 

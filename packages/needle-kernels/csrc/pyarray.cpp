@@ -283,6 +283,27 @@ public:
     {
         if (!read_inputs() || !broadcast_shape(arrays_ + 1, count_, arrays_[0])) return nullptr;
         py::object out = make_output();
+        launch_kernel();
+        return out.release().ptr();
+    }
+
+    // Writes the result to the first input, a whole array; false where this is not the common path.
+    bool run_in_place()
+    {
+        if (!is_array(inputs_[0]) || !read_inputs()) return false;
+        const Array& target = arrays_[1];
+        bool fits = broadcast_shape(arrays_ + 1, count_, arrays_[0]) &&
+                    same_shape(target, arrays_[0]) && is_compact(target);
+        if (!fits || !is_independent(inputs_[1], arrays_[2], target)) return false;
+        arrays_[0] = target;
+        launch_kernel();
+        ++target.storage->version;
+        return true;
+    }
+
+private:
+    void launch_kernel()
+    {
         for (int i = 0; i < count_; ++i)
             if (is_array(inputs_[i]))
                 expand(arrays_[i + 1], arrays_[0]);
@@ -290,10 +311,21 @@ public:
                 read_immediate(inputs_[i], dtype_, arrays_[0], &immediate_, arrays_[i + 1]);
         Call call{arrays_, count_ + 1, nullptr, 0, nullptr, nullptr, kernel_};
         run_kernel(kernel_, call, arrays_[0].size());
-        return out.release().ptr();
     }
 
-private:
+    // Whether no element of `other` is written before it is read.
+    static bool is_independent(PyObject* input, const Array& other, const Array& target)
+    {
+        if (!is_array(input)) return true;
+        if (other.data == target.data) return is_compact(other) && same_shape(other, target);
+        auto begin = [](const Array& array) { return static_cast<char*>(array.storage->data()); };
+        auto bytes = [](const Array& array) {
+            return array.storage->size() * item_size(array.storage->dtype());
+        };
+        return begin(other) + bytes(other) <= begin(target) ||
+               begin(target) + bytes(target) <= begin(other);
+    }
+
     bool read_inputs()
     {
         PyObject* first = is_array(inputs_[0]) ? inputs_[0] : inputs_[count_ - 1];
@@ -350,6 +382,27 @@ private:
     Array arrays_[3];
     double immediate_ = 0;
 };
+
+// ---- reductions
+
+// A kernel that folds the last axes of the layout `of` (shape, strides) of `a` into one of the
+// layout `to`, or nullptr where `a` is not on the bound device.
+PyObject* reduce(int kernel, PyObject* a, PyObject* to, PyObject* of)
+{
+    if (!is_array(a) || part(a, device) != bound.device) return nullptr;
+    Array operands[2];
+    Array& out = operands[0];
+    read_parts(part(a, handle), PyTuple_GET_ITEM(of, 0), PyTuple_GET_ITEM(of, 1), part(a, offset),
+               operands[1]);
+    out.dtype = operands[1].dtype;
+    PyObject *sizes = PyTuple_GET_ITEM(to, 0), *steps = PyTuple_GET_ITEM(to, 1);
+    out.rank = read_sizes(sizes, out.shape);
+    read_sizes(steps, out.strides);
+    py::object result = allocate_array(out, borrow(sizes), borrow(steps), bound.device);
+    Call call{operands, 2, nullptr, 0, nullptr, nullptr, 0};
+    run_kernel(kernel, call, operands[1].size());
+    return result.release().ptr();
+}
 
 // ---- matrix products
 
@@ -627,6 +680,36 @@ PyObject* call_elementwise(PyObject*, PyObject* const* arguments, Py_ssize_t cou
     });
 }
 
+PyObject* call_elementwise_in_place(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "elementwise_in_place: need a kernel and two inputs");
+        return nullptr;
+    }
+    return guarded([&]() -> PyObject* {
+        int kernel = static_cast<int>(PyLong_AsLong(arguments[0]));
+        return py::bool_(Elementwise(kernel, arguments + 1, 2).run_in_place()).release().ptr();
+    });
+}
+
+PyObject* call_reduce(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    auto is_layout = [&](int i) {
+        return PyTuple_CheckExact(arguments[i]) && PyTuple_GET_SIZE(arguments[i]) == 2 &&
+               PyTuple_CheckExact(PyTuple_GET_ITEM(arguments[i], 0)) &&
+               PyTuple_CheckExact(PyTuple_GET_ITEM(arguments[i], 1));
+    };
+    if (count != 4 || !is_layout(2) || !is_layout(3)) {
+        PyErr_SetString(PyExc_TypeError, "reduce: need a kernel, an array and two layouts");
+        return nullptr;
+    }
+    return guarded([&]() -> PyObject* {
+        int kernel = static_cast<int>(PyLong_AsLong(arguments[0]));
+        PyObject* out = reduce(kernel, arguments[1], arguments[2], arguments[3]);
+        return out != nullptr ? out : py::none().release().ptr();
+    });
+}
+
 PyObject* call_matmul(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 {
     if (count != 3) {
@@ -821,6 +904,12 @@ py::object sum_squares_function()
                          "sum_squares(arrays: list | tuple) -> float | None");
 }
 
+py::object reduce_function()
+{
+    return fast_function("reduce", call_reduce,
+                         "reduce(kernel: int, a: object, to: tuple, of: tuple) -> NDArray | None");
+}
+
 py::object matmul_function()
 {
     return fast_function("matmul", call_matmul,
@@ -837,6 +926,13 @@ py::object elementwise_function()
 {
     return fast_function("elementwise", call_elementwise,
                          "elementwise(kernel: int, a: object, b: object = ...) -> NDArray | None");
+}
+
+py::object elementwise_in_place_function()
+{
+    return fast_function(
+        "elementwise_in_place", call_elementwise_in_place,
+        "elementwise_in_place(kernel: int, target: object, other: object) -> bool");
 }
 
 }  // namespace needle

@@ -49,6 +49,11 @@ pybind11::object sum_squares_function();
 // device.
 pybind11::object matmul_function();
 
+// reduce(kernel, a, to, of): what a kernel makes of the layout `of` (shape, strides) of the
+// elements of a, as a new NDArray with the layout `to`; None unless a is an NDArray of the bound
+// device.
+pybind11::object reduce_function();
+
 // join(arrays, axis, is_new): the arrays one after the other along an axis, or side by side along
 // one that is new; None where they are not what this path is for: a list of NDArrays of the bound
 // device, of one dtype and shape but for that axis, and an int that is an axis.
@@ -59,5 +64,10 @@ pybind11::object join_function();
 // or one of them a number: a Python float or int, or numpy's scalar of that dtype. Logical kernels
 // take NDArrays of bools.
 pybind11::object elementwise_function();
+
+// elementwise_in_place(kernel, target, other): whether it wrote the result to target; not where
+// these are not what elementwise() takes, or the target is not one whole run of memory apart from
+// other's.
+pybind11::object elementwise_in_place_function();
 
 }  // namespace needle

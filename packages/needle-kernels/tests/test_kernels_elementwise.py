@@ -291,6 +291,21 @@ class TestInPlace:
         a[1:] += a[:-1]
         compare(a, np.concatenate([x[:1], x[1:] + x[:-1]]))
 
+        x = np.arange(64.0, dtype=np.float32).reshape(8, 8)
+        a = nd.array(x, dtype="float32", device=device)
+        a += a.permute((1, 0))
+        compare(a, x + x.T)
+
+    def test_operand_that_shares_the_memory_of_numpy(self):
+        """Two arrays that know nothing of each other, over the same elements."""
+        for shift in (0, 1, 70, 100):
+            x = np.arange(200.0, dtype=np.float32)
+            a, b = (nd.from_dlpack(x[first : first + 100]) for first in (shift, 0))
+            want = x[shift : shift + 100] + x[:100]
+            a += b
+            compare(a, want)
+            np.testing.assert_array_equal(x[shift : shift + 100], want)
+
     def test_casts_within_a_kind(self, device):
         a = nd.ones((2,), device=device)
         a += nd.array([0.5, 1.5], dtype="float64", device=device)

@@ -78,6 +78,7 @@ Operand: TypeAlias = "NDArray | Scalar | np.ndarray[Any, Any]"
 # The common path in C++: on cpu(), floats of one dtype, or with a Python number, or bools for a
 # logical kernel. None for others.
 _common: Final[Callable[..., NDArray | None]] = _cpu.elementwise
+_common_in_place: Final[Callable[..., bool]] = _cpu.elementwise_in_place
 
 
 # Two inputs
@@ -304,6 +305,8 @@ def write_result(op: str, target: NDArray, other: Operand) -> NDArray:
         ShapeError: the result has another shape than the target.
         DTypeError: the result's dtype cannot be stored in the target's (floats in ints).
     """
+    if _common_in_place(KERNEL[op], target, other):
+        return target
     check_writable(op, target)
     _, b, dtype, shape, device = _prepare(op, target, other)
     if shape != target._shape:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-from needle.backend_ndarray.dtypes import INT64, NAME, DType
+from needle.backend_ndarray.dtypes import INT64
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
+from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Axes, Shape, dense_strides, normalize_axes
-from needle.backend_ndarray.ndarray import NDArray, as_array, wrap
+from needle.backend_ndarray.ndarray import NDArray, as_array, new
 
 __all__ = ["max", "min", "reduction", "sum"]
+
+# The common path in C++: arrays on cpu(). None for others.
+_common: Final[Callable[..., NDArray | None]] = _cpu.reduce
 
 
 def sum(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
@@ -65,15 +70,16 @@ def _check_not_empty(op: str, a: NDArray, axis: Axes) -> None:
         )
 
 
-class Plan(NamedTuple):
-    """Shapes and strides of one reduction."""
+Layout: TypeAlias = tuple[Shape, Shape]
+"""Shape and strides."""
 
-    shape: Shape  # of the result without the reduced axes
-    strides: Shape
-    kept_shape: Shape  # of the result with them, as size 1
-    kept_strides: Shape
-    source_shape: Shape  # of the input with the reduced axes last
-    source_strides: Shape
+
+class Plan(NamedTuple):
+    """The layouts of one reduction."""
+
+    to: Layout  # of the result without the reduced axes
+    kept: Layout  # of the result with them, as size 1
+    source: Layout  # of the input with the reduced axes last
 
 
 @lru_cache(4096)
@@ -85,30 +91,25 @@ def plan(op: str, shape: Shape, strides: Shape, axes: Shape | None) -> Plan:
     out_strides = dense_strides(out_shape, tuple(strides[k] for k in kept))
     steps = dict(zip(kept, out_strides, strict=True))
     return Plan(
-        out_shape,
-        out_strides,
-        tuple(shape[k] if k in steps else 1 for k in range(len(shape))),
-        tuple(steps.get(k, 1) for k in range(len(shape))),
-        out_shape + tuple(shape[k] for k in reduced),
-        tuple(strides[k] for k in kept) + tuple(strides[k] for k in reduced),
+        (out_shape, out_strides),
+        (
+            tuple(shape[k] if k in steps else 1 for k in range(len(shape))),
+            tuple(steps.get(k, 1) for k in range(len(shape))),
+        ),
+        (
+            out_shape + tuple(shape[k] for k in reduced),
+            tuple(strides[k] for k in kept) + tuple(strides[k] for k in reduced),
+        ),
     )
 
 
-def reduction(
-    op: str, a: NDArray, axis: Axes, keepdims: bool, dtype: DType | None = None
-) -> NDArray:
+def reduction(op: str, a: NDArray, axis: Axes, keepdims: bool) -> NDArray:
     """Runs a kernel that takes (kept..., reduced...) to (kept...)."""
     axes = tuple(axis) if isinstance(axis, list) else (axis,) if isinstance(axis, int) else axis
     layout = plan(op, a._shape, a._strides, axes)
-    kind = dtype or a._dtype
-    out = wrap(
-        a._device.storage(math.prod(layout.shape), NAME[kind]),
-        layout.shape,
-        layout.strides,
-        0,
-        kind,
-        a._device,
-    )
-    source = a._view(layout.source_shape, layout.source_strides)
-    a._device.launch(KERNEL[op], (out, source), NO_SCALARS)
-    return out._view(layout.kept_shape, layout.kept_strides) if keepdims else out
+    out = _common(KERNEL[op], a, layout.to, layout.source)
+    if out is None:
+        shape, strides = layout.to
+        out = new(a._device, shape, a._dtype)._view(shape, strides)
+        a._device.launch(KERNEL[op], (out, a._view(*layout.source)), NO_SCALARS)
+    return out._view(*layout.kept) if keepdims else out
