@@ -361,11 +361,121 @@ void input_grad_by_rows(const Call& call)
     });
 }
 
+// With a stride, stride x stride pixels and their channels are one block, and all blocks meet
+// positions in the same way: pixel s q + r of an axis the position q + d by tap r + p - s d. So
+// they are a convolution of dy with stride 1 and as many channels as a block has numbers; a row of
+// pixels is then a row of blocks' parts.
+struct BlockGrad {
+    int64_t stride, padding, first, taps;  // d runs from `first` on
+    Array arrays[4];                       // of that convolution: blocks, dy, weights, no bias
+    double scalars[3];
+    Call call;
+
+    explicit BlockGrad(const Call& outer)
+        : stride(static_cast<int64_t>(outer.scalars[0])),
+          padding(static_cast<int64_t>(outer.scalars[1]))
+    {
+        const Array &dx = outer.arrays[0], &dy = outer.arrays[1], &w = outer.arrays[2];
+        int64_t kernel = w.shape[0], channels = stride * stride * dx.shape[3];
+        first = -((kernel - 1 - padding) / stride);
+        taps = (stride - 1 + padding) / stride - first + 1;
+        set(arrays[0], dx.dtype, ceil_div(dx.shape[1], stride), ceil_div(dx.shape[2], stride),
+            dx.shape[0], channels);
+        arrays[1] = dy;
+        set(arrays[2], dx.dtype, taps, w.shape[3], taps, channels);
+        arrays[3] = {};
+        scalars[0] = 1;
+        scalars[1] = static_cast<double>(-first);
+        scalars[2] = 0;  // no activation
+        call = {arrays, 4, scalars, 3, nullptr, nullptr, 0};
+    }
+
+    static bool suits(const Call& outer)
+    {
+        const Array &dx = outer.arrays[0], &w = outer.arrays[2];
+        return outer.scalars[0] > 1 && dx.shape[3] <= few_input_channels &&
+               outer.scalars[1] < static_cast<double>(w.shape[0]);
+    }
+
+    template <class T>
+    int64_t elements() const
+    {
+        return round_up(arrays[0].size(), 16) + round_up(arrays[2].size(), 16) +
+               conv_elements<T>(call);
+    }
+
+    template <class T>
+    void run(const Call& outer)
+    {
+        T* buffer = static_cast<T*>(outer.workspace);
+        arrays[0].data = buffer;
+        arrays[2].data = buffer + round_up(arrays[0].size(), 16);
+        call.workspace = arrays[2].as<T>() + round_up(arrays[2].size(), 16);
+        fill_weights<T>(outer.arrays[2]);
+        conv_typed<T>(call);
+        spread_blocks<T>(outer.arrays[0]);
+    }
+
+private:
+    static void set(Array& array, DType dtype, int64_t second, int64_t third, int64_t leading,
+                    int64_t last)
+    {
+        int64_t shape[4] = {leading, second, third, last};
+        array = {};
+        array.dtype = dtype;
+        array.rank = 4;
+        for (int64_t axis = 3, step = 1; axis >= 0; step *= shape[axis--]) {
+            array.shape[axis] = shape[axis];
+            array.strides[axis] = step;
+        }
+    }
+
+    // [d of y][d of x][output channel][pixel of the block][input channel]; 0 where no tap is.
+    template <class T>
+    void fill_weights(const Array& w) const
+    {
+        T* out = arrays[2].as<T>();
+        int64_t kernel = w.shape[0], inputs = w.shape[2];
+        auto tap_of = [&](int64_t d, int64_t r) { return r + padding - stride * (first + d); };
+        auto value = [&](int64_t ky, int64_t kx, int64_t o, int64_t c) {
+            bool inside = ky >= 0 && ky < kernel && kx >= 0 && kx < kernel;
+            const int64_t* s = w.strides;
+            return inside ? w.as<T>()[ky * s[0] + kx * s[1] + c * s[2] + o * s[3]] : T(0);
+        };
+        for (int64_t dy = 0; dy < taps; ++dy)
+            for (int64_t dx = 0; dx < taps; ++dx)
+                for (int64_t o = 0; o < w.shape[3]; ++o)
+                    for (int64_t y = 0; y < stride; ++y)
+                        for (int64_t x = 0; x < stride; ++x)
+                            for (int64_t c = 0; c < inputs; ++c)
+                                *out++ = value(tap_of(dy, y), tap_of(dx, x), o, c);
+    }
+
+    template <class T>
+    void spread_blocks(const Array& dx) const
+    {
+        const Array& blocks = arrays[0];
+        int64_t height = dx.shape[1], width = dx.shape[2], channels = dx.shape[3];
+        int64_t part = stride * channels, row = width * channels;
+        parallel_for(dx.shape[0] * height, ceil_div(32768, row), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                int64_t image = i / height, y = i % height;
+                const T* from = blocks.as<T>() + image * blocks.strides[0] +
+                                y / stride * blocks.strides[1] + y % stride * part;
+                T* to = dx.as<T>() + i * row;
+                for (int64_t at = 0; at < row; at += part, from += blocks.strides[2])
+                    for (int64_t k = 0; k < min64(part, row - at); ++k) to[at + k] = from[k];
+            }
+        });
+    }
+};
+
 template <class T>
 void input_grad_typed(const Call& call)
 {
     const Array &out = call.arrays[0], &dy = call.arrays[1], &w = call.arrays[2];
     if (out.size() == 0) return;
+    if (BlockGrad::suits(call)) return BlockGrad(call).run<T>(call);
     if (scatters_rows(out, w)) return input_grad_by_rows<T>(call);
     Axis vertical = axis_of(call, out, dy, w, 1), horizontal = axis_of(call, out, dy, w, 2);
     T* buffer = static_cast<T*>(call.workspace);
@@ -389,6 +499,7 @@ template <class T>
 int64_t input_grad_elements(const Call& call)
 {
     const Array &dy = call.arrays[1], &w = call.arrays[2];
+    if (BlockGrad::suits(call)) return BlockGrad(call).elements<T>();
     int64_t packed = scatters_rows(call.arrays[0], w)
                          ? packed_elements<T>(w.shape[3], w.shape[0] * w.shape[1] * w.shape[2])
                          : packed_weight_elements<T>(w, 3);

@@ -105,9 +105,7 @@ def join(arrays: list[Any], axis: int, is_new: bool, /) -> Any:
     That is: NDArrays on the bound device, of one dtype, and of one shape but for that axis.
     """
 
-def reduce(
-    kernel: int, a: object, to: tuple[Any, Any], of: tuple[Any, Any], /
-) -> Any:
+def reduce(kernel: int, a: object, to: tuple[Any, Any], of: tuple[Any, Any], /) -> Any:
     """What a kernel makes of the layout `of` (shape, strides) of a, as one of the layout `to`.
 
     None unless a is an NDArray on the bound device.
