@@ -118,7 +118,8 @@ def elementwise(kernel: int, a: object, b: object = ..., /) -> Any:
     """The result as a new NDArray; None unless a and b are the common case.
 
     That is: float32 or float64 NDArrays of one dtype on the bound device that broadcast, or one of
-    them a Python float or int; for a logical kernel, NDArrays of bools.
+    them a Python float or int; for a logical kernel, NDArrays of bools; for one that makes integers
+    or bools of integers, NDArrays of these too.
     """
 
 def register_device(name: str, table: object, backend: object) -> None:

@@ -270,6 +270,15 @@ bool is_logical(int kernel)
            kernel == static_cast<int>(Kernel::logical_not);
 }
 
+// Whether two integers give what this kernel makes of them: not a float, and no error.
+bool takes_integers(int kernel)
+{
+    for (Kernel k :
+         {Kernel::add, Kernel::subtract, Kernel::multiply, Kernel::maximum, Kernel::minimum})
+        if (kernel == static_cast<int>(k)) return true;
+    return is_comparison(kernel);
+}
+
 // One call of elementwise(): arrays[0] is the output, arrays[1], ... the inputs.
 class Elementwise {
 public:
@@ -332,14 +341,15 @@ private:
         if (!is_array(first)) return false;
         PyObject* kind = part(first, dtype);
         dtype_ = dtype_of(kind);
-        bool logical = is_logical(kernel_);
-        if (logical ? dtype_ != DType::boolean : !is_float(dtype_)) return false;
+        bool logical = is_logical(kernel_), floats = is_float(dtype_);
+        if (dtype_ == DType::boolean ? !logical : logical || !(floats || takes_integers(kernel_)))
+            return false;
         for (int i = 0; i < count_; ++i) {
             PyObject* input = inputs_[i];
             if (is_array(input)) {
                 if (part(input, dtype) != kind || part(input, device) != bound.device) return false;
                 read_array(input, arrays_[i + 1]);
-            } else if (!logical && is_number(input)) {
+            } else if (floats && is_number(input)) {
                 arrays_[i + 1].rank = 0;
             } else {
                 return false;

@@ -62,7 +62,7 @@ pybind11::object join_function();
 // elementwise(kernel, a[, b]): the result as a new NDArray, or None where a and b are not what
 // this path is for: NDArrays of the bound device of one dtype, float32 or float64, that broadcast,
 // or one of them a number: a Python float or int, or numpy's scalar of that dtype. Logical kernels
-// take NDArrays of bools.
+// take NDArrays of bools, those that make integers of integers NDArrays of these too.
 pybind11::object elementwise_function();
 
 // elementwise_in_place(kernel, target, other): whether it wrote the result to target; not where
