@@ -254,16 +254,20 @@ private:
 };
 
 // Whether results go past the caches: these could not keep results and operands. Where a result
-// replaces an operand, its lines have been read anyway.
+// replaces an operand, its lines have been read anyway, and where operands are small, memory has
+// nothing else to read.
 template <int N>
 bool streams_results(const Nest<N>& nest)
 {
-    int64_t bytes = 0;
-    for (int k = 0; k < N; ++k) {
-        if (k > 0 && nest.data[k] == nest.data[0]) return false;
-        if (nest.strides[k][0] != 0) bytes += nest.size() * nest.item[k];
+    int64_t written = nest.size() * nest.item[0], read = 0;
+    for (int k = 1; k < N; ++k) {
+        if (nest.data[k] == nest.data[0]) return false;
+        int64_t elements = 1;
+        for (int axis = 0; axis < nest.rank; ++axis)
+            if (nest.strides[k][axis] != 0) elements *= nest.shape[axis];
+        read += elements * nest.item[k];
     }
-    return bytes >= 3 * beyond_caches;
+    return written + read >= 3 * beyond_caches && read >= beyond_caches;
 }
 
 // A row function on n elements, some vectors at a time, for results that go past the caches or
