@@ -364,8 +364,10 @@ void input_grad_by_rows(const Call& call)
 // With a stride, stride x stride pixels and their channels are one block, and all blocks meet
 // positions in the same way: pixel s q + r of an axis the position q + d by tap r + p - s d. So
 // they are a convolution of dy with stride 1 and as many channels as a block has numbers; a row of
-// pixels is then a row of blocks' parts.
+// pixels is then a row of blocks' parts. Done for some images at a time, whose blocks stay cached.
 struct BlockGrad {
+    static constexpr int64_t cached_elements = 512 * 1024;
+
     int64_t stride, padding, first, taps;  // d runs from `first` on
     Array arrays[4];                       // of that convolution: blocks, dy, weights, no bias
     double scalars[3];
@@ -379,10 +381,12 @@ struct BlockGrad {
         int64_t kernel = w.shape[0], channels = stride * stride * dx.shape[3];
         first = -((kernel - 1 - padding) / stride);
         taps = (stride - 1 + padding) / stride - first + 1;
-        set(arrays[0], dx.dtype, ceil_div(dx.shape[1], stride), ceil_div(dx.shape[2], stride),
-            dx.shape[0], channels);
+        int64_t height = ceil_div(dx.shape[1], stride), width = ceil_div(dx.shape[2], stride);
+        int64_t images = max64(1, cached_elements / (height * width * channels));
+        set_shape(arrays[0], dx.dtype, {min64(dx.shape[0], images), height, width, channels});
         arrays[1] = dy;
-        set(arrays[2], dx.dtype, taps, w.shape[3], taps, channels);
+        arrays[1].shape[0] = arrays[0].shape[0];
+        set_shape(arrays[2], dx.dtype, {taps, taps, w.shape[3], channels});
         arrays[3] = {};
         scalars[0] = 1;
         scalars[1] = static_cast<double>(-first);
@@ -390,11 +394,21 @@ struct BlockGrad {
         call = {arrays, 4, scalars, 3, nullptr, nullptr, 0};
     }
 
+    // Whether this takes less time than adding rows: of a position's taps each is added in memory,
+    // which takes as long as `addition` multiply-adds; of a block's, many may be no taps at all.
+    template <class T>
     static bool suits(const Call& outer)
     {
+        constexpr int64_t addition = 16;
         const Array &dx = outer.arrays[0], &w = outer.arrays[2];
-        return outer.scalars[0] > 1 && dx.shape[3] <= few_input_channels &&
-               outer.scalars[1] < static_cast<double>(w.shape[0]);
+        double kernel = static_cast<double>(w.shape[0]);
+        if (outer.scalars[0] <= 1 || outer.scalars[1] >= kernel) return false;
+        if (dx.shape[3] > few_input_channels || dx.size() * w.size() == 0) return false;
+        BlockGrad blocks(outer);
+        int64_t row = w.shape[0] * w.shape[1] * w.shape[2];
+        int64_t by_rows = w.shape[3] * round_up(row, lanes<T>) + addition * row;
+        const Array& weights = blocks.arrays[2];
+        return weights.size() / weights.shape[3] * round_up(weights.shape[3], lanes<T>) < by_rows;
     }
 
     template <class T>
@@ -412,15 +426,19 @@ struct BlockGrad {
         arrays[2].data = buffer + round_up(arrays[0].size(), 16);
         call.workspace = arrays[2].as<T>() + round_up(arrays[2].size(), 16);
         fill_weights<T>(outer.arrays[2]);
-        conv_typed<T>(call);
-        spread_blocks<T>(outer.arrays[0]);
+        const Array &dx = outer.arrays[0], &dy = outer.arrays[1];
+        int64_t images = arrays[0].shape[0];
+        for (int64_t n = 0; n < dx.shape[0]; n += images) {
+            arrays[0].shape[0] = arrays[1].shape[0] = min64(images, dx.shape[0] - n);
+            arrays[1].data = dy.as<T>() + n * dy.strides[0];
+            conv_typed<T>(call);
+            spread_blocks<T>(dx, n);
+        }
     }
 
 private:
-    static void set(Array& array, DType dtype, int64_t second, int64_t third, int64_t leading,
-                    int64_t last)
+    static void set_shape(Array& array, DType dtype, const int64_t (&shape)[4])
     {
-        int64_t shape[4] = {leading, second, third, last};
         array = {};
         array.dtype = dtype;
         array.rank = 4;
@@ -451,18 +469,20 @@ private:
                                 *out++ = value(tap_of(dy, y), tap_of(dx, x), o, c);
     }
 
+    // Writes the images of dx from n on.
     template <class T>
-    void spread_blocks(const Array& dx) const
+    void spread_blocks(const Array& dx, int64_t n) const
     {
         const Array& blocks = arrays[0];
         int64_t height = dx.shape[1], width = dx.shape[2], channels = dx.shape[3];
         int64_t part = stride * channels, row = width * channels;
-        parallel_for(dx.shape[0] * height, ceil_div(32768, row), [&](int64_t begin, int64_t end) {
+        int64_t rows = blocks.shape[0] * height;
+        parallel_for(rows, ceil_div(32768, row), [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 int64_t image = i / height, y = i % height;
                 const T* from = blocks.as<T>() + image * blocks.strides[0] +
                                 y / stride * blocks.strides[1] + y % stride * part;
-                T* to = dx.as<T>() + i * row;
+                T* to = dx.as<T>() + (n * height + i) * row;
                 for (int64_t at = 0; at < row; at += part, from += blocks.strides[2])
                     for (int64_t k = 0; k < min64(part, row - at); ++k) to[at + k] = from[k];
             }
@@ -475,7 +495,7 @@ void input_grad_typed(const Call& call)
 {
     const Array &out = call.arrays[0], &dy = call.arrays[1], &w = call.arrays[2];
     if (out.size() == 0) return;
-    if (BlockGrad::suits(call)) return BlockGrad(call).run<T>(call);
+    if (BlockGrad::suits<T>(call)) return BlockGrad(call).run<T>(call);
     if (scatters_rows(out, w)) return input_grad_by_rows<T>(call);
     Axis vertical = axis_of(call, out, dy, w, 1), horizontal = axis_of(call, out, dy, w, 2);
     T* buffer = static_cast<T*>(call.workspace);
@@ -499,7 +519,7 @@ template <class T>
 int64_t input_grad_elements(const Call& call)
 {
     const Array &dy = call.arrays[1], &w = call.arrays[2];
-    if (BlockGrad::suits(call)) return BlockGrad(call).elements<T>();
+    if (BlockGrad::suits<T>(call)) return BlockGrad(call).elements<T>();
     int64_t packed = scatters_rows(call.arrays[0], w)
                          ? packed_elements<T>(w.shape[3], w.shape[0] * w.shape[1] * w.shape[2])
                          : packed_weight_elements<T>(w, 3);

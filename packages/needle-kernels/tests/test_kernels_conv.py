@@ -69,8 +69,9 @@ CASES = [
     (4, 6, 6, 40, 48, 1, 1, 0),  # all positions are one run
     (150, 4, 4, 16, 20, 3, 1, 1),  # dw is small: each thread sums blocks of its own
     (5, 2, 2, 3, 4, 2, 9, 3),  # nothing but padding
-    (3, 9, 14, 8, 17, 5, 3, 4),  # few channels and a stride: blocks of pixels, here cut off
-    (2, 11, 6, 1, 16, 8, 2, 7),
+    (3, 9, 14, 8, 17, 5, 3, 4),
+    (3, 9, 14, 3, 16, 7, 4, 3),  # blocks of pixels in the input's gradient, here cut off
+    (90, 31, 33, 8, 1, 3, 3, 1),  # several rounds of images
 ]
 
 
