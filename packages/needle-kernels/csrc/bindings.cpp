@@ -7,6 +7,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "common_path.h"
+#include "fast_function.h"
+#include "index_view.h"
 #include "launch.h"
 #include "peak.h"
 #include "pyarray.h"
@@ -155,10 +158,9 @@ void launch_from_python(int device, int kernel, const py::tuple& operands, const
     constexpr size_t max_scalars = 16;
     double values[max_scalars];
     if (scalars.size() > max_scalars) throw py::value_error("launch: scalars: more than 16");
-    for (size_t i = 0; i < scalars.size(); ++i) {
+    for (size_t i = 0; i < scalars.size(); ++i)
         values[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(scalars.ptr(), static_cast<Py_ssize_t>(i)));
-        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-    }
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
     Call call{read.arrays(), static_cast<int>(operands.size()),
               values,        static_cast<int>(scalars.size()),
               nullptr,       nullptr,
@@ -169,6 +171,23 @@ void launch_from_python(int device, int kernel, const py::tuple& operands, const
         py::gil_scoped_release unlocked;
         launch(static_cast<Device>(device), kernel, call);
     }
+}
+
+PyObject* call_launch(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 4 || !PyLong_Check(arguments[0]) || !PyLong_Check(arguments[1]) ||
+        !PyTuple_Check(arguments[2]) || !PyTuple_Check(arguments[3])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "launch: need a device, a kernel, a tuple of operands and of scalars");
+        return nullptr;
+    }
+    return guarded([&] {
+        launch_from_python(static_cast<int>(PyLong_AsLong(arguments[0])),
+                           static_cast<int>(PyLong_AsLong(arguments[1])),
+                           py::reinterpret_borrow<py::tuple>(arguments[2]),
+                           py::reinterpret_borrow<py::tuple>(arguments[3]));
+        return py::none().release().ptr();
+    });
 }
 
 // Before the host looks at memory.
@@ -381,21 +400,13 @@ PYBIND11_MODULE(cpu, m)
     for (const char* name : kernel_names) kernels.append(name);
     m.attr("KERNELS") = py::tuple(kernels);
 
-    m.def("launch", &launch_from_python, py::arg("device"), py::arg("kernel"), py::arg("operands"),
-          py::arg("scalars"));
+    add_function(m, "launch", call_launch,
+                 "launch(device: int, kernel: int, operands: tuple, scalars: tuple) -> None");
     m.def("bind_arrays", &bind_arrays, py::arg("type"), py::arg("device"), py::arg("dtypes"),
-          py::arg("dense_strides"));
-    m.attr("wrap") = wrap_function();
-    m.attr("empty") = empty_function();
-    m.attr("empty_like") = empty_like_function();
-    m.attr("outside") = outside_function();
-    m.attr("update") = update_function();
-    m.attr("sum_squares") = sum_squares_function();
-    m.attr("matmul") = matmul_function();
-    m.attr("reduce") = reduce_function();
-    m.attr("join") = join_function();
-    m.attr("elementwise") = elementwise_function();
-    m.attr("elementwise_in_place") = elementwise_in_place_function();
+          py::arg("promote"), py::arg("dense_strides"));
+    add_arrays(m);
+    add_common_paths(m);
+    add_indexing(m);
     m.def("register_device", &register_device, py::arg("name"), py::arg("table"),
           py::arg("backend"));
     m.attr("DEVICES") =

@@ -47,13 +47,16 @@ class Storage:
     version: int
     """Raised by every in-place write."""
 
-def launch(device: int, kernel: int, operands: tuple[Any, ...], scalars: tuple[float, ...]) -> None:
+def launch(
+    device: int, kernel: int, operands: tuple[Any, ...], scalars: tuple[float, ...], /
+) -> None:
     """Runs a kernel on NDArrays (outputs first), Python numbers and None."""
 
 def bind_arrays(
     type: type[Any],
     device: object,
     dtypes: tuple[np.dtype[Any], ...],
+    promote: Callable[[np.dtype[Any], np.dtype[Any]], np.dtype[Any]],
     dense_strides: Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, ...]],
 ) -> None:
     """Names the class NDArray and the device and dtypes that its arrays on this device have."""
@@ -74,6 +77,14 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], device: object, /) -> An
 
 def empty_like(model: object, dtype: np.dtype[Any], /) -> Any:
     """The same with the shape, device and memory order of the NDArray `model`."""
+
+def index_view(
+    shape: tuple[int, ...], strides: tuple[int, ...], offset: int, index: object, /
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Shape, strides and offset of array[index], for ints, slices, Ellipsis and None."""
+
+def index_array(array: object, index: object, /) -> Any:
+    """The view array[index] of an NDArray."""
 
 def outside(ids: object, count: int, /) -> int | None:
     """The first element of an int64 NDArray not in 0 .. count - 1; None if there is none."""
@@ -111,15 +122,34 @@ def reduce(kernel: int, a: object, to: tuple[Any, Any], of: tuple[Any, Any], /) 
     None unless a is an NDArray on the bound device.
     """
 
+def fill(target: object, number: object, /) -> bool:
+    """Whether the number was written to every element; False unless it is the common case.
+
+    That is: an NDArray on the bound device without repeated elements, whose dtype holds the Python
+    float or int.
+    """
+
+def copy(a: object, dtype: np.dtype[Any], row_major: bool, /) -> Any:
+    """A row-major copy with this dtype, or one in the same memory order.
+
+    None unless a is an NDArray on the bound device.
+    """
+
+def copy_into(target: object, a: object, /) -> bool:
+    """Whether a was written, broadcast and cast, to target; False unless they are the common case.
+
+    That is: NDArrays on the bound device whose memory lies apart, and a target without repeated
+    elements.
+    """
+
 def elementwise_in_place(kernel: int, target: object, other: object, /) -> bool:
     """Whether the result was written to target, as on the common path."""
 
 def elementwise(kernel: int, a: object, b: object = ..., /) -> Any:
-    """The result as a new NDArray; None unless a and b are the common case.
+    """The result as a new NDArray, promoted as NumPy 2 does; None unless it is the common case.
 
-    That is: float32 or float64 NDArrays of one dtype on the bound device that broadcast, or one of
-    them a Python float or int; for a logical kernel, NDArrays of bools; for one that makes integers
-    or bools of integers, NDArrays of these too.
+    That is: NDArrays on the bound device that broadcast, or one of them a Python float or int; of
+    bools alone, only a logical kernel.
     """
 
 def register_device(name: str, table: object, backend: object) -> None:

@@ -1,4 +1,4 @@
-// NDArrays from C++: their parts, new ones, and element by element calls on the common path.
+// NDArrays from C++: their parts, and new ones.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -10,9 +10,61 @@ namespace needle {
 // NDArray is a Python class with __slots__. Where they lie in an object is looked up here once, so
 // that reading or setting one later is a load or a store.
 //   type: NDArray; device: the Device whose kernels are this extension's; dtypes: numpy's, in the
-//   order of DType; dense_strides: (shape, strides) -> the strides of a new array in that order.
+//   order of DType; promote: two of them -> the one that holds both; dense_strides: (shape,
+//   strides)
+//   -> the strides of a new array in that order.
 void bind_arrays(const pybind11::type& type, const pybind11::object& device,
-                 const pybind11::tuple& dtypes, const pybind11::object& dense_strides);
+                 const pybind11::tuple& dtypes, const pybind11::object& promote,
+                 const pybind11::object& dense_strides);
+
+// The parts of an NDArray, in the order of wrap()'s arguments.
+enum class Part { handle, shape, strides, offset, dtype, device };
+constexpr int part_count = 6;
+
+// What bind_arrays() was given. Its references are kept until the process ends.
+struct Bound {
+    PyTypeObject* type;
+    Py_ssize_t place[part_count];
+    PyObject* device;
+    PyObject* dtypes[6];
+    PyTypeObject* scalars[6];  // numpy's scalar type of each dtype
+    DType promoted[6][6];
+    PyObject* dense_strides;
+    PyObject* zero;
+};
+extern Bound bound;
+
+inline bool is_array(PyObject* object) { return Py_TYPE(object) == bound.type; }
+
+inline PyObject*& part(PyObject* array, Part which)
+{
+    return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(array) +
+                                         bound.place[static_cast<int>(which)]);
+}
+
+// Raises AttributeError where a slot was never set.
+void check_parts(PyObject* array);
+
+// Whether it is an NDArray of the device whose kernels are this extension's.
+inline bool is_local(PyObject* object)
+{
+    return is_array(object) && part(object, Part::device) == bound.device;
+}
+
+inline pybind11::object as_object(PyObject* object)
+{
+    return pybind11::reinterpret_borrow<pybind11::object>(object);
+}
+
+DType dtype_of(PyObject* kind);
+bool is_float(DType dtype);
+
+int read_sizes(PyObject* tuple, int64_t* out);
+pybind11::object sizes_tuple(const int64_t* sizes, int rank);
+
+// A view of the storage `handle` with this layout.
+void read_parts(PyObject* handle, PyObject* shape, PyObject* strides, PyObject* offset,
+                Array& array);
 
 // Any object with the slots _handle, _shape, _strides and _offset.
 void read_array(pybind11::handle object, Array& array);
@@ -22,52 +74,21 @@ void read_array(pybind11::handle object, Array& array);
 void read_immediate(pybind11::handle value, DType dtype, const Array& like, void* slot,
                     Array& array);
 
+// An NDArray with memory of its own for the layout in `out`, whose `data` is set to it. `sizes` and
+// `steps` are that layout's tuples. Throws OutOfMemory.
+pybind11::object allocate_array(Array& out, pybind11::object sizes, pybind11::object steps,
+                                PyObject* device);
+
+// An NDArray that shows the memory of `array` in another layout, unchecked.
+pybind11::object view_of(PyObject* array, pybind11::object sizes, pybind11::object steps,
+                         pybind11::object start);
+
+// The strides of a new array of this shape and memory order; `like` is what both are read from.
+pybind11::object dense_steps(PyObject* model, const Array& like);
+
 // wrap(handle, shape, strides, offset, dtype, device): an NDArray of these parts, unchecked.
-pybind11::object wrap_function();
-
 // empty(shape, dtype, device): a new row-major NDArray in the CPU's memory, contents arbitrary.
-pybind11::object empty_function();
-
 // empty_like(model, dtype): the same with the shape, device and memory order of `model`.
-pybind11::object empty_like_function();
-
-// outside(ids, count): the first of these int64 ids that is not in 0 .. count - 1, or None.
-pybind11::object outside_function();
-
-// update(kernel, columns, scalars): runs an optimizer kernel, and marks what it wrote as written;
-// or returns False where this is not what this path is for: columns that are lists of compact
-// NDArrays of the bound device and of one float dtype, or None.
-pybind11::object update_function();
-
-// sum_squares(arrays): the sum of the squares of all elements, or None where the arrays are not
-// what this path is for: a list or tuple of compact NDArrays of the bound device and of one float
-// dtype.
-pybind11::object sum_squares_function();
-
-// matmul(a, b, bias): a @ b + bias as a new NDArray, or None where they are not what this path is
-// for: two matrices and None or one row, of sizes that fit and one float dtype, on the bound
-// device.
-pybind11::object matmul_function();
-
-// reduce(kernel, a, to, of): what a kernel makes of the layout `of` (shape, strides) of the
-// elements of a, as a new NDArray with the layout `to`; None unless a is an NDArray of the bound
-// device.
-pybind11::object reduce_function();
-
-// join(arrays, axis, is_new): the arrays one after the other along an axis, or side by side along
-// one that is new; None where they are not what this path is for: a list of NDArrays of the bound
-// device, of one dtype and shape but for that axis, and an int that is an axis.
-pybind11::object join_function();
-
-// elementwise(kernel, a[, b]): the result as a new NDArray, or None where a and b are not what
-// this path is for: NDArrays of the bound device of one dtype, float32 or float64, that broadcast,
-// or one of them a number: a Python float or int, or numpy's scalar of that dtype. Logical kernels
-// take NDArrays of bools, those that make integers of integers NDArrays of these too.
-pybind11::object elementwise_function();
-
-// elementwise_in_place(kernel, target, other): whether it wrote the result to target; not where
-// these are not what elementwise() takes, or the target is not one whole run of memory apart from
-// other's.
-pybind11::object elementwise_in_place_function();
+void add_arrays(pybind11::module_& m);
 
 }  // namespace needle

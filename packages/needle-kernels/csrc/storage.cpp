@@ -1,9 +1,9 @@
 #include "storage.h"
 
 #include <cstdlib>
-#include <new>
 
 #include "allocator.h"
+#include "launch.h"
 #include "queue.h"
 
 #if defined(__linux__)
@@ -68,7 +68,7 @@ Storage::Storage(int64_t size, DType dtype)
     : last_call(newest_call()), data_(nullptr), size_(size), dtype_(dtype)
 {
     data_ = allocate(bytes());
-    if (data_ == nullptr) throw std::bad_alloc();
+    if (data_ == nullptr) throw OutOfMemory(device_backend(Device::cpu).out_of_memory(bytes()));
 }
 
 Storage::Storage(void* data, int64_t size, DType dtype, std::shared_ptr<void> owner)

@@ -34,7 +34,7 @@ void reset_peak();
 
 class Storage {
 public:
-    // Throws std::bad_alloc.
+    // Throws OutOfMemory.
     Storage(int64_t size, DType dtype);
     // Memory that `owner` keeps alive.
     Storage(void* data, int64_t size, DType dtype, std::shared_ptr<void> owner);

@@ -408,8 +408,13 @@ class TestCommonPath:
         ("a", "b"),
         [
             (nd.ones((2, 3)), nd.ones((2,))),
-            (nd.ones((2,)), nd.ones((2,), dtype="float64")),
-            (nd.ones((2,), dtype="int32"), 1),
+            (nd.ones((2,), dtype="bool"), nd.ones((2,), dtype="bool")),
+            (nd.ones((2,), dtype="bool"), 1),
+            (nd.ones((2,), dtype="int32"), True),
+            (nd.ones((2,), dtype="int32"), 2**31),
+            (nd.ones((2,), dtype="int64"), 2**63),
+            (nd.ones((2,), dtype="uint8"), -1),
+            (nd.ones((2,), dtype="uint8"), 256),
             (nd.ones((2,)), np.float64(1)),
             (nd.ones((2,), dtype="float64"), np.float32(1)),
             (nd.ones((2,)), np.int64(1)),
@@ -420,6 +425,47 @@ class TestCommonPath:
     )
     def test_declines(self, a, b):
         assert self.call(self.add, a, b) is None
+
+    @pytest.mark.parametrize("kernel", ["add", "multiply", "divide", "maximum", "less"])
+    @pytest.mark.parametrize("b", [*FLOATS, *INTS, "bool", 2, 2.5, -1])
+    @pytest.mark.parametrize("a", [*FLOATS, *INTS, "bool"])
+    def test_promotes_as_numpy_does(self, kernel, a, b):
+        x = np.array([[0, 1, 200]], a)
+        y = np.array([[1], [2]], b) if isinstance(b, str) else b
+        for left, right in ((x, y), (y, x)):
+            operands = [
+                nd.array(v, dtype=v.dtype) if isinstance(v, np.ndarray) else v
+                for v in (left, right)
+            ]
+            out = self.call(extension.KERNELS.index(kernel), *operands)
+            if (a == "bool" and b in ("bool", 2, -1)) or (a == "uint8" and b == -1):
+                assert out is None  # NumPy's ufuncs of bools are others; the last is an error
+                continue
+            with np.errstate(divide="ignore"):
+                expected = getattr(np, kernel)(left, right)
+            assert out.dtype == expected.dtype
+            np.testing.assert_array_equal(out.numpy(), expected)
+
+    def test_promotion_keeps_the_memory_order_and_the_inputs(self):
+        a = nd.array(np.arange(6).reshape(2, 3), dtype="int32").T
+        b = nd.array(np.full((3, 2), 0.5), dtype="float64")
+        out = self.call(self.add, a, b)
+        assert (out.strides, out.dtype) == (a.strides, np.dtype("float64"))
+        assert np.array_equal(out.numpy(), a.numpy() + 0.5)
+        assert a.dtype == np.dtype("int32")
+
+    def test_in_place_only_where_the_dtype_stays(self):
+        in_place = extension.elementwise_in_place
+        wide, narrow = nd.ones((2, 3), dtype="float64"), nd.ones((3,), dtype="int32")
+        before = wide._handle.version
+        assert in_place(self.add, wide, narrow)
+        assert wide._handle.version == before + 1
+        assert np.array_equal(wide.numpy(), np.full((2, 3), 2.0))
+        assert in_place(self.add, narrow, 4)
+        assert narrow.numpy().tolist() == [5, 5, 5]
+        for target, other in ((narrow, wide[0]), (narrow, 0.5), (narrow, 2**40)):
+            assert not in_place(self.add, target, other)
+        assert narrow.numpy().tolist() == [5, 5, 5]
 
     def test_logical(self):
         both = extension.KERNELS.index("logical_and")

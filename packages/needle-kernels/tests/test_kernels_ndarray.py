@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from needle import backend_ndarray as nd
+from needle._kernels import cpu as extension
 from needle.backend_ndarray.devices import REFERENCE_MODE
 from needle.backend_ndarray.testing import VIEWS, compare, make_view
 
@@ -302,6 +303,29 @@ class TestIndexing:
                 a[wrong]
         with pytest.raises(ValueError, match="zero"):
             a[::0]
+        with pytest.raises(IndexError, match=f"got {-(10**30)} for axis 0 of size 2"):
+            a[-(10**30)]
+        with pytest.raises(IndexError, match="too many axes: got more than 16: at most 16"):
+            a[(None,) * 15]
+        with pytest.raises(TypeError, match="slice indices"):
+            a["x":]
+
+    def test_unusual_entries(self, device):
+        x = count(2, 3)
+        a = nd.array(x, device=device)
+        for index in (np.int8(1), (np.uint64(1), np.array(2)), (None,) * 14):
+            compare(a[index], x[index])
+        compare(a[nd.array(1, dtype="int64")], x[1])
+        for step in (2**62, 2**63 - 1, -(2**63), 10**30):  # times a stride, too large
+            compare(a[::step], x[::step])
+
+    def test_of_a_subclass_and_of_an_array_without_parts(self):
+        class Child(nd.NDArray):
+            __slots__ = ()
+
+        compare(Child([1, 2, 3])[1:], np.array([2, 3], Child([1]).dtype))
+        with pytest.raises(AttributeError, match="_handle"):
+            nd.NDArray.__new__(nd.NDArray)[0]
 
     def test_process_slice(self, device):
         a = nd.array(count(5, 7), device=device)
@@ -367,6 +391,42 @@ class TestWriting:
         compare(a, x[::-1].T)
         a[...] = a
         compare(a, x[::-1].T)
+
+    def test_drops_leading_axes_of_size_1(self, device):
+        a = nd.zeros((2, 3), device=device)
+        a[0] = nd.array(count(1, 1, 3), device=device)
+        a[1] = nd.array(count(1, 1, 1) + 5, device=device)
+        compare(a, np.array([[0, 1, 2], [5, 5, 5]], a.dtype))
+        with pytest.raises(nd.ShapeError, match=r"copy_into: .* got \(2, 1, 3\) to \(3,\)"):
+            a[0] = nd.zeros((2, 1, 3), device=device)
+
+    @pytest.mark.skipif(REFERENCE_MODE, reason="cpu() is the NumPy device: it has no path in C++")
+    def test_what_the_paths_in_cpp_decline(self):
+        a = nd.array(count(4, 4))
+        ints = a.astype("uint8")
+        for target, value in [
+            (a, a[::-1]),  # memory still to be read
+            (a[1:], a[:-1]),
+            (a[0].broadcast_to((2, 4)), a[:2]),  # one place, several elements
+            (a, nd.zeros((3, 4))),
+            (a[0], nd.zeros((2, 1, 4))),
+            (a, nd.zeros((4, 4), device=nd.cpu_numpy())),
+            (a, 1.0),
+        ]:
+            assert not extension.copy_into(target, value)
+        for target, number in [
+            (ints, 256),
+            (ints, 1.0),
+            (ints.astype("bool"), 1),
+            (a[0].broadcast_to((2, 4)), 1.0),
+            (a, np.float32(1)),
+            (nd.zeros((4, 4), device=nd.cpu_numpy()), 1.0),
+        ]:
+            assert not extension.fill(target, number)
+        assert extension.copy(nd.zeros((2,), device=nd.cpu_numpy()), a.dtype, False) is None
+        compare(a, count(4, 4))
+        assert extension.copy_into(a[:2], a[2:])  # apart in one storage
+        compare(a, np.concatenate([count(4, 4)[2:]] * 2))
 
     def test_overlap_through_two_storages(self):
         x = count(100)

@@ -24,7 +24,6 @@ from numpy.typing import DTypeLike
 from needle.backend_ndarray import ndarray  # a cycle: its names are used inside functions only
 from needle.backend_ndarray.dtypes import FLOAT32, Scalar, as_dtype
 from needle.backend_ndarray.errors import DeviceError, ShapeError
-from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape, as_shape, extent, unpack
 
@@ -106,16 +105,11 @@ class Device:
 
     def zeros(self, *shape: Any, dtype: DTypeLike | None = None) -> ndarray.NDArray:
         """An array of zeros: `zeros(2, 3)` or `zeros((2, 3))`; float32 unless said otherwise."""
-        return self._filled(unpack(shape), 0, dtype)
+        return self.full(unpack(shape), 0, dtype)
 
     def ones(self, *shape: Any, dtype: DTypeLike | None = None) -> ndarray.NDArray:
         """An array of ones: `ones(2, 3)` or `ones((2, 3))`; float32 unless said otherwise."""
-        return self._filled(unpack(shape), 1, dtype)
-
-    def _filled(self, shape: Any, value: int, dtype: DTypeLike | None) -> ndarray.NDArray:
-        array = self.empty(shape, dtype)
-        self.launch(KERNEL["fill"], (array, value), NO_SCALARS)
-        return array
+        return self.full(unpack(shape), 1, dtype)
 
     def rand(
         self, *shape: Any, dtype: DTypeLike = "float32", low: float = 0.0, high: float = 1.0

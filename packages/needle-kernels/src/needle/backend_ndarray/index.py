@@ -17,7 +17,6 @@ __all__ = ["gather", "one_hot", "scatter_add"]
 _GATHER: Final = KERNEL["gather"]
 _SCATTER_ADD: Final = KERNEL["scatter_add"]
 _ONE_HOT: Final = KERNEL["one_hot"]
-_FILL: Final = KERNEL["fill"]
 
 
 def gather(table: NDArray, ids: NDArray) -> NDArray:
@@ -55,7 +54,7 @@ def scatter_add(src: NDArray, ids: NDArray, num_rows: int) -> NDArray:
     check_shape("scatter_add", "src", src, ids._shape + width)
     rows = flat_ids("scatter_add", ids, num_rows)
     out = new(device, as_shape("scatter_add", (num_rows, *width)), dtype)
-    device.launch(_FILL, (out, 0), NO_SCALARS)
+    out.fill(0)
     device.launch(_SCATTER_ADD, (out, as_rows(src), rows), NO_SCALARS)
     return out
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, SupportsIndex, TypeAlias
 
 from needle.backend_ndarray.errors import AxisError, ShapeError
+from needle.backend_ndarray.extension import cpu as _cpu
 
 Shape: TypeAlias = tuple[int, ...]
 Axes: TypeAlias = "int | Sequence[int] | None"
@@ -28,7 +29,11 @@ def as_shape(op: str, sizes: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
         ShapeError: a size is negative, or there are more than 16 axes.
         TypeError: a size is not an integer.
     """
-    shape = as_ints(op, sizes)
+    return _checked_shape(op, as_ints(op, sizes))
+
+
+@lru_cache(_CACHE)
+def _checked_shape(op: str, shape: Shape) -> Shape:
     if len(shape) > MAX_RANK:
         raise ShapeError(f"{op}: too many axes: got {len(shape)}: at most {MAX_RANK}")
     if shape and min(shape) < 0:
@@ -50,9 +55,10 @@ def as_ints(op: str, values: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
 
 def unpack(arguments: tuple[Any, ...]) -> Any:
     """The tuple meant by `f((2, 3))` and by `f(2, 3)`."""
-    if len(arguments) == 1 and isinstance(arguments[0], Iterable):
-        return arguments[0]
-    return arguments
+    if len(arguments) != 1:
+        return arguments
+    (only,) = arguments
+    return only if type(only) is tuple or isinstance(only, Iterable) else arguments
 
 
 @lru_cache(_CACHE)
@@ -218,12 +224,16 @@ def resolve_shape(op: str, sizes: Any, size: int) -> Shape:
     Raises:
         ShapeError: no such shape has `size` elements.
     """
-    shape = as_ints(op, sizes)
+    return _resolved_shape(op, as_ints(op, sizes), size)
+
+
+@lru_cache(_CACHE)
+def _resolved_shape(op: str, shape: Shape, size: int) -> Shape:
     if shape.count(-1) == 1:
         known = -math.prod(shape)
         if known > 0 and size % known == 0:
             shape = tuple(size // known if n == -1 else n for n in shape)
-    shape = shape if -1 in shape else as_shape(op, shape)
+    shape = shape if -1 in shape else _checked_shape(op, shape)
     if -1 in shape or math.prod(shape) != size:
         raise ShapeError(
             f"{op}: sizes differ: got {size} elements for {shape}: need the same number of elements"
@@ -265,56 +275,15 @@ def reshape_strides(shape: Shape, strides: Shape, target: Shape) -> Shape | None
     return tuple(result) + (1,) * (len(target) - len(result))
 
 
-def drop_none(index: Any, rank: int, shape: Shape) -> tuple[Any, ...]:
-    """The index as a tuple with one entry per axis (and None entries), Ellipsis written out.
-
-    Raises:
-        IndexError: more entries than axes, or two Ellipses.
-    """
-    entries = index if isinstance(index, tuple) else (index,)
-    used, ellipses, place = 0, 0, len(entries)
-    for at, entry in enumerate(entries):
-        if entry is Ellipsis:
-            ellipses, place = ellipses + 1, at
-        elif entry is not None:
-            used += 1
-    if used > rank or ellipses > 1:
-        raise IndexError(
-            f"index: too many entries: got {used} and {ellipses} Ellipsis for shape {shape}: "
-            f"need at most {rank} and one Ellipsis"
-        )
-    if used == rank and not ellipses:
-        return entries
-    return entries[:place] + (slice(None),) * (rank - used) + entries[place + 1 :]
-
-
 def index_view(shape: Shape, strides: Shape, offset: int, index: Any) -> tuple[Shape, Shape, int]:
     """Shape, strides and offset of `array[index]`: ints, slices, Ellipsis and None.
 
     An int drops its axis, a slice keeps it, None adds one of size 1.
 
     Raises:
-        IndexError: out of range, too many entries, or an entry of another type.
+        IndexError: out of range, too many entries, more than 16 axes, or an entry of another type.
     """
-    sizes: list[int] = []
-    steps: list[int] = []
-    axis = 0
-    for entry in drop_none(index, len(shape), shape):
-        if entry is None:
-            sizes.append(1)
-            steps.append(0)
-            continue
-        size, step = shape[axis], strides[axis]
-        if isinstance(entry, slice):
-            picked = range(size)[entry]
-            sizes.append(len(picked))
-            steps.append(step * picked.step)
-            # An empty slice starts nowhere, and must not move the offset out of the storage.
-            offset += step * picked.start if picked else 0
-        else:
-            offset += step * check_index(entry, axis, size)
-        axis += 1
-    return tuple(sizes), tuple(steps), offset
+    return _cpu.index_view(shape, strides, offset, index)
 
 
 @lru_cache(_CACHE)
@@ -334,19 +303,3 @@ def flip_view(shape: Shape, strides: Shape, axes: Shape) -> tuple[Shape, int]:
     """Strides that walk `axes` backwards, and how far the offset moves."""
     shift = sum((shape[k] - 1) * strides[k] for k in axes if shape[k])
     return tuple(-step if k in axes else step for k, step in enumerate(strides)), shift
-
-
-def check_index(entry: Any, axis: int, size: int) -> int:
-    """An integer index counted from the left; IndexError where it is none or out of range."""
-    if isinstance(entry, bool) or not hasattr(entry, "__index__") or getattr(entry, "ndim", 0) != 0:
-        raise IndexError(
-            f"index: unsupported entry: got {type(entry).__name__} for axis {axis}: "
-            "need ints, slices, Ellipsis or None (see gather for arrays of ids)"
-        )
-    number = operator.index(entry)
-    if not -size <= number < size:
-        raise IndexError(
-            f"index: out of range: got {number} for axis {axis} of size {size}: "
-            f"need {-size} <= index < {size}"
-        )
-    return number % size

@@ -25,6 +25,7 @@ from needle.backend_ndarray.dtypes import (
     as_dtype,
     check_fits,
     foreign_dtype,
+    promote,
 )
 from needle.backend_ndarray.errors import DeviceError, DTypeError, ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
@@ -49,6 +50,13 @@ from needle.backend_ndarray.layout import (
 
 _COPY: Final = KERNEL["copy"]
 _FILL: Final = KERNEL["fill"]
+
+# The common paths in C++: arrays on cpu(). None, or False, for others.
+_common_fill: Final[Callable[..., bool]] = _cpu.fill
+_common_copy: Final[Callable[..., Any]] = _cpu.copy
+_common_copy_into: Final[Callable[..., bool]] = _cpu.copy_into
+
+_index_array: Final[Callable[[NDArray, Any], NDArray]] = _cpu.index_array
 
 
 class NDArray:
@@ -199,7 +207,7 @@ class NDArray:
 
     def compact(self) -> NDArray:
         """The array itself if compact, else a row-major copy."""
-        return self if self.is_compact() else self._copy_as(compact_strides(self._shape))
+        return self if self.is_compact() else self._copy(self._dtype, row_major=True)
 
     def as_strided(
         self,
@@ -226,7 +234,7 @@ class NDArray:
         shape = resolve_shape("reshape", unpack(new_shape), self.size)
         strides = reshape_strides(self._shape, self._strides, shape)
         if strides is None:
-            return self._copy_as(compact_strides(self._shape))._view(shape, compact_strides(shape))
+            return self._copy(self._dtype, row_major=True)._view(shape, compact_strides(shape))
         return self._view(shape, strides)
 
     def permute(self, *new_axes: Any) -> NDArray:
@@ -260,7 +268,7 @@ class NDArray:
 
     def __getitem__(self, index: Any) -> NDArray:
         """A view: ints drop their axis, slices (any step), Ellipsis and None as in NumPy."""
-        return self._view(*index_view(self._shape, self._strides, self._offset, index))
+        return _index_array(self, index)
 
     def __iter__(self) -> Iterator[NDArray]:
         return (self[i] for i in range(len(self)))
@@ -288,6 +296,8 @@ class NDArray:
         Raises:
             OverflowError: a Python int does not fit the dtype.
         """
+        if _common_fill(self, value):
+            return
         check_writable("fill", self)
         number: Number
         if self._dtype.kind == "f":
@@ -299,15 +309,17 @@ class NDArray:
 
     # Copies
 
-    def _copy_as(self, strides: Shape, dtype: DType | None = None) -> NDArray:
-        out = new(self._device, self._shape, dtype or self._dtype)
-        out._strides = strides
-        self._device.launch(_COPY, (out, self), NO_SCALARS)
-        return out
+    def _copy(self, dtype: DType, row_major: bool = False) -> NDArray:
+        """A row-major copy, or one in the same memory order."""
+        copied: NDArray | None = _common_copy(self, dtype, row_major)
+        if copied is None:
+            copied = new(self._device, self._shape, dtype) if row_major else empty_as(self, dtype)
+            self._device.launch(_COPY, (copied, self), NO_SCALARS)
+        return copied
 
     def copy(self) -> NDArray:
         """A copy in the same memory order."""
-        return self._copy_as(dense_strides(self._shape, self._strides))
+        return self._copy(self._dtype)
 
     __copy__ = copy
 
@@ -319,7 +331,7 @@ class NDArray:
         kind = as_dtype(dtype, "astype")
         if kind is self._dtype and not copy:
             return self
-        return self._copy_as(dense_strides(self._shape, self._strides), kind)
+        return self._copy(kind)
 
     def to(self, device: Device) -> NDArray:
         """The array itself if it lives on `device`, else a copy there."""
@@ -568,7 +580,7 @@ class NDArray:
         return shape.pad(self, *axes)
 
 
-_cpu.bind_arrays(NDArray, CPU, SUPPORTED, dense_strides)
+_cpu.bind_arrays(NDArray, CPU, SUPPORTED, promote, dense_strides)
 
 # An array of these parts, unchecked.
 wrap: Final[Callable[[_cpu.Storage, Shape, Shape, int, DType, Device], NDArray]] = _cpu.wrap
@@ -737,6 +749,8 @@ def copy_into(out: NDArray, a: NDArray) -> None:
         ShapeError: `a` does not broadcast to `out`, or `out` is a broadcast view.
         DeviceError: the two are on different devices.
     """
+    if _common_copy_into(out, a):
+        return
     check_same_device("copy_into", out, a)
     check_writable("copy_into", out)
     # Like NumPy, assignment drops leading axes of size 1.

@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple, SupportsIndex
 
 from needle.backend_ndarray.dtypes import promote
 from needle.backend_ndarray.errors import ShapeError
-from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import (
     Axes,
@@ -40,9 +39,6 @@ __all__ = [
     "stack",
 ]
 
-_COPY: Final = KERNEL["copy"]
-_FILL: Final = KERNEL["fill"]
-
 # The common path in C++: arrays of one dtype on cpu() whose shapes fit. None for others.
 _join: Final[Callable[..., NDArray | None]] = _cpu.join
 
@@ -72,7 +68,7 @@ def flip(a: NDArray, axes: Axes = None) -> NDArray:
     reversed_axes = normalize_axes("flip", axes, a.ndim)
     strides, shift = flip_view(a._shape, a._strides, reversed_axes)
     out = new(a._device, a._shape, a._dtype)
-    a._device.launch(_COPY, (out, a._view(a._shape, strides, a._offset + shift)), NO_SCALARS)
+    copy_into(out, a._view(a._shape, strides, a._offset + shift))
     return out
 
 
@@ -84,10 +80,12 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
     """
     a = as_array(a)
     widths = pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs
-    plan = _pad_plan(a._shape, a._strides, tuple([as_ints("pad", pair) for pair in widths]))
-    out = new(a._device, plan.shape, a._dtype)._view(plan.shape, plan.strides)
-    a._device.launch(_FILL, (out, 0), NO_SCALARS)
-    a._device.launch(_COPY, (out._view(a._shape, plan.strides, plan.start), a), NO_SCALARS)
+    plan = _pad_plan(a._shape, a._strides, _as_pairs(widths))
+    out = new(a._device, plan.shape, a._dtype)
+    if out._strides != plan.strides:
+        out = out._view(plan.shape, plan.strides)
+    out.fill(0)
+    copy_into(out._view(a._shape, plan.strides, plan.start), a)
     return out
 
 
@@ -96,6 +94,13 @@ def _nested(pairs: Any) -> bool:
     if type(pairs) is tuple and pairs and type(pairs[0]) is tuple:
         return True
     return isinstance(pairs, Iterable) and isinstance(next(iter(pairs), ()), Iterable)
+
+
+def _as_pairs(widths: Any) -> tuple[Shape, ...]:
+    try:
+        return tuple([(operator.index(left), operator.index(right)) for left, right in widths])
+    except (TypeError, ValueError):  # no pairs, or not of integers: _pad_plan or as_ints says so
+        return tuple([as_ints("pad", pair) for pair in widths])
 
 
 class PadPlan(NamedTuple):
@@ -122,8 +127,8 @@ def dilate(a: NDArray, steps: Shape) -> NDArray:
     """Zeros between elements: along each axis the next element is so many places further on."""
     shape, strides = _dilate_plan(a._shape, steps)
     out = new(a._device, shape, a._dtype)
-    a._device.launch(_FILL, (out, 0), NO_SCALARS)
-    a._device.launch(_COPY, (out._view(a._shape, strides), a), NO_SCALARS)
+    out.fill(0)
+    copy_into(out._view(a._shape, strides), a)
     return out
 
 
@@ -156,7 +161,7 @@ def concatenate(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
     offset = 0
     for a in arrays:
         place = out._view(a._shape, out._strides, offset)
-        out._device.launch(_COPY, (place, a), NO_SCALARS)
+        copy_into(place, a)
         offset += a._shape[k] * out._strides[k]
     return out
 
@@ -179,7 +184,7 @@ def stack(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
             )
     out = _empty_for(arrays, (*first._shape[:k], len(arrays), *first._shape[k:]))
     for i, a in enumerate(arrays):
-        out._device.launch(_COPY, (out[(slice(None),) * k + (i,)], a), NO_SCALARS)
+        copy_into(out[(slice(None),) * k + (i,)], a)
     return out
 
 
