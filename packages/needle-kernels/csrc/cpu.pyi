@@ -122,6 +122,9 @@ def reduce(kernel: int, a: object, to: tuple[Any, Any], of: tuple[Any, Any], /) 
     None unless a is an NDArray on the bound device.
     """
 
+def version(data: object, /) -> Any:
+    """The count of in-place writes to an NDArray's memory; of a tuple of them, a tuple."""
+
 def fill(target: object, number: object, /) -> bool:
     """Whether the number was written to every element; False unless it is the common case.
 

@@ -104,6 +104,30 @@ PyObject* call_empty_like(PyObject*, PyObject* const* arguments, Py_ssize_t coun
     return guarded([&] { return empty_like(arguments[0], arguments[1]).release().ptr(); });
 }
 
+PyObject* version_of(PyObject* array)
+{
+    if (!PyObject_TypeCheck(array, bound.type)) throw py::type_error("version: need NDArrays");
+    check_parts(array);
+    Storage& storage = py::cast<Storage&>(py::handle(part(array, Part::handle)));
+    return PyLong_FromLongLong(storage.version);
+}
+
+PyObject* call_version(PyObject*, PyObject* const* arguments, Py_ssize_t count)
+{
+    if (count != 1) {
+        PyErr_SetString(PyExc_TypeError, "version: need an NDArray or a tuple of them");
+        return nullptr;
+    }
+    return guarded([&]() -> PyObject* {
+        if (!PyTuple_Check(arguments[0])) return version_of(arguments[0]);
+        py::tuple versions(PyTuple_GET_SIZE(arguments[0]));
+        for (size_t i = 0; i < versions.size(); ++i)
+            versions[i] = py::reinterpret_steal<py::object>(
+                version_of(PyTuple_GET_ITEM(arguments[0], static_cast<Py_ssize_t>(i))));
+        return versions.release().ptr();
+    });
+}
+
 }  // namespace
 
 void check_parts(PyObject* array)
@@ -245,6 +269,7 @@ void add_arrays(py::module_& m)
                  "dtype: dtype, device: Device) -> NDArray");
     add_function(m, "empty", call_empty,
                  "empty(shape: tuple, dtype: dtype, device: Device) -> NDArray");
+    add_function(m, "version", call_version, "version(data: NDArray | tuple) -> int | tuple");
     add_function(m, "empty_like", call_empty_like,
                  "empty_like(model: NDArray, dtype: dtype) -> NDArray");
 }

@@ -13,10 +13,12 @@ dropped is freed at once.
 
 from __future__ import annotations
 
+import gc
 import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -49,8 +51,17 @@ __all__ = [
 LAZY_MODE: bool = False
 """True: operations only make nodes, and data is computed when it is read."""
 
-TENSOR_COUNTER: int = 0
-"""How many Values are alive."""
+TENSOR_COUNTER: int
+"""How many Values are alive: counted when it is read, among the garbage collector's objects."""
+
+
+if not TYPE_CHECKING:  # or every name would seem to be in this module
+
+    def __getattr__(name: str) -> int:
+        if name == "TENSOR_COUNTER":
+            return sum([issubclass(type(found), Value) for found in gc.get_objects()])
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 Data: TypeAlias = "NDArray | tuple[NDArray, ...]"
 Tensors: TypeAlias = "tuple[Tensor, ...]"
@@ -61,6 +72,10 @@ class Spec(NamedTuple):
 
     shape: Shape
     dtype: DType
+
+
+spec_of: Final = lru_cache(4096)(Spec)
+"""Spec, remembered: looking one up takes half as long as making it."""
 
 
 # ---- operations ---------------------------------------------------------------------------------
@@ -202,17 +217,6 @@ class Value(Node):
 
     _leaf: Leaf | None
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Counts the new Value."""
-        global TENSOR_COUNTER
-        TENSOR_COUNTER += 1
-        return object.__new__(cls)
-
-    def __del__(self) -> None:
-        global TENSOR_COUNTER
-        if TENSOR_COUNTER is not None:  # as it is when the interpreter takes modules apart
-            TENSOR_COUNTER -= 1
-
     def public(self) -> Value:
         """The value itself."""
         return self
@@ -251,8 +255,7 @@ class Value(Node):
         return node._data
 
 
-_new: Final = Value.__new__
-_allocate: Final = object.__new__
+_new: Final = object.__new__
 
 
 def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
@@ -260,7 +263,6 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
 
     Every operation of every training step passes through here: it is written for speed.
     """
-    global TENSOR_COUNTER
     edges, arrays = [], []
     needs = apart = False
     try:
@@ -288,8 +290,7 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
     if LAZY_MODE:
         return _deferred(op, edges, kind, spec, needs)
     data = op.compute(*arrays)
-    TENSOR_COUNTER += 1
-    out = _allocate(kind)
+    out = _new(kind)
     out._leaf = None
     out.grad = None
     out._data = data
@@ -666,6 +667,8 @@ class Tensor(Value):
         return operate_right(ops.power, ops.scalar_power, self, other)
 
     def __matmul__(self, other: Any) -> Tensor:
+        if isinstance(other, Tensor):
+            return ops.matmul(self, other)
         return operate(ops.matmul, no_scalar_matmul, self, other)
 
     def __rmatmul__(self, other: Any) -> Tensor:

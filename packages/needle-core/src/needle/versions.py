@@ -6,20 +6,17 @@ its gradient will read, each with its version.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from .backend_ndarray import NDArray
+from .backend_ndarray.extension import cpu as _cpu
 
 if TYPE_CHECKING:
     from .autograd import Node
 
 
-def version_of(data: Any) -> Any:
-    """What changes when data is written to in place."""
-    if isinstance(data, tuple):
-        return tuple([array._handle.version for array in data])
-    return data._handle.version
+version_of: Final[Callable[[Any], Any]] = _cpu.version
+"""What changes when data, an array or a tuple of them, is written to in place."""
 
 
 def remember(
@@ -29,7 +26,7 @@ def remember(
     kept = []
     for i in (*range(len(arrays)), -1) if saves is None else saves:
         array = data if i < 0 else arrays[i]
-        kept.append((array, array._handle.version if type(array) is NDArray else version_of(array)))
+        kept.append((array, version_of(array)))
     return tuple(kept)
 
 

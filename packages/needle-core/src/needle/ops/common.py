@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,11 +38,12 @@ def unbroadcast(grad: Tensor, like: Tensor) -> Tensor:
 
 def infer_broadcast(op: str, a: Tensor, b: Tensor) -> Spec:
     """Two inputs under NumPy's broadcasting and promotion."""
-    shape, other = a.shape, b.shape
-    if shape != other:
-        shape = broadcast_shapes(op, shape, other)
-    dtype, kind = a.dtype, b.dtype
-    return Spec(shape, dtype if dtype is kind else promote(dtype, kind))
+    return _broadcast_spec(op, a.shape, b.shape, a.dtype, b.dtype)
+
+
+@lru_cache(4096)
+def _broadcast_spec(op: str, a: Shape, b: Shape, dtype: DType, other: DType) -> Spec:
+    return Spec(broadcast_shapes(op, a, b), promote(dtype, other))
 
 
 def as_float(dtype: DType) -> DType:

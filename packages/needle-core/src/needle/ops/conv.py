@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp
+from ..autograd import Spec, Tensor, TensorOp, spec_of
 from ..backend_ndarray import NDArray
 from ..backend_ndarray.conv import conv_output_shape
 from ..backend_ndarray.layout import Shape, as_ints
@@ -39,15 +39,16 @@ class Conv(TensorOp):
         self.channels_first = channels_first
 
     def infer(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Spec:
-        settings = self.stride, self.padding, self.channels_first
-        shape = _result_shape(a.shape, b.shape, *settings)
+        shape = _result_shape(a.shape, b.shape, self.stride, self.padding, self.channels_first)
         if bias is not None:
             check_shape("conv", "bias", bias, b.shape[3:])
-        return Spec(shape, check_floats("conv", a, b, bias))
+        return spec_of(shape, check_floats("conv", a, b, bias))
 
     def compute(self, a: NDArray, b: NDArray, bias: NDArray | None = None) -> NDArray:
-        y = nd.conv(self.last(a), b, bias, self.stride, self.padding)
-        return nd.channels_first(y) if self.channels_first else y
+        if self.channels_first:
+            y = nd.conv(nd.channels_last(a), b, bias, self.stride, self.padding)
+            return nd.channels_first(y)
+        return nd.conv(a, b, bias, self.stride, self.padding)
 
     def last(self, images: NDArray) -> NDArray:
         """The images with their channels last."""
@@ -142,7 +143,7 @@ class ConvInputGrad(TensorOp):
         self.settings = stride, padding
 
     def infer(self, dy: Tensor, w: Tensor) -> Spec:
-        return Spec(self.input_shape, dy.dtype)
+        return spec_of(self.input_shape, dy.dtype)
 
     def compute(self, dy: NDArray, w: NDArray) -> NDArray:
         return nd.conv_input_grad(dy, w, self.input_shape, *self.settings)
@@ -165,7 +166,7 @@ class ConvWeightGrad(TensorOp):
         self.settings = stride, padding
 
     def infer(self, x: Tensor, dy: Tensor) -> Spec:
-        return Spec((self.kernel_size, self.kernel_size, x.shape[3], dy.shape[3]), x.dtype)
+        return spec_of((self.kernel_size, self.kernel_size, x.shape[3], dy.shape[3]), x.dtype)
 
     def compute(self, x: NDArray, dy: NDArray) -> NDArray:
         return nd.conv_weight_grad(x, dy, self.kernel_size, *self.settings)

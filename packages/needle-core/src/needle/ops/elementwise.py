@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import Device, DTypeError, NDArray
 from ..backend_ndarray.devices import check_device
 from ..backend_ndarray.dtypes import BOOL, INT64, DType, as_dtype, promote, promote_scalar
@@ -90,7 +90,7 @@ class EWiseDiv(TensorOp):
 
     def infer(self, a: Tensor, b: Tensor) -> Spec:
         shape, dtype = infer_broadcast("divide", a, b)
-        return Spec(shape, as_float(dtype))
+        return spec_of(shape, as_float(dtype))
 
     def compute(self, a: NDArray, b: NDArray) -> NDArray:
         return nd.divide(a, b)
@@ -114,7 +114,7 @@ class EWisePow(TensorOp):
 
     def infer(self, a: Tensor, b: Tensor) -> Spec:
         shape, dtype = infer_broadcast("power", a, b)
-        return Spec(shape, INT64 if dtype is BOOL else dtype)
+        return spec_of(shape, INT64 if dtype is BOOL else dtype)
 
     def compute(self, a: NDArray, b: NDArray) -> NDArray:
         return nd.power(a, b)
@@ -135,7 +135,7 @@ class NotBothZero(TensorOp):
     differentiable = False
 
     def infer(self, a: Tensor, b: Tensor) -> Spec:
-        return Spec(infer_broadcast("power", a, b).shape, b.dtype)
+        return spec_of(infer_broadcast("power", a, b).shape, b.dtype)
 
     def compute(self, a: NDArray, b: NDArray) -> NDArray:
         return nd.logical_or(nd.not_equal(a, 0), nd.not_equal(b, 0)).astype(b.dtype)
@@ -147,7 +147,7 @@ class SafeLog(TensorOp):
     saves = (0,)
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, as_float(a.dtype))
+        return spec_of(a.shape, as_float(a.dtype))
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.log(nd.add(a, nd.equal(a, 0).astype(a.dtype)))
@@ -188,7 +188,7 @@ class Wins(TensorOp):
 
     def infer(self, a: Tensor, b: Tensor) -> Spec:
         shape, dtype = infer_broadcast("maximum", a, b)
-        return Spec(shape, as_float(dtype))
+        return spec_of(shape, as_float(dtype))
 
     def compute(self, a: NDArray, b: NDArray) -> NDArray:
         dtype = as_float(promote(a.dtype, b.dtype))
@@ -208,7 +208,7 @@ class ScalarOp(TensorOp):
         self.scalar: Any = as_scalar(self.name, scalar)
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, promote_scalar(self.name, a.dtype, self.scalar))
+        return spec_of(a.shape, promote_scalar(self.name, a.dtype, self.scalar))
 
 
 class AddScalar(ScalarOp):
@@ -271,7 +271,7 @@ class DivScalar(ScalarOp):
 
     def infer(self, a: Tensor) -> Spec:
         shape, dtype = super().infer(a)
-        return Spec(shape, as_float(dtype))
+        return spec_of(shape, as_float(dtype))
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.divide(a, self.scalar)
@@ -302,7 +302,7 @@ class PowerScalar(ScalarOp):
 
     def infer(self, a: Tensor) -> Spec:
         shape, dtype = super().infer(a)
-        return Spec(shape, INT64 if dtype is BOOL else dtype)
+        return spec_of(shape, INT64 if dtype is BOOL else dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.power(a, self.scalar)
@@ -342,7 +342,7 @@ class Negate(TensorOp):
     def infer(self, a: Tensor) -> Spec:
         dtype = a.dtype
         _refuse_bool("negate", dtype)
-        return Spec(a.shape, dtype)
+        return spec_of(a.shape, dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.negate(a)
@@ -355,7 +355,7 @@ class FloatFunction(TensorOp):
     """A function of one array whose result is float: of integers, float64."""
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, as_float(a.dtype))
+        return spec_of(a.shape, as_float(a.dtype))
 
 
 class Log(FloatFunction):
@@ -405,7 +405,7 @@ class ReLU(TensorOp):
     saves = (-1,)
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, a.dtype)
+        return spec_of(a.shape, a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.relu(a)
@@ -420,7 +420,7 @@ class ReLUGrad(TensorOp):
     saves = (1,)
 
     def infer(self, dy: Tensor, y: Tensor) -> Spec:
-        return Spec(y.shape, y.dtype)
+        return spec_of(y.shape, y.dtype)
 
     def compute(self, dy: NDArray, y: NDArray) -> NDArray:
         if y.dtype.kind != "f":
@@ -450,7 +450,7 @@ class TanhGrad(TensorOp):
     saves = (0, 1)
 
     def infer(self, dy: Tensor, y: Tensor) -> Spec:
-        return Spec(y.shape, y.dtype)
+        return spec_of(y.shape, y.dtype)
 
     def compute(self, dy: NDArray, y: NDArray) -> NDArray:
         return nd.tanh_grad(dy, y)
@@ -479,7 +479,7 @@ class SigmoidGrad(TensorOp):
     saves = (0, 1)
 
     def infer(self, dy: Tensor, y: Tensor) -> Spec:
-        return Spec(y.shape, y.dtype)
+        return spec_of(y.shape, y.dtype)
 
     def compute(self, dy: NDArray, y: NDArray) -> NDArray:
         return nd.sigmoid_grad(dy, y)
@@ -499,7 +499,7 @@ class AsType(TensorOp):
         self.dtype = as_dtype(dtype, "astype")
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, self.dtype)
+        return spec_of(a.shape, self.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a.astype(self.dtype)
@@ -518,7 +518,7 @@ class ToDevice(TensorOp):
         self.device = check_device("to", device)
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, a.dtype)
+        return spec_of(a.shape, a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a.to(self.device)
@@ -533,7 +533,7 @@ class Alias(TensorOp):
     saves = ()
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, a.dtype)
+        return spec_of(a.shape, a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a
@@ -554,7 +554,7 @@ class FusedAddScalars(TensorTupleOp):
 
     def infer(self, a: Tensor) -> tuple[Spec, Spec]:
         first, second = (
-            Spec(a.shape, promote_scalar("fused_add_scalars", a.dtype, c))
+            spec_of(a.shape, promote_scalar("fused_add_scalars", a.dtype, c))
             for c in (self.c0, self.c1)
         )
         return first, second

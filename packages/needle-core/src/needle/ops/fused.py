@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .. import autograd, engine
-from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp, constant
+from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp, constant, spec_of
 from ..mode import current as mode
 from .shape import TupleGetItem
 
@@ -57,7 +57,7 @@ class FusedBackward(TensorTupleOp):
         return tuple(range(self.count)) if self.wrt is None else self.wrt
 
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
-        return tuple([Spec(args[i].shape, args[i].dtype) for i in self.positions()])
+        return tuple([spec_of(args[i].shape, args[i].dtype) for i in self.positions()])
 
     def spread(self, grads: Sequence[Any]) -> list[Any]:
         """One entry per output, from the gradients of the outputs that have one."""

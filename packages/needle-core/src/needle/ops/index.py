@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp
+from ..autograd import Spec, Tensor, TensorOp, spec_of
 from ..backend_ndarray import DTypeError, NDArray
 from ..backend_ndarray.checks import as_ids
 from ..backend_ndarray.dtypes import INT64
@@ -28,7 +28,7 @@ class Whole(TensorOp):
     def infer(self, ids: Tensor) -> Spec:
         if ids.dtype.kind not in "iuf":
             raise DTypeError(f"{self.op}: ids are not numbers: got {ids.dtype}: need integers")
-        return Spec(ids.shape, INT64)
+        return spec_of(ids.shape, INT64)
 
     def compute(self, ids: NDArray) -> NDArray:
         if ids.dtype.kind == "f" and ids.device.in_host_memory:
@@ -80,7 +80,7 @@ class Embedding(TensorOp):
     def infer(self, ids: Tensor, weight: Tensor) -> Spec:
         check_rank("embedding", "weight", weight, 2, "(num_embeddings, embedding_dim)")
         dtype = check_floats("embedding", weight)
-        return Spec(ids.shape + weight.shape[1:], dtype)
+        return spec_of(ids.shape + weight.shape[1:], dtype)
 
     def compute(self, ids: NDArray, weight: NDArray) -> NDArray:
         return nd.gather(weight, as_ids("embedding", ids, weight.shape[0]))
@@ -103,7 +103,7 @@ class EmbeddingGrad(TensorOp):
         self.num_rows = num_rows
 
     def infer(self, ids: Tensor, dy: Tensor) -> Spec:
-        return Spec((self.num_rows, dy.shape[-1]), dy.dtype)
+        return spec_of((self.num_rows, dy.shape[-1]), dy.dtype)
 
     def compute(self, ids: NDArray, dy: NDArray) -> NDArray:
         return nd.scatter_add(dy, ids, self.num_rows)
@@ -122,7 +122,7 @@ class OneHot(TensorOp):
         self.dtype = like.dtype
 
     def infer(self, ids: Tensor) -> Spec:
-        return Spec((*ids.shape, self.count), self.dtype)
+        return spec_of((*ids.shape, self.count), self.dtype)
 
     def compute(self, ids: NDArray) -> NDArray:
         return nd.one_hot(ids, self.count, self.dtype)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp
 from ..backend_ndarray import NDArray, ShapeError
-from ..backend_ndarray.dtypes import promote
-from ..backend_ndarray.layout import broadcast_shapes
+from ..backend_ndarray.dtypes import DType, promote
+from ..backend_ndarray.layout import Shape, broadcast_shapes
 from ..backend_ndarray.ndarray import as_rows
 from .common import check_floats, present, unbroadcast
 from .elementwise import add
@@ -23,18 +24,7 @@ class MatMul(TensorOp):
     saves = (0, 1)
 
     def infer(self, a: Tensor, b: Tensor) -> Spec:
-        left, right = a.shape, b.shape
-        if len(left) < 2 or len(right) < 2:
-            raise ShapeError(
-                f"matmul: an operand is no matrix: got a {left}, b {right}: need two axes or more"
-            )
-        if left[-1] != right[-2]:
-            raise ShapeError(
-                f"matmul: inner sizes differ: a is {left}, b is {right}: "
-                "need a.shape[-1] == b.shape[-2]"
-            )
-        lead = broadcast_shapes("matmul", left[:-2], right[:-2])
-        return Spec((*lead, left[-2], right[-1]), promote(a.dtype, b.dtype))
+        return _product_spec(a.shape, b.shape, a.dtype, b.dtype)
 
     def compute(self, a: NDArray, b: NDArray) -> NDArray:
         return nd.matmul(a, b)
@@ -47,6 +37,21 @@ class MatMul(TensorOp):
         )
 
 
+@lru_cache(4096)
+def _product_spec(left: Shape, right: Shape, dtype: DType, other: DType) -> Spec:
+    if len(left) < 2 or len(right) < 2:
+        raise ShapeError(
+            f"matmul: an operand is no matrix: got a {left}, b {right}: need two axes or more"
+        )
+    if left[-1] != right[-2]:
+        raise ShapeError(
+            f"matmul: inner sizes differ: a is {left}, b is {right}: "
+            "need a.shape[-1] == b.shape[-2]"
+        )
+    lead = broadcast_shapes("matmul", left[:-2], right[:-2])
+    return Spec((*lead, left[-2], right[-1]), promote(dtype, other))
+
+
 class Linear(TensorOp):
     """x @ weight + bias in one kernel: x (..., K), weight (K, N), bias (N,) or (1, N) or none."""
 
@@ -55,18 +60,7 @@ class Linear(TensorOp):
 
     def infer(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Spec:
         dtype = check_floats("linear", x, weight, bias)
-        if len(weight.shape) != 2 or not x.shape or x.shape[-1] != weight.shape[0]:
-            raise ShapeError(
-                f"linear: inner sizes differ: x is {x.shape}, weight is {weight.shape}: "
-                "need x (..., K) and weight (K, N)"
-            )
-        columns = weight.shape[1]
-        if bias is not None and bias.shape not in ((columns,), (1, columns)):
-            raise ShapeError(
-                f"linear: bias does not fit: got {bias.shape} for weight {weight.shape}: "
-                f"need ({columns},) or (1, {columns})"
-            )
-        return Spec((*x.shape[:-1], columns), dtype)
+        return _linear_spec(x.shape, weight.shape, None if bias is None else bias.shape, dtype)
 
     def compute(self, x: NDArray, weight: NDArray, bias: NDArray | None = None) -> NDArray:
         if bias is not None and bias.ndim == 2:
@@ -82,6 +76,22 @@ class Linear(TensorOp):
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         return LinearBackward.apply(self, node.inputs, (out_grad,), ())
+
+
+@lru_cache(4096)
+def _linear_spec(x: Shape, weight: Shape, bias: Shape | None, dtype: DType) -> Spec:
+    if len(weight) != 2 or not x or x[-1] != weight[0]:
+        raise ShapeError(
+            f"linear: inner sizes differ: x is {x}, weight is {weight}: "
+            "need x (..., K) and weight (K, N)"
+        )
+    columns = weight[1]
+    if bias not in (None, (columns,), (1, columns)):
+        raise ShapeError(
+            f"linear: bias does not fit: got {bias} for weight {weight}: "
+            f"need ({columns},) or (1, {columns})"
+        )
+    return Spec((*x[:-1], columns), dtype)
 
 
 class LinearBackward(FusedBackward):

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import backend_ndarray as nd
 from .. import engine
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
 from . import elementwise
 from .common import check_floats, check_shape
@@ -55,8 +55,8 @@ class BatchNorm(TensorTupleOp):
             raise ShapeError(
                 f"batch_norm: nothing to average: got {x.shape}: need one value per channel"
             )
-        channels = Spec(x.shape[1:2], x.dtype)
-        return Spec(x.shape, x.dtype), channels, channels
+        channels = spec_of(x.shape[1:2], x.dtype)
+        return spec_of(x.shape, x.dtype), channels, channels
 
     def compute(
         self, x: NDArray, weight: NDArray, bias: NDArray
@@ -111,7 +111,7 @@ class BatchNormEval(TensorOp):
 
     def infer(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Spec:
         _check_batch("batch_norm_eval", x, mean=mean, var=var, weight=weight, bias=bias)
-        return Spec(x.shape, x.dtype)
+        return spec_of(x.shape, x.dtype)
 
     def compute(
         self, x: NDArray, mean: NDArray, var: NDArray, weight: NDArray, bias: NDArray
@@ -149,8 +149,8 @@ class LayerNorm(TensorTupleOp):
         check_shape("layer_norm", "weight", weight, x.shape[-1:])
         check_shape("layer_norm", "bias", bias, x.shape[-1:])
         dtype = check_floats("layer_norm", x, weight, bias)
-        rows = Spec(x.shape[:-1], dtype)
-        return Spec(x.shape, dtype), rows, rows
+        rows = spec_of(x.shape[:-1], dtype)
+        return spec_of(x.shape, dtype), rows, rows
 
     def compute(
         self, x: NDArray, weight: NDArray, bias: NDArray

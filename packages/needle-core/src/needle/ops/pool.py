@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import NDArray
 from ..backend_ndarray.dtypes import DType
 from ..backend_ndarray.layout import Shape
@@ -54,7 +54,7 @@ class MaxPool(TensorTupleOp):
 @lru_cache(4096)
 def _pixels_and_places(images: Shape, dtype: DType, where: Windows) -> tuple[Spec, Spec]:
     shape = pool_output_shape(MaxPool.name, images, where)
-    return Spec(shape, dtype), Spec(shape, index_dtype(dtype))
+    return spec_of(shape, dtype), spec_of(shape, index_dtype(dtype))
 
 
 class MaxPoolGrad(TensorOp):
@@ -67,7 +67,7 @@ class MaxPoolGrad(TensorOp):
         self.where = where
 
     def infer(self, dy: Tensor, index: Tensor) -> Spec:
-        return Spec(self.input_shape, dy.dtype)
+        return spec_of(self.input_shape, dy.dtype)
 
     def compute(self, dy: NDArray, index: NDArray) -> NDArray:
         return nd.max_pool_grad(dy, index, self.input_shape, *self.where)
@@ -85,7 +85,7 @@ class MaxPoolPick(TensorOp):
         self.where = where
 
     def infer(self, a: Tensor, index: Tensor) -> Spec:
-        return Spec(index.shape, a.dtype)
+        return spec_of(index.shape, a.dtype)
 
     def compute(self, a: NDArray, index: NDArray) -> NDArray:
         return nd.max_pool_pick(a, index, *self.where)
@@ -106,7 +106,8 @@ class AvgPool(TensorOp):
         self.count_include_pad = count_include_pad
 
     def infer(self, x: Tensor) -> Spec:
-        return Spec(pool_output_shape(self.name, x.shape, self.where), check_floats(self.name, x))
+        dtype = check_floats(self.name, x)
+        return spec_of(pool_output_shape(self.name, x.shape, self.where), dtype)
 
     def compute(self, x: NDArray) -> NDArray:
         return avg_pool_over(x, self.where, self.count_include_pad)
@@ -127,7 +128,7 @@ class AvgPoolGrad(TensorOp):
         self.count_include_pad = count_include_pad
 
     def infer(self, dy: Tensor) -> Spec:
-        return Spec(self.input_shape, dy.dtype)
+        return spec_of(self.input_shape, dy.dtype)
 
     def compute(self, dy: NDArray) -> NDArray:
         return nd.avg_pool_grad(dy, self.input_shape, *self.where, self.count_include_pad)

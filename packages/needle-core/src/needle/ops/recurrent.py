@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp
+from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.layout import Shape
 from ..backend_ndarray.ndarray import as_rows
@@ -56,7 +56,7 @@ class Recurrent(TensorTupleOp):
                 names.append(name)
         for name, value, shape in zip(names, args[1:], shapes, strict=True):
             check_shape(op, name, value, shape)
-        return Spec((steps, bs, hidden), dtype), Spec((bs, hidden), dtype)
+        return spec_of((steps, bs, hidden), dtype), spec_of((bs, hidden), dtype)
 
     def weights(self, args: Sequence[Any]) -> tuple[Any, Any, list[Any]]:
         """W_ih, W_hh and the list of biases among the inputs."""
@@ -152,8 +152,8 @@ class LSTM(Recurrent):
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
         output, state = self.check(*args)
         steps, bs, size = output.shape
-        gates = Spec((steps, bs, 4 * size), output.dtype)
-        every = Spec((steps + 1, bs, size), output.dtype)
+        gates = spec_of((steps, bs, 4 * size), output.dtype)
+        every = spec_of((steps + 1, bs, size), output.dtype)
         return output, state, state, gates, every, every
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
@@ -246,7 +246,7 @@ class RNN(Recurrent):
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
         output, state = self.check(*args)
         steps, bs, size = output.shape
-        return output, state, Spec((steps + 1, bs, size), output.dtype)
+        return output, state, spec_of((steps + 1, bs, size), output.dtype)
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
         pre = self.project(args)

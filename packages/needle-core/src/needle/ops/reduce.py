@@ -6,7 +6,7 @@ import math
 from functools import lru_cache
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp
+from ..autograd import Spec, Tensor, TensorOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.dtypes import INT64, DType
 from ..backend_ndarray.layout import Shape, as_ints, normalize_axes
@@ -23,7 +23,7 @@ class Reduction(TensorOp):
 
     def infer(self, a: Tensor) -> Spec:
         left = _reduced_shape(self.name, a.shape, self.axes, self.keepdims)
-        return Spec(left, self.result_dtype(a.dtype))
+        return spec_of(left, self.result_dtype(a.dtype))
 
     def result_dtype(self, dtype: DType) -> DType:
         """The dtype that reducing `dtype` gives."""
@@ -130,7 +130,7 @@ class MaxShare(Reduction):
     differentiable = False
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(a.shape, as_float(a.dtype))
+        return spec_of(a.shape, as_float(a.dtype))
 
     def compute(self, a: NDArray) -> NDArray:
         largest = nd.max(a, self.axes, keepdims=True)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray import shape as nd_shape
 from ..backend_ndarray.dtypes import promote
@@ -38,7 +38,7 @@ class Transpose(TensorOp):
         self.axes = None if axes is None else as_ints("transpose", axes)
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(_swapped(a.shape, *self.pair(a.shape)), a.dtype)
+        return spec_of(_swapped(a.shape, *self.pair(a.shape)), a.dtype)
 
     def pair(self, shape: Shape) -> Shape:
         """The two axes."""
@@ -83,7 +83,7 @@ class Permute(TensorOp):
                 f"permute: axes are missing: got {axes} for shape {a.shape}: "
                 f"need an order of all {len(a.shape)} axes"
             )
-        return Spec(tuple([a.shape[k] for k in axes]), a.dtype)
+        return spec_of(tuple([a.shape[k] for k in axes]), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a.permute(self.axes)
@@ -104,7 +104,7 @@ class Reshape(TensorOp):
         self.shape = as_ints("reshape", shape)
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(resolve_shape("reshape", self.shape, a.size), a.dtype)
+        return spec_of(resolve_shape("reshape", self.shape, a.size), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a.reshape(self.shape)
@@ -124,7 +124,7 @@ class BroadcastTo(TensorOp):
 
     def infer(self, a: Tensor) -> Spec:
         broadcast_strides("broadcast_to", a.shape, compact_strides(a.shape), self.shape)
-        return Spec(self.shape, a.dtype)
+        return spec_of(self.shape, a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a.broadcast_to(self.shape)
@@ -144,7 +144,7 @@ class Flip(TensorOp):
 
     def infer(self, a: Tensor) -> Spec:
         normalize_axes("flip", self.axes, len(a.shape))
-        return Spec(a.shape, a.dtype)
+        return spec_of(a.shape, a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.flip(a, self.axes)
@@ -166,7 +166,7 @@ class GetItem(TensorOp):
         self.index = index
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(index_view(a.shape, compact_strides(a.shape), 0, self.index)[0], a.dtype)
+        return spec_of(index_view(a.shape, compact_strides(a.shape), 0, self.index)[0], a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a[self.index]
@@ -185,7 +185,7 @@ class PutItem(TensorOp):
         self.shape = shape
 
     def infer(self, a: Tensor) -> Spec:
-        return Spec(self.shape, a.dtype)
+        return spec_of(self.shape, a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         out = a.device.zeros(self.shape, dtype=a.dtype)
@@ -229,7 +229,7 @@ class Dilate(Spaced):
 
     def infer(self, a: Tensor) -> Spec:
         shape = a.shape
-        return Spec(tuple(map(operator.mul, shape, self.steps(len(shape)))), a.dtype)
+        return spec_of(tuple(map(operator.mul, shape, self.steps(len(shape)))), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return nd_shape.dilate(a, self.steps(a.ndim))
@@ -245,7 +245,7 @@ class UnDilate(Spaced):
 
     def infer(self, a: Tensor) -> Spec:
         steps = self.steps(len(a.shape))
-        return Spec(tuple([-(-n // k) for n, k in zip(a.shape, steps, strict=True)]), a.dtype)
+        return spec_of(tuple([-(-n // k) for n, k in zip(a.shape, steps, strict=True)]), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a[self.index(a.ndim)]
@@ -288,7 +288,7 @@ class Stack(Join):
                     f"stack: shapes differ: got {shape} and {arg.shape}: need equal shapes"
                 )
             dtype = promote(dtype, arg.dtype)
-        return Spec((*shape[:axis], len(args), *shape[axis:]), dtype)
+        return spec_of((*shape[:axis], len(args), *shape[axis:]), dtype)
 
     def compute(self, *args: NDArray) -> NDArray:
         return nd.stack(args, self.axis)
@@ -317,7 +317,7 @@ class Concatenate(Join):
                 )
             shape[axis] += other[axis]
             dtype = promote(dtype, arg.dtype)
-        return Spec(tuple(shape), dtype)
+        return spec_of(tuple(shape), dtype)
 
     def compute(self, *args: NDArray) -> NDArray:
         return nd.concatenate(args, self.axis)
@@ -345,7 +345,7 @@ class Split(TensorTupleOp):
 
     def infer(self, a: Tensor) -> tuple[Spec, ...]:
         axis = normalize_axis("split", self.axis, len(a.shape))
-        spec = Spec(a.shape[:axis] + a.shape[axis + 1 :], a.dtype)
+        spec = spec_of(a.shape[:axis] + a.shape[axis + 1 :], a.dtype)
         return (spec,) * a.shape[axis]
 
     def compute(self, a: NDArray) -> tuple[NDArray, ...]:
@@ -376,7 +376,7 @@ class MakeTensorTuple(TensorTupleOp):
     saves = ()
 
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
-        return tuple([Spec(a.shape, a.dtype) for a in args])
+        return tuple([spec_of(a.shape, a.dtype) for a in args])
 
     def __call__(self, *args: Any) -> TensorTuple:
         if not args:

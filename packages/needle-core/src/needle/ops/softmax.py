@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.checks import as_ids
 from ..backend_ndarray.dtypes import DType
@@ -45,7 +45,7 @@ class RowFunction(TensorOp):
             raise ShapeError(
                 f"{self.name}: the Tensor has no axes: got shape (): need at least one axis"
             )
-        return Spec(a.shape, as_float(a.dtype))
+        return spec_of(a.shape, as_float(a.dtype))
 
 
 class Softmax(RowFunction):
@@ -99,7 +99,7 @@ class SoftmaxCrossEntropy(TensorTupleOp):
             raise ShapeError(
                 f"{self.name}: nothing to average: got logits {logits.shape}: need N >= 1"
             )
-        return Spec((), dtype), Spec(logits.shape[:1], dtype)
+        return spec_of((), dtype), spec_of(logits.shape[:1], dtype)
 
     def compute(self, logits: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
         ids = as_ids(self.name, labels, logits.shape[1])

@@ -55,9 +55,10 @@ def conv(
     """
     device, dtype = check_floats("conv", x, w, bias)
     shape = conv_output_shape("conv", x._shape, w._shape, stride, padding)
-    check_shape("conv", "bias", bias, w._shape[-1:])
+    if bias is not None:
+        check_shape("conv", "bias", bias, w._shape[-1:])
+    code = 0 if activation is None else activation_code("conv", activation)
     out = new(device, shape, dtype)
-    code = activation_code("conv", activation)
     device.launch(_CONV, (out, x, w, bias), (stride, padding, code))
     return out
 
