@@ -67,7 +67,7 @@ public:
     void* immediate(size_t i) { return &slots_[i]; }
 
 private:
-    static constexpr size_t inline_count = 12;
+    static constexpr size_t inline_count = 20;
     using Slot = int64_t;
     Slot inline_[inline_count];
     Array inline_arrays_[inline_count];

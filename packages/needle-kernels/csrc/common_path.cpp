@@ -21,6 +21,14 @@ namespace {
 
 constexpr int64_t unlocked_size = 8192;  // elements from which a kernel runs without the GIL
 
+// Records for the arrays of a call that takes any number of them. They are the thread's and stay:
+// memory that comes and goes at every step would be cut up by what lives longer.
+std::vector<Array>& records()
+{
+    thread_local std::vector<Array> kept;
+    return kept;
+}
+
 // Runs a kernel of the CPU; without the GIL where it works on many elements.
 void run_kernel(int kernel, Call& call, int64_t elements)
 {
@@ -369,7 +377,7 @@ private:
     bool read_inputs()
     {
         if (!PyList_CheckExact(list_) || PyList_GET_SIZE(list_) == 0) return false;
-        arrays_.resize(static_cast<size_t>(PyList_GET_SIZE(list_)));
+        arrays_.assign(static_cast<size_t>(PyList_GET_SIZE(list_)), Array{});
         for (size_t i = 0; i < arrays_.size(); ++i) {
             PyObject* object = PyList_GET_ITEM(list_, static_cast<Py_ssize_t>(i));
             if (!is_local(object)) return false;
@@ -425,7 +433,7 @@ private:
     int64_t axis_;
     bool is_new_;
     int rank_ = 0;
-    std::vector<Array> arrays_;
+    std::vector<Array>& arrays_ = records();
 };
 
 // ---- optimizer steps
@@ -485,7 +493,7 @@ private:
             if (!absent && !PyList_CheckExact(columns_[c])) return false;
             if (!absent && PyList_GET_SIZE(columns_[c]) != rows) return false;
         }
-        arrays_.resize(static_cast<size_t>(rows * width_));
+        arrays_.assign(static_cast<size_t>(rows * width_), Array{});
         for (Py_ssize_t i = 0; i < rows; ++i)
             for (Py_ssize_t c = 0; c < width_; ++c)
                 if (!read_one(i, c, arrays_.data() + i * width_)) return false;
@@ -515,7 +523,7 @@ private:
     PyObject* columns_[max_width];
     double scalars_[max_scalars];
     Py_ssize_t scalar_count_;
-    std::vector<Array> arrays_;
+    std::vector<Array>& arrays_ = records();
     std::vector<Storage*> written_;
 };
 
@@ -524,7 +532,8 @@ py::object sum_squares(PyObject* list)
 {
     if (!PyList_CheckExact(list) && !PyTuple_CheckExact(list)) return py::none();
     auto count = static_cast<size_t>(PySequence_Fast_GET_SIZE(list));
-    std::vector<Array> arrays(count + 1);
+    std::vector<Array>& arrays = records();
+    arrays.assign(count + 1, Array{});
     double sum = 0;
     arrays[0] = {&sum, DType::float64, 0, {}, {}};
     int64_t elements = 0;

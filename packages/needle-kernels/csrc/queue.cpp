@@ -25,6 +25,7 @@ constexpr uint64_t most_calls = 64;
 constexpr int64_t most_bytes = 32 << 20;
 
 constexpr int most_usual_operands = 16;
+constexpr int most_usual_scalars = 16;
 
 // Where nothing waits, a call with fewer bytes is over sooner than another thread could take it up.
 // One with more is waited for: it needs the caller's thread, too.
@@ -36,8 +37,9 @@ struct Operands {
     struct Number {
         alignas(8) char bytes[8];
     };
-    std::vector<Array> arrays;
-    std::vector<Number> numbers;  // what immediates point to
+    // Room for the usual call from the start: no training step then finds a place that must grow.
+    std::vector<Array> arrays = std::vector<Array>(most_usual_operands);
+    std::vector<Number> numbers = std::vector<Number>(most_usual_operands);  // immediates' values
 
     void copy(const Call& call)
     {
@@ -67,6 +69,8 @@ private:
 // A copy of a call, and of all that it points to but the arrays' elements.
 class QueuedCall {
 public:
+    QueuedCall() { scalars_.reserve(most_usual_scalars); }
+
     void set(const Entry& entry, const Call& call, int64_t bytes, Operands& operands)
     {
         run_ = entry.run;

@@ -81,7 +81,7 @@ def language_model(device: Device, steps: int, batch_size: int = 20, seq_len: in
     def step() -> None:
         nonlocal state
         logits, state = model(x, state)
-        state = tuple(part.detach() for part in state)
+        state = tuple([part.detach() for part in state])
         update(loss_fn(logits, y), opt, 5.0)
 
     what = f"LSTM {layers} x {size}, {words:,} words, {batch_size} x {seq_len} tokens"

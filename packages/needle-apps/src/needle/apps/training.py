@@ -224,4 +224,4 @@ def _on(batch: Any, device: Any) -> Tensor:
 
 
 def _detach(state: Any) -> Any:
-    return tuple(map(_detach, state)) if isinstance(state, tuple) else state.detach()
+    return tuple([_detach(part) for part in state]) if isinstance(state, tuple) else state.detach()

@@ -26,9 +26,9 @@ def unbroadcast(grad: Tensor, like: Tensor) -> Tensor:
     shape, target = grad.shape, like.shape
     if shape != target:
         extra = len(shape) - len(target)
-        repeated = tuple(
+        repeated = [
             k for k, size in enumerate(shape) if k < extra or (target[k - extra] == 1 and size != 1)
-        )
+        ]
         if repeated:
             grad = ops.summation(grad, repeated)
         if grad.shape != target:

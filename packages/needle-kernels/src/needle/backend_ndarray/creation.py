@@ -91,7 +91,7 @@ def borrow(source: np.ndarray[Any, Any], device: Device) -> NDArray:
     if not (source.flags.writeable and source.flags.aligned and whole and source.size):
         return from_numpy(source, device, foreign_dtype(dtype, keep=True))
     shape = as_shape("from_dlpack", source.shape)
-    strides = tuple(step // source.itemsize for step in source.strides)
+    strides = tuple([step // source.itemsize for step in source.strides])
     low, high = extent(shape, strides)
     storage = _cpu.Storage.borrow(
         source.ctypes.data + low * source.itemsize, high - low + 1, dtype.name, source

@@ -47,7 +47,9 @@ def as_ints(op: str, values: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
         return (values,)
     try:
         if type(values) is tuple or isinstance(values, Iterable):
-            return tuple(map(operator.index, values))
+            # By way of a list, whose length is known: a tuple that has to grow or shrink is made of
+            # another size than it is freed with, and CPython keeps 2,000 of each size.
+            return (*map(operator.index, values),)
         return (operator.index(values),)
     except TypeError:
         raise TypeError(f"{op}: not integers: got {values!r}: need an int or a tuple") from None
@@ -302,4 +304,4 @@ def permuted_view(shape: Shape, strides: Shape, axes: Shape) -> tuple[Shape, Sha
 def flip_view(shape: Shape, strides: Shape, axes: Shape) -> tuple[Shape, int]:
     """Strides that walk `axes` backwards, and how far the offset moves."""
     shift = sum((shape[k] - 1) * strides[k] for k in axes if shape[k])
-    return tuple(-step if k in axes else step for k, step in enumerate(strides)), shift
+    return tuple([-step if k in axes else step for k, step in enumerate(strides)]), shift

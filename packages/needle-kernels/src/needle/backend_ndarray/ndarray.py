@@ -661,7 +661,7 @@ def from_numpy(
     elif source.dtype.kind not in "biuf":
         foreign_dtype(source.dtype, keep=False)
     shape = as_shape("array", source.shape)
-    strides = dense_strides(shape, tuple(step // source.itemsize for step in source.strides))
+    strides = dense_strides(shape, tuple([step // source.itemsize for step in source.strides]))
     storage = device.storage(source.size, NAME[dtype])
     device.upload(storage, shape, strides, source)
     return wrap(storage, shape, strides, 0, dtype, device)
