@@ -7,6 +7,8 @@
 // the last place of a float result.
 //
 // The order of operations depends on shapes and strides only, never on the number of threads.
+#include <utility>
+
 #include "caches.h"
 #include "families.h"
 #include "loops.h"
@@ -53,6 +55,12 @@ constexpr int64_t highest<int64_t> = INT64_MAX;
 template <>
 constexpr uint8_t highest<uint8_t> = UINT8_MAX;
 
+// A vector of results taken together with those at p, side by side.
+template <class Op, class T>
+struct Taking {
+    Vec<T> operator()(Vec<T> a, const T* p) const { return Op::apply(a, load(p)); }
+};
+
 struct Sum {
     template <class T>
     using Acc = typename SumType<T>::type;
@@ -63,6 +71,12 @@ struct Sum {
     {
         return a + b;
     }
+};
+
+template <>
+struct Taking<Sum, float> {
+    Vec<double> one = hidden_one();
+    Vec<double> operator()(Vec<double> a, const float* p) const { return add_widened(a, p, one); }
 };
 
 // b where either is NaN.
@@ -220,21 +234,24 @@ template <class Op, class T>
 struct Reducer {
     using Acc = typename Op::template Acc<T>;
     static constexpr int64_t leaf_elements = 512;
+    static constexpr int64_t short_run = 256;
     static constexpr int64_t leaf_rows = 128;
     static constexpr int64_t leaf_vectors = 512;
     static constexpr int64_t line_elements = 64 / static_cast<int64_t>(sizeof(T));
+    // Sums that grow side by side, so that none waits for its last addition.
+    static constexpr int chains = NEEDLE_VECTOR_BYTES < 64 ? 8 : 4;
 
     // A run whose elements lie within a cache line of each other is read whole, and what lies
     // between them counts as identities. wanted[k]: which lanes of its k-th vector are elements,
-    // the same for every `spacing` vectors; and three more, for whoever takes four at a time.
+    // the same for every `spacing` vectors; and some more, for whoever takes `chains` at a time.
     using Mask = decltype(Vec<Acc>{} == Vec<Acc>{});
     const Plan& plan;
     int64_t spacing;
-    Mask wanted[line_elements + 3];
+    Mask wanted[line_elements + chains - 1];
 
     explicit Reducer(const Plan& of) : plan(of), spacing(of.reduced.axis[0].in)
     {
-        for (int64_t k = 0; is_spaced(spacing) && k < spacing + 3; ++k)
+        for (int64_t k = 0; is_spaced(spacing) && k < spacing + chains - 1; ++k)
             for (int i = 0; i < lanes<Acc>; ++i)
                 wanted[k][i] = (k * lanes<Acc> + i) % spacing == 0 ? -1 : 0;
     }
@@ -270,11 +287,16 @@ struct Reducer {
             return fold_halves<half>(x);
     }
 
+    // a together with the k-th vector of a run, at p.
     template <bool spaced>
-    Vec<Acc> take(const T* p, int64_t k) const
+    Vec<Acc> take(Vec<Acc> a, const T* p, int64_t k, const Taking<Op, T>& taking) const
     {
-        Vec<Acc> v = load_as(p, Acc{});
-        return spaced ? (wanted[k] ? v : broadcast(Op::template identity<Acc>)) : v;
+        if constexpr (spaced) {
+            Vec<Acc> v = load_as(p, Acc{});
+            return Op::apply(a, wanted[k] ? v : broadcast(Op::template identity<Acc>));
+        } else {
+            return taking(a, p);
+        }
     }
 
     // Pairwise above leaves of some vectors; lanes stay apart. As in a binary counter, sums[k] is
@@ -304,22 +326,32 @@ struct Reducer {
     template <bool spaced>
     Vec<Acc> fold_leaf(const T* p, int64_t count, int64_t first) const
     {
-        constexpr int64_t step = lanes<Acc>, block = 4 * step * sizeof(T), line = 64;
-        const int64_t distance = count * block < 4 * 4096 ? 0 : caches().read_ahead;
-        Vec<Acc> a = broadcast(Op::template identity<Acc>), b = a, c = a, d = a;
-        int64_t i = 0, k = spaced ? first % spacing : 0;
-        for (; i + 4 <= count; i += 4, p += 4 * step) {
-            for (int64_t at = 0; at < block; at += line)
-                __builtin_prefetch(reinterpret_cast<const char*>(p) + distance + at);
-            a = Op::apply(a, take<spaced>(p, k));
-            b = Op::apply(b, take<spaced>(p + step, k + 1));
-            c = Op::apply(c, take<spaced>(p + 2 * step, k + 2));
-            d = Op::apply(d, take<spaced>(p + 3 * step, k + 3));
-            if (spaced)
-                for (k += 4; k >= spacing;) k -= spacing;
+        constexpr int64_t step = lanes<Acc>, block = chains * step * sizeof(T), line = 64;
+        const int64_t distance = count * step * sizeof(T) < 4096 ? 0 : caches().read_ahead;
+        const Taking<Op, T> taking;
+        if (count < chains) {
+            Vec<Acc> acc = broadcast(Op::template identity<Acc>);
+            for (int64_t i = 0, k = spaced ? first % spacing : 0; i < count; ++i, ++k, p += step)
+                acc = take<spaced>(acc, p, k, taking);
+            return acc;
         }
-        for (; i < count; ++i, ++k, p += step) a = Op::apply(a, take<spaced>(p, k));
-        return Op::apply(Op::apply(a, b), Op::apply(c, d));
+        Vec<Acc> acc[chains];
+        for (Vec<Acc>& a : acc) a = broadcast(Op::template identity<Acc>);
+        int64_t i = 0, k = spaced ? first % spacing : 0;
+        for (; i + chains <= count; i += chains, p += chains * step) {
+            if (distance > 0)
+                for (int64_t at = 0; at < block; at += line)
+                    __builtin_prefetch(reinterpret_cast<const char*>(p) + distance + at);
+#pragma GCC unroll 8
+            for (int c = 0; c < chains; ++c)
+                acc[c] = take<spaced>(acc[c], p + c * step, k + c, taking);
+            if (spaced)
+                for (k += chains; k >= spacing;) k -= spacing;
+        }
+#pragma GCC unroll 8
+        for (int c = 0; c < chains - 1; ++c)
+            if (i + c < count) acc[c] = take<spaced>(acc[c], p + c * step, k + c, taking);
+        return fold_pairs(acc);
     }
 
     // n elements, side by side or `spacing` apart.
@@ -347,6 +379,62 @@ struct Reducer {
             for (int k = 0; k < chains; ++k) acc[k] = Op::apply(acc[k], Acc(p[(i + k) * stride]));
         for (; i < n; ++i) acc[0] = Op::apply(acc[0], Acc(p[i * stride]));
         return fold_pairs(acc);
+    }
+
+    // acc[j] = the n elements from p + j * apart on, for as many j below `width` as fill vectors;
+    // returns how many. As many runs as a vector has lanes are folded, the shortest side by side,
+    // and then their lanes together. n is at least a vector's lanes: what is left of a run is the
+    // end of its last.
+    int64_t fold_short_runs(Acc* acc, const T* p, int64_t apart, int64_t n, int64_t width) const
+    {
+        constexpr int count = lanes<Acc>;
+        const int64_t rest = n % count;
+        const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
+        const Taking<Op, T> taking;
+        Mask is_rest;
+        for (int i = 0; i < count; ++i) is_rest[i] = i >= count - rest ? -1 : 0;
+        int64_t j = 0;
+        for (; j + count <= width; j += count, p += count * apart) {
+            Vec<Acc> v[count];
+            for (Vec<Acc>& x : v) x = identity;
+            if (count * n * static_cast<int64_t>(sizeof(T)) <= 1024)
+                for (int64_t i = 0; i + count <= n; i += count)
+#pragma GCC unroll 16
+                    for (int r = 0; r < count; ++r) v[r] = taking(v[r], p + r * apart + i);
+            else  // one after the other, as memory likes it
+                for (int r = 0; r < count; ++r)
+                    v[r] = fold_leaf<false>(p + r * apart, n / count, 0);
+            if (rest > 0)
+#pragma GCC unroll 16
+                for (int r = 0; r < count; ++r) {
+                    Vec<Acc> last = load_as(p + r * apart + n - count, Acc{});
+                    v[r] = Op::apply(v[r], is_rest ? last : identity);
+                }
+            store(acc + j, fold_lanes_of<count / 2>(v, std::make_integer_sequence<int, count>{}));
+        }
+        return j;
+    }
+
+    // Lane r: the lanes of v[r], the first half of them with the second, and so on. Halves of
+    // `half` lanes of two neighbours make one vector, of which there are then half as many.
+    template <int half, int... L>
+    static Vec<Acc> fold_lanes_of(Vec<Acc>* v, std::integer_sequence<int, L...> numbers)
+    {
+#pragma GCC unroll 8
+        for (int r = 0; r < half; ++r) {
+            Vec<Acc> low = __builtin_shufflevector(v[2 * r], v[2 * r + 1], low_half(L, half)...);
+            Vec<Acc> high =
+                __builtin_shufflevector(v[2 * r], v[2 * r + 1], low_half(L, half) + half...);
+            v[r] = Op::apply(low, high);
+        }
+        if constexpr (half > 1) return fold_lanes_of<half / 2>(v, numbers);
+        return v[0];
+    }
+
+    // Of the first halves, each of `half` lanes, that two vectors have side by side: lane `lane`.
+    static constexpr int low_half(int lane, int half)
+    {
+        return lane / half * 2 * half + lane % half;
     }
 
     // Calls body(p, stride, n) for the runs along reduced axis 0 that make up the elements [begin,
@@ -522,8 +610,11 @@ struct Reducer {
             fold_neighbours(acc, task.in, task.width, begin, end);
             return;
         }
-        int64_t stride = plan.kept.axis[0].in;
-        for (int64_t j = 0; j < task.width; ++j) acc[j] = fold(task.in + j * stride, begin, end);
+        int64_t stride = plan.kept.axis[0].in, n = end - begin, done = 0;
+        if constexpr (sizeof(T) >= 4)
+            if (plan.reduced.axis[0].in == 1 && n >= lanes<Acc> && n <= short_run)
+                done = fold_short_runs(acc, task.in + begin, stride, n, task.width);
+        for (int64_t j = done; j < task.width; ++j) acc[j] = fold(task.in + j * stride, begin, end);
     }
 
     void write(const Task& task, const Acc* acc) const

@@ -164,12 +164,13 @@ inline Vec<T> at_most(Vec<T> x, Vec<T> high)
 #endif
 }
 
-// As many floats as a vector has doubles, as doubles. (gcc converts 512-bit vectors in halves
-// unless told.)
+// As many floats as a vector has doubles, as doubles. (gcc converts in halves unless told.)
 inline Vec<double> load_widened(const float* p)
 {
 #if defined(__AVX512F__)
     return (Vec<double>)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));
+#elif defined(__AVX2__)
+    return (Vec<double>)_mm256_cvtps_pd(_mm_loadu_ps(p));
 #else
     typedef float Half __attribute__((vector_size(NEEDLE_VECTOR_BYTES / 2)));
     Half half;
@@ -182,11 +183,39 @@ inline void store_narrowed(float* p, Vec<double> v)
 {
 #if defined(__AVX512F__)
     _mm256_storeu_ps(p, _mm512_maskz_cvtpd_ps(0xff, (__m512d)v));
+#elif defined(__AVX2__)
+    _mm_storeu_ps(p, _mm256_cvtpd_ps((__m256d)v));
 #else
     typedef float Half __attribute__((vector_size(NEEDLE_VECTOR_BYTES / 2)));
     Half half = __builtin_convertvector(v, Half);
     std::memcpy(p, &half, sizeof(half));
 #endif
+}
+
+// sum + load_widened(p), to the last bit. It is a multiplication by `one`, which must be
+// hidden_one(), and an addition in one instruction: processors whose additions wait for the units
+// that convert (Zen) have others for these, and add up a third more floats.
+inline Vec<double> add_widened(Vec<double> sum, const float* p, [[maybe_unused]] Vec<double> one)
+{
+#if defined(__AVX512F__)
+    return (Vec<double>)_mm512_fmadd_pd((__m512d)load_widened(p), (__m512d)one, (__m512d)sum);
+#elif defined(__AVX2__)
+    return (Vec<double>)_mm256_fmadd_pd((__m256d)load_widened(p), (__m256d)one, (__m256d)sum);
+#else
+    return sum + load_widened(p);
+#endif
+}
+
+// 1, which the compiler does not know: it would leave the multiplication out.
+inline Vec<double> hidden_one()
+{
+    Vec<double> one = broadcast(1.0);
+#if defined(__AVX512F__)
+    asm("" : "+v"(one));
+#elif defined(__AVX2__)
+    asm("" : "+x"(one));
+#endif
+    return one;
 }
 
 // As many bytes as a vector has floats, as floats. (gcc converts them one by one unless told.)

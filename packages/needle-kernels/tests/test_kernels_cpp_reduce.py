@@ -100,6 +100,32 @@ def test_extremes(isa: str, threads: int, name: str, dtype: str) -> None:
         np.testing.assert_array_equal(reduced(name, a, axes), EXTREMES[name](a, axis=axes))
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, "int32", "int64"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_short_rows(isa: str, threads: int, order: int, dtype: str) -> None:
+    """Rows of up to some vectors, several folded together, and not what is beside them."""
+    rng = np.random.default_rng(5)
+    for n in (*range(1, 70), 127, 128, 129, 255, 256, 257):
+        beside = np.full((37, n + 3), np.nan if dtype in FLOATS else 99, dtype)
+        a = beside[::order, 2 : n + 2]
+        a[...] = draw(rng, a.shape, dtype)
+        for rows in (a, a[:3]):
+            for name in EXTREMES:
+                np.testing.assert_array_equal(reduced(name, rows, (1,)), EXTREMES[name](rows, 1))
+            if dtype in FLOATS:
+                check_sum(reduced("sum", rows, (1,)), rows, (1,))
+            elif dtype == "int64":
+                np.testing.assert_array_equal(reduced("sum", rows, (1,)), rows.sum(1))
+        if dtype in FLOATS:  # wherever it is
+            at = rng.integers(0, n, 37)
+            a[np.arange(37), at] = np.nan
+            for name in ("sum", *EXTREMES):
+                assert np.isnan(reduced(name, a, (1,))).all()
+            a[np.arange(37), at] = np.inf
+            for name in ("sum", "max"):
+                assert np.isinf(reduced(name, a, (1,))).all()
+
+
 def test_sum_of_int64_wraps_around(isa: str, threads: int) -> None:
     rng = np.random.default_rng(2)
     for shape, axes in CASES:
