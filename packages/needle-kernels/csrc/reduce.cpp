@@ -512,20 +512,28 @@ struct Reducer {
     }
 
     // The whole vectors of dense rows; returns how many columns they have. The streams' next rows
-    // are fetched: no processor foresees where they begin. (Compilers do not vectorize Max and Min
-    // by themselves.)
+    // are fetched, a line at a time: no processor foresees where they begin. (Compilers do not
+    // vectorize Max and Min by themselves.)
     template <int streams>
     static int64_t fold_dense(Acc* acc, const T* p, int64_t apart, int64_t next, int64_t width)
     {
+        const Taking<Op, T> taking;
         int64_t j = 0;
         for (; j + lanes<Acc> <= width; j += lanes<Acc>, p += lanes<Acc>) {
-            Vec<Acc> x[streams];
+            if (j % line_elements == 0)
 #pragma GCC unroll 8
-            for (int r = 0; r < streams; ++r) {
-                x[r] = load_as(p + r * apart, Acc{});
-                __builtin_prefetch(p + r * apart + next, 0, 2);
+                for (int r = 0; r < streams; ++r) __builtin_prefetch(p + r * apart + next, 0, 2);
+            Vec<Acc> a = taking(load(acc + j), p);
+            if constexpr (streams > 1) {
+                Vec<Acc> b = load_as(p + apart, Acc{});
+#pragma GCC unroll 4
+                for (int r = 2; r < streams; r += 2) {
+                    a = taking(a, p + r * apart);
+                    b = taking(b, p + (r + 1) * apart);
+                }
+                a = Op::apply(a, b);
             }
-            store(acc + j, Op::apply(load(acc + j), fold_pairs(x)));
+            store(acc + j, a);
         }
         return j;
     }

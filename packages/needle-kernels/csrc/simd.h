@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -95,7 +96,20 @@ inline Vec<T> broadcast(T x)
     return x - Vec<T>{};  // not Vec<T>{} + x, which makes -0.0 positive
 }
 
-// The first n lanes, 0 <= n < lanes; the others are zero and their memory is not touched.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// From place 8 - n on: n words that are set, and then none.
+alignas(64) constexpr int32_t first_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+
+// The first n lanes, as maskload takes them.
+template <class T>
+inline __m256i mask_of_first(int64_t n)
+{
+    constexpr int64_t words = sizeof(T) / 4;
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first_lanes + 8 - n * words));
+}
+#endif
+
+// The first n lanes, 0 <= n <= lanes; the others are zero and their memory is not touched.
 template <class T>
 inline Vec<T> load_first(const T* p, int64_t n)
 {
@@ -104,12 +118,16 @@ inline Vec<T> load_first(const T* p, int64_t n)
         return (Vec<T>)_mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), p);
     else if constexpr (sizeof(T) == 8)
         return (Vec<T>)_mm512_maskz_loadu_epi64((__mmask8)((1u << n) - 1), p);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) >= 4)
+        return (Vec<T>)_mm256_maskload_epi32(reinterpret_cast<const int*>(p), mask_of_first<T>(n));
 #endif
     Vec<T> v{};
     std::memcpy(&v, p, static_cast<size_t>(n) * sizeof(T));
     return v;
 }
 
+// Writes the first n lanes, 0 <= n <= lanes.
 template <class T>
 inline void store_first(T* p, Vec<T> v, int64_t n)
 {
@@ -119,6 +137,25 @@ inline void store_first(T* p, Vec<T> v, int64_t n)
         return;
     } else if constexpr (sizeof(T) == 8) {
         _mm512_mask_storeu_epi64(p, (__mmask8)((1u << n) - 1), (__m512i)v);
+        return;
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) >= 4) {  // a masked store takes four times as long on Zen 3
+        char* at = reinterpret_cast<char*>(p);
+        int64_t bytes = n * static_cast<int64_t>(sizeof(T));
+        if (bytes & 32) return store(p, v);
+        __m128i rest = _mm256_castsi256_si128((__m256i)v);
+        if (bytes & 16) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(at), rest);
+            rest = _mm256_extracti128_si256((__m256i)v, 1);
+            at += 16;
+        }
+        if (bytes & 8) {
+            _mm_storeu_si64(at, rest);
+            rest = _mm_unpackhi_epi64(rest, rest);
+            at += 8;
+        }
+        if (bytes & 4) _mm_storeu_si32(at, rest);
         return;
     }
 #endif
@@ -233,15 +270,29 @@ inline Vec<float> load_bytes(const uint8_t* p)
 #endif
 }
 
+template <class T, int by, int... L>
+inline Vec<T> rotate_lanes(Vec<T> v, std::integer_sequence<int, L...>)
+{
+    return __builtin_shufflevector(v, v, ((L + by) % lanes<T>)...);
+}
+
+// All lanes taken together: join(a, b) takes each of the first half with one of the second.
+template <class T, int half = lanes<T> / 2, class Join>
+inline T join_lanes(Vec<T> v, const Join& join)
+{
+    if constexpr (half == 0) {
+        return v[0];
+    } else {
+        Vec<T> second = rotate_lanes<T, half>(v, std::make_integer_sequence<int, lanes<T>>{});
+        return join_lanes<T, half / 2>(join(v, second), join);
+    }
+}
+
 // The sum of all lanes, pairwise.
 template <class T>
 inline T sum_lanes(Vec<T> v)
 {
-    T x[lanes<T>];
-    std::memcpy(x, &v, sizeof(v));
-    for (int width = lanes<T> / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) x[i] += x[i + width];
-    return x[0];
+    return join_lanes<T>(v, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 
 }  // namespace needle::NEEDLE_TARGET

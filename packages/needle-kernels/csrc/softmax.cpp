@@ -15,16 +15,6 @@ constexpr double infinity = __builtin_inf();
 
 double logarithm(double x) { return __builtin_log(x); }
 
-template <class T>
-T largest_lane(Vec<T> v)
-{
-    T x[lanes<T>];
-    store(x, v);
-    for (int width = lanes<T> / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) x[i] = x[i + width] > x[i] ? x[i + width] : x[i];
-    return x[0];
-}
-
 // -inf for an empty row. NaN is passed over: the exponentials carry it on.
 template <class T>
 T largest(const Line<T>& x, int64_t size)
@@ -41,7 +31,7 @@ T largest(const Line<T>& x, int64_t size)
     }
     for (; i + width <= size; i += width) a = at_least<T>(a, x.load(i, width));
     if (i < size) b = at_least<T>(b, keep_first(x.load(i, size - i), size - i, lowest));
-    return largest_lane<T>(at_least<T>(at_least<T>(a, b), at_least<T>(c, d)));
+    return join_lanes<T>(at_least<T>(at_least<T>(a, b), at_least<T>(c, d)), at_least<T>);
 }
 
 template <class T>
@@ -91,10 +81,14 @@ void softmax(const Call& call)
         using T = decltype(zero);
         Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
         T highest = largest(x, size);
-        if (size <= lanes<T>) {  // read back right after it was stored, a vector takes 70 ns
-            Vec<T> e = vexp<T>(x.load(0, size) - highest);
-            double sum = static_cast<double>(sum_lanes<T>(keep_first(e, size, T(0))));
-            out.store(0, size, e * static_cast<T>(1 / sum));
+        if (size <= 2 * lanes<T>) {  // read back right after it was stored, a vector takes 70 ns
+            int64_t first = min64(size, lanes<T>), rest = size - first;
+            Vec<T> a = vexp<T>(x.load(0, first) - highest), b{};
+            if (rest > 0) b = keep_first(vexp<T>(x.load(first, rest) - highest), rest, T(0));
+            double sum = static_cast<double>(sum_lanes<T>(keep_first(a, first, T(0)) + b));
+            T inverse = static_cast<T>(1 / sum);
+            out.store(0, first, a * inverse);
+            if (rest > 0) out.store(first, rest, b * inverse);
             return;
         }
         double sum = sum_along<T>(size, [&](int64_t i, int64_t n) {
