@@ -371,12 +371,12 @@ struct Reducer {
     {
         if (stride == 1) return fold_whole<false>(p, n);
         if (is_spaced(stride)) return fold_whole<true>(p, n);
-        constexpr int chains = 8;
-        Acc acc[chains];
+        constexpr int at_once = 8;
+        Acc acc[at_once];
         for (Acc& x : acc) x = Op::template identity<Acc>;
         int64_t i = 0;
-        for (; i + chains <= n; i += chains)
-            for (int k = 0; k < chains; ++k) acc[k] = Op::apply(acc[k], Acc(p[(i + k) * stride]));
+        for (; i + at_once <= n; i += at_once)
+            for (int k = 0; k < at_once; ++k) acc[k] = Op::apply(acc[k], Acc(p[(i + k) * stride]));
         for (; i < n; ++i) acc[0] = Op::apply(acc[0], Acc(p[i * stride]));
         return fold_pairs(acc);
     }

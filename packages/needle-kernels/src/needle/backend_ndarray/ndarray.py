@@ -486,15 +486,15 @@ class NDArray:
         return elementwise.write_result("power", self, other)
 
     def __matmul__(self, other: Any) -> NDArray:
-        return matmul.matmul(self, other) if isinstance(other, ARRAYS) else NotImplemented
+        return _matmul(self, other) if isinstance(other, ARRAYS) else NotImplemented
 
     def __rmatmul__(self, other: Any) -> NDArray:
-        return matmul.matmul(other, self) if isinstance(other, ARRAYS) else NotImplemented
+        return _matmul(other, self) if isinstance(other, ARRAYS) else NotImplemented
 
     def __imatmul__(self, other: Any) -> NDArray:
         if not isinstance(other, ARRAYS):
             return NotImplemented
-        return matmul.matmul(self, other, out=self)
+        return _matmul(self, other, out=self)
 
     def __neg__(self) -> NDArray:
         return elementwise.negate(self)
@@ -842,4 +842,5 @@ ARRAYS: Final = (NDArray, np.ndarray)
 OPERANDS: Final = (NDArray, float, int, np.generic, np.ndarray)
 
 # The families compute on NDArrays, and its operators are the families: hence last.
-from needle.backend_ndarray import elementwise, matmul, reduce, shape  # noqa: E402
+from needle.backend_ndarray import elementwise, reduce, shape  # noqa: E402
+from needle.backend_ndarray.matmul import matmul as _matmul  # noqa: E402
