@@ -21,8 +21,9 @@ namespace {
 
 constexpr int64_t unlocked_size = 8192;  // elements from which a kernel runs without the GIL
 
-// Records for the arrays of a call that takes any number of them. They are the thread's and stay:
-// memory that comes and goes at every step would be cut up by what lives longer.
+// Records for the arrays of an optimizer's call. They are the thread's and stay: memory that comes
+// and goes at every step would be cut up by what lives longer. While they are in use no Python
+// object may be made: the garbage collector might then run what comes back here.
 std::vector<Array>& records()
 {
     thread_local std::vector<Array> kept;
@@ -433,7 +434,7 @@ private:
     int64_t axis_;
     bool is_new_;
     int rank_ = 0;
-    std::vector<Array>& arrays_ = records();
+    std::vector<Array> arrays_;
 };
 
 // ---- optimizer steps
@@ -549,6 +550,7 @@ py::object sum_squares(PyObject* list)
     if (elements > 0) run_kernel(static_cast<int>(Kernel::sum_squares), call, elements);
     return py::float_(sum);
 }
+
 // ---- as Python calls them
 
 // The result, or None where it was not the common path.

@@ -375,7 +375,7 @@ class TestErrors:
 
 @pytest.mark.skipif(REFERENCE_MODE, reason="cpu() is the NumPy device: it has no path in C++")
 class TestCommonPath:
-    """The path in C++ computes floats on cpu() and leaves everything else to Python."""
+    """The path in C++ takes arrays on cpu() and Python numbers, and leaves the rest to Python."""
 
     call = staticmethod(extension.elementwise)
     add = extension.KERNELS.index("add")

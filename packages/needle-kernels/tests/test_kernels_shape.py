@@ -1,5 +1,6 @@
 """Copies, casts, flips, padding and joining against NumPy."""
 
+import gc
 import itertools
 
 import numpy as np
@@ -120,6 +121,28 @@ class TestCommonPath:
         assert self.join([nd.ones((0, 2)), nd.ones((0, 2))], 1, False).shape == (0, 4)
         big = nd.array(count((100, 200)), dtype="float32")
         compare(self.join([big, big], 1, False), np.hstack([big.numpy(), big.numpy()]))
+
+    @pytest.mark.parametrize("allocations", range(8))
+    def test_a_collection_in_between_may_join_too(self, allocations):
+        join, one = self.join, nd.ones((3,))
+
+        class Joins:
+            def __del__(self):
+                join([one] * 40, 0, False)
+
+        a, b = nd.array(count(6)), nd.array(count(4))
+        arrays = [a, b]
+        before = gc.get_threshold()
+        gc.collect()
+        garbage = Joins()
+        garbage.itself = garbage
+        del garbage
+        try:  # the collector comes at one of the allocations of the next call
+            gc.set_threshold(gc.get_count()[0] + allocations)
+            out = join(arrays, 0, False)
+        finally:
+            gc.set_threshold(*before)
+        compare(out, np.concatenate([a.numpy(), b.numpy()]))
 
     @pytest.mark.parametrize(
         ("arrays", "axis", "is_new"),

@@ -75,8 +75,8 @@ __all__ = [
 
 Operand: TypeAlias = "NDArray | Scalar | np.ndarray[Any, Any]"
 
-# The common path in C++: on cpu(), floats of one dtype, or with a Python number, or bools for a
-# logical kernel. None for others.
+# The common path in C++: arrays on cpu(), or one and a Python number, promoted as NumPy 2 does; of
+# bools alone only a logical kernel. None for others.
 _common: Final[Callable[..., NDArray | None]] = _cpu.elementwise
 _common_in_place: Final[Callable[..., bool]] = _cpu.elementwise_in_place
 
