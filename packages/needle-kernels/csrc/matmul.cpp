@@ -21,15 +21,18 @@ constexpr int64_t panel_block_k = 192;  // so many of an only panel of B and of 
 // So many rows of a panel of B fit the first-level cache below a packed A. So many rows of a
 // transposed A, 4 KB apart, take half the places that the second-level cache has for them.
 constexpr int64_t packed_block_k = 256;
-constexpr int64_t block_bytes = 768 << 10;     // of a packed block, where the cache has room
-constexpr int64_t line_bytes = 64;             // of a cache
-constexpr int64_t warm_bytes = 1536 << 10;     // of A: the second-level cache may keep them
-constexpr int64_t few_rows = 4 * tile_rows;    // of A, which always use B in place
-constexpr int64_t strip_rows = 6;              // of a tile of a strip, at most
-constexpr int64_t strip_k = 1024;              // so many of its rows fit the second-level cache
-constexpr int64_t most_strip_k = 4096;         // of all: A is read again for each strip
-constexpr int64_t most_strip_columns = 4096;   // of C, whose rows the strips go through again
-constexpr int64_t most_strip_bytes = 4 << 20;  // of a B that many rows use in place
+constexpr int64_t block_bytes = 768 << 10;      // of a packed block, where the cache has room
+constexpr int64_t line_bytes = 64;              // of a cache
+constexpr int64_t warm_bytes = 1536 << 10;      // of A: the second-level cache may keep them
+constexpr int64_t few_rows = 4 * tile_rows;     // of A, which always use B in place
+constexpr int strip_rows = 6;                   // of a tile of a strip, at most
+constexpr int64_t strip_k = 1024;               // so many of its rows fit the second-level cache
+constexpr int64_t most_strip_k = 4096;          // of all: A is read again for each strip
+constexpr int64_t most_strip_columns = 4096;    // of C, whose rows the strips go through again
+constexpr int64_t most_strip_bytes = 3 << 20;   // of a B that many rows use in place
+constexpr int64_t strip_group_bytes = 4 << 20;  // of rows of A that are packed together for strips
+constexpr int64_t strip_columns_packed = 256;   // so many are worth packing a transposed A
+constexpr int64_t fetching_depth = 256;         // of a tile that is long enough to fetch its C
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
@@ -73,7 +76,7 @@ struct Plan {
     bool strips;                 // of B, not blocks: the rest is for the columns behind the last
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
-    int64_t group;               // rows of A that are packed together
+    int64_t group;               // rows of A that are packed together, or pass below strips
     int64_t packed_a, packed_b;  // elements
 
     int64_t elements() const { return packed_a + packed_b; }
@@ -117,6 +120,14 @@ bool collide(int64_t distance)
     return distance * static_cast<int64_t>(sizeof(T)) % page_bytes == 0;
 }
 
+// Whether the rows of A that pass below strips are packed: where they are contiguous, a tile would
+// read six numbers of each cache line, and each k from another page of memory.
+template <class T>
+bool packs_strip_rows(const Product<T>& p)
+{
+    return p.a_depth != 1 && p.rows > few_rows && p.columns >= strip_columns_packed;
+}
+
 // Whether B is used in strips of columns, and not in blocks through which rows of A run. A few rows
 // always gain from it; more do where registers are many, unless A or C is so large that reading it
 // again for each strip takes longer.
@@ -126,7 +137,7 @@ bool uses_strips(const Product<T>& p)
     if (p.a_depth != 1 && p.a_row != 1) return false;
     if (p.rows <= few_rows && p.b_column == 1) return true;
     if (strip_vectors(p.rows) <= tile_vectors) return false;  // no wider than a panel
-    if (p.a_depth != 1 && collide<T>(p.a_depth)) return false;
+    if (p.a_depth != 1 && collide<T>(p.a_depth) && !packs_strip_rows(p)) return false;
     if (p.depth > most_strip_k && !collide<T>(p.a_row)) return false;
     return p.columns >= strip_columns<T>(p.rows) &&
            (p.columns <= most_strip_columns || p.depth >= 2 * strip_k);
@@ -202,9 +213,8 @@ Plan make_plan(const Product<T>& p)
                 p.rows * wide_depth * size <= min64(block_bytes, second / 4 * 3);
     // A few rows that are contiguous along the depth are as good as packed.
     bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
-    plan.pack_a = !plan.strips && (plan.wide || !ready);
-    plan.rows = few || plan.wide ? p.rows : tile_rows;
-    plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
+    plan.pack_a = plan.strips ? packs_strip_rows(p) : plan.wide || !ready;
+    plan.rows = few || plan.wide ? p.rows : plan.strips && plan.pack_a ? strip_rows : tile_rows;
 
     plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
     int64_t most_k = plan.strips          ? strip_k
@@ -212,6 +222,11 @@ Plan make_plan(const Product<T>& p)
                      : p.columns <= width ? panel_block_k
                                           : block_k;
     plan.depth = even_block(p.depth, most_k);
+    if (plan.strips && plan.pack_a)
+        plan.group =
+            round_up(even_block(p.rows, strip_group_bytes / (plan.depth * size)), strip_rows);
+    else
+        plan.group = plan.strips ? p.rows : plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
 
     int64_t bytes = min64(block_bytes, second / 2);
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
@@ -380,7 +395,7 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
     Block group = block;
     for (; group.i0 < block.i1; group.i0 = group.i1) {
         group.i1 = min64(block.i1, group.i0 + plan.group);
-        if (plan.pack_a && !plan.wide) pack_a(p, plan, group, packed_a);
+        if (plan.pack_a && !plan.wide && !plan.strips) pack_a(p, plan, group, packed_a);
         for (int64_t i = group.i0; i < group.i1; i += plan.rows)
             for (int64_t j = block.j0; j < block.j1; j += width) {
                 Block panel{i,        min64(group.i1, i + plan.rows),
@@ -396,15 +411,18 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
 }
 
 // One tile of a strip of B, which begins at b.
-template <class T, int rows>
-void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, const T* b,
-                    int64_t b_stride)
+template <class T, int rows, int vectors = strip_vectors(strip_rows)>
+void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
+                    const T* b, int64_t b_stride)
 {
-    constexpr int vectors = strip_vectors(rows);
-    Segment<T> segment{p.a + block.i0 * p.a_row + block.k0 * p.a_depth, b, block.depth()};
+    constexpr int rows_ahead = 8;  // of B: no processor foresees rows more than 2 KB apart
+    const T* in_place = p.a + block.i0 * p.a_row + block.k0 * p.a_depth;
+    Segment<T> segment{plan.pack_a ? packed_a : in_place, b, block.depth()};
     Tile<T> tile{&segment,
                  1,
-                 p.a_row == 1 ? p.a_depth : p.a_row,
+                 plan.pack_a    ? rows
+                 : p.a_row == 1 ? p.a_depth
+                                : p.a_row,
                  b_stride,
                  p.c + block.i0 * p.c_row + block.j0,
                  p.c_row,
@@ -414,81 +432,95 @@ void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, c
                  p.accumulate || block.k0 > 0,
                  block.k1 == p.depth};
     tile.past_caches = plan.past_caches;
+    if (block.depth() >= fetching_depth && !plan.past_caches)
+        tile.ahead = {tile.c, rows, tile.columns, p.c_row};
     if (p.a_row == 1)
-        run_tile<T, rows, vectors, RowOrder::rows_contiguous>(tile);
+        run_tile<T, rows, vectors, RowOrder::rows_contiguous, rows_ahead>(tile);
     else
-        run_tile<T, rows, vectors, RowOrder::k_contiguous>(tile);
+        run_tile<T, rows, vectors, RowOrder::k_contiguous, rows_ahead>(tile);
 }
 
-// All rows, below one strip. (Tiles of one or two rows occur only where there are no others.)
+// A group of rows, below one strip: cut as pack_rows does it, or evenly.
 template <class T>
-void run_strip(const Product<T>& p, const Plan& plan, const Block& strip, const T* b,
-               int64_t b_stride)
+void run_strip(const Product<T>& p, const Plan& plan, const Block& strip, const T* packed_a,
+               const T* b, int64_t b_stride)
 {
     Block block = strip;
-    for (int64_t t = 0, tiles = ceil_div(p.rows, strip_rows); t < tiles; ++t) {
-        block.i0 = p.rows * t / tiles;
-        switch (p.rows * (t + 1) / tiles - block.i0) {
-            case 1: run_strip_tile<T, 1>(p, plan, block, b, b_stride); break;
-            case 2: run_strip_tile<T, 2>(p, plan, block, b, b_stride); break;
-            case 3: run_strip_tile<T, 3>(p, plan, block, b, b_stride); break;
-            case 4: run_strip_tile<T, 4>(p, plan, block, b, b_stride); break;
-            case 5: run_strip_tile<T, 5>(p, plan, block, b, b_stride); break;
-            default: run_strip_tile<T, 6>(p, plan, block, b, b_stride); break;
+    while (block.i0 < strip.i1) {
+        int64_t left = strip.i1 - block.i0;
+        int64_t rows =
+            plan.pack_a ? tile_rows_for(min64(left, strip_rows)) : even_block(left, strip_rows);
+        const T* a = packed_a + (block.i0 - strip.i0) * strip.depth();
+        bool alone = strip_vectors(p.rows) > strip_vectors(strip_rows);
+        switch (alone ? -rows : rows) {
+            case -1: run_strip_tile<T, 1, strip_vectors(1)>(p, plan, block, a, b, b_stride); break;
+            case -2: run_strip_tile<T, 2, strip_vectors(2)>(p, plan, block, a, b, b_stride); break;
+            case 1: run_strip_tile<T, 1>(p, plan, block, a, b, b_stride); break;
+            case 2: run_strip_tile<T, 2>(p, plan, block, a, b, b_stride); break;
+            case 3: run_strip_tile<T, 3>(p, plan, block, a, b, b_stride); break;
+            case 4: run_strip_tile<T, 4>(p, plan, block, a, b, b_stride); break;
+            case 5: run_strip_tile<T, 5>(p, plan, block, a, b, b_stride); break;
+            default: run_strip_tile<T, 6>(p, plan, block, a, b, b_stride); break;
+        }
+        block.i0 += rows;
+    }
+}
+
+// A group of rows, below all strips. A strip is wider than a panel, so a tile reads B along its
+// rows as fast as caches can deliver it, and is low, so few rows of A have to come. It stays in the
+// second-level cache until all rows are done.
+template <class T>
+void run_strips(const Product<T>& p, const Plan& plan, const Block& group, const T* packed_a,
+                T* packed_b)
+{
+    const int64_t width = strip_columns<T>(p.rows);
+    Block strip = group;
+    for (; strip.j0 < group.j1; strip.j0 += width) {
+        strip.j1 = strip.j0 + width;
+        const T* b = p.b + group.k0 * p.b_depth + strip.j0 * p.b_column;
+        if (p.sums != nullptr && group.i0 == 0) add_columns(p, strip);
+        if (plan.pack_b) {
+            pack_panel(b, p.b_column, p.b_depth, width, group.depth(), packed_b, width);
+            run_strip(p, plan, strip, packed_a, packed_b, width);
+        } else {
+            run_strip(p, plan, strip, packed_a, b, p.b_depth);
         }
     }
 }
 
-// The whole strips of columns; returns how many columns they are. A strip is wider than a panel, so
-// a tile reads B along its rows as fast as caches can deliver it, and is low, so few rows of A have
-// to come. It stays in the second-level cache until all rows are done.
+// The columns from block.j0 on in blocks of B.
 template <class T>
-int64_t run_strips(const Product<T>& p, const Plan& plan, T* packed)
+void run_blocks(const Product<T>& p, const Plan& plan, Block block, T* packed_a, T* packed_b)
 {
-    const int64_t width = strip_columns<T>(p.rows), whole = p.columns / width * width;
-    for (int64_t k = 0; k < p.depth; k += plan.depth)
-        for (int64_t j = 0; j < whole; j += width) {
-            Block strip{0, p.rows, j, j + width, k, min64(p.depth, k + plan.depth)};
-            const T* b = p.b + k * p.b_depth + j * p.b_column;
-            if (p.sums != nullptr) add_columns(p, strip);
-            if (plan.pack_b) {
-                pack_panel(b, p.b_column, p.b_depth, width, strip.depth(), packed, width);
-                run_strip(p, plan, strip, packed, width);
-            } else {
-                run_strip(p, plan, strip, b, p.b_depth);
-            }
-        }
-    return whole;
-}
-
-// The product without its first columns.
-template <class T>
-Product<T> without_columns(const Product<T>& p, int64_t columns)
-{
-    Product<T> rest = p;
-    rest.columns -= columns;
-    rest.b += columns * p.b_column;
-    rest.c += columns;
-    if (p.bias != nullptr) rest.bias += columns;
-    if (p.sums != nullptr) rest.sums += columns;
-    return rest;
+    for (; block.j0 < p.columns; block.j0 += plan.columns) {
+        block.j1 = min64(p.columns, block.j0 + plan.columns);
+        pack_b(p, plan, block, packed_b);
+        if (p.sums != nullptr && block.i0 == 0) add_columns(p, block);
+        run_block(p, plan, block, packed_a, packed_b);
+    }
 }
 
 template <class T>
-void run_part(const Product<T>& part, const Plan& plan, T* workspace)
+void run_part(const Product<T>& p, const Plan& plan, T* workspace)
 {
     T *packed_a = workspace, *packed_b = workspace + plan.packed_a;
-    Product<T> p = plan.strips ? without_columns(part, run_strips(part, plan, packed_b)) : part;
+    int64_t width = strip_columns<T>(p.rows), whole = p.columns / width * width;
     for (int64_t k = 0; k < p.depth; k += plan.depth) {
         Block block{0, p.rows, 0, p.columns, k, min64(p.depth, k + plan.depth)};
-        if (plan.wide) pack_a(p, plan, block, packed_a);
-        for (int64_t j = 0; j < p.columns; j += plan.columns) {
-            block.j0 = j;
-            block.j1 = min64(p.columns, j + plan.columns);
-            pack_b(p, plan, block, packed_b);
-            if (p.sums != nullptr) add_columns(p, block);
-            run_block(p, plan, block, packed_a, packed_b);
+        if (!plan.strips) {
+            if (plan.wide) pack_a(p, plan, block, packed_a);
+            run_blocks(p, plan, block, packed_a, packed_b);
+            continue;
         }
+        do {  // at least once: B's columns may have to be added
+            block.i1 = min64(p.rows, block.i0 + plan.group);
+            if (plan.pack_a) pack_a(p, plan, block, packed_a);
+            run_strips(p, plan, {block.i0, block.i1, 0, whole, block.k0, block.k1}, packed_a,
+                       packed_b);
+            run_blocks(p, plan, {block.i0, block.i1, whole, p.columns, block.k0, block.k1},
+                       packed_a, packed_b);
+            block.i0 = block.i1;
+        } while (block.i0 < p.rows);
     }
     if (plan.past_caches) end_stream();
 }

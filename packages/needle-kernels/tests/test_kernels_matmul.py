@@ -55,7 +55,7 @@ def test_large(device):
         (101, 5120, 72),  # strips in several blocks of depth
         (70, 300, 4200),  # a wide b: its panels pass by all rows, in several blocks of depth
         (101, 4500, 300),  # too deep: rows of a pass by blocks of b
-        (1024, 70, 300),  # a transposed a whose rows are 4 KB apart: packed in groups
+        (1024, 70, 300),  # a transposed a whose rows are 4 KB apart: packed for strips
         (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
         (200, 90, 40),  # parts of rows that end in a small tile; half a vector of columns
         (20, 200, 800),  # few rows: parts of columns that end in half a panel
