@@ -61,8 +61,10 @@ def fail(*arguments, code=2):
     return line
 
 
-IMAGES = ("train", "resnet9", "--data", "synthetic", "--batch-size", 32)
-TEXT = ("train", "lm", "--data", "synthetic", "--embedding-size", 24, "--hidden-size", 24)
+# Pictures have tests of their own, and take longer than these epochs.
+SYNTHETIC = ("--data", "synthetic", "--no-plots")
+IMAGES = ("train", "resnet9", *SYNTHETIC, "--batch-size", 32)
+TEXT = ("train", "lm", *SYNTHETIC, "--embedding-size", 24, "--hidden-size", 24)
 
 
 # ---- what works ----------------------------------------------------------------------------------

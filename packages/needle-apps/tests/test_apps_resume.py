@@ -52,8 +52,9 @@ tasks = pytest.mark.parametrize("command", [TEXT, IMAGES], ids=["lm", "resnet9"]
 
 
 def start(folder, *arguments, **environment):
+    given = (*arguments, "--no-plots", "--runs-dir", folder)
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, "train", *map(str, arguments), "--runs-dir", str(folder)],
+        [sys.executable, "-c", CHILD, "train", *map(str, given)],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -7,6 +7,7 @@ but the draws of the seed. The losses are also written down: a change of any num
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import nn_oracles as oracle
@@ -14,7 +15,7 @@ import numpy as np
 from nn_oracles import Array, Params
 from numpy.testing import assert_allclose
 
-from needle import Tensor, nn, optim
+from needle import Tensor, cpu_numpy, nn, optim
 
 STEPS = 10
 
@@ -66,17 +67,36 @@ IMAGE_LOSSES = [
 ]
 
 
-def test_image_network_with_adam(device: Any) -> None:
+def begin_images(device: Any) -> tuple[nn.Module, Array, Array]:
+    """The network, images and labels."""
     np.random.seed(11)
     model = ImageNet3(device)
-    opt = optim.Adam(model.parameters(), lr=0.05, weight_decay=0.01)
+    return model, np.random.randn(4, 1, 4, 4), np.random.randint(0, 3, 4).astype("float64")
+
+
+@cache
+def oracle_image_losses() -> list[float]:
+    model, x, y = begin_images(cpu_numpy())
     params = {name: value.numpy() for name, value in model.state_dict().items()}
     trained = [name for name, _ in model.named_parameters()]
     m = {name: np.zeros(params[name].shape) for name in trained}
     v = {name: np.zeros(params[name].shape) for name in trained}
-    x, y = np.random.randn(4, 1, 4, 4), np.random.randint(0, 3, 4).astype("float64")
-    losses, wanted = [], []
+    losses = []
     for t in range(1, STEPS + 1):
+        losses.append(float(image_loss(params, x, y)))
+        grads = gradients(image_loss, params, trained, x, y)
+        for n in trained:
+            params[n], m[n], v[n] = oracle.adam(
+                params[n], m[n], v[n], grads[n], t, 0.05, 0.9, 0.999, 1e-8, 0.01
+            )
+    return losses
+
+
+def test_image_network_with_adam(device: Any) -> None:
+    model, x, y = begin_images(device)
+    opt = optim.Adam(model.parameters(), lr=0.05, weight_decay=0.01)
+    losses = []
+    for _ in range(STEPS):
         opt.reset_grad()
         loss = nn.SoftmaxLoss()(
             model(Tensor(x, device=device, dtype="float64")),
@@ -85,14 +105,8 @@ def test_image_network_with_adam(device: Any) -> None:
         loss.backward(retain_graph=False)
         opt.step()
         losses.append(loss.item())
-        wanted.append(float(image_loss(params, x, y)))
-        grads = gradients(image_loss, params, trained, x, y)
-        for n in trained:
-            params[n], m[n], v[n] = oracle.adam(
-                params[n], m[n], v[n], grads[n], t, 0.05, 0.9, 0.999, 1e-8, 0.01
-            )
     # Adam divides small gradients by themselves, which lifts the differences' error of 1e-9.
-    assert_allclose(losses, wanted, rtol=1e-5)
+    assert_allclose(losses, oracle_image_losses(), rtol=1e-5)
     assert_allclose(losses, IMAGE_LOSSES, rtol=1e-7)
     assert losses[-1] < losses[0] / 2
 
@@ -137,33 +151,50 @@ WORD_LOSSES = [
 ]
 
 
-def test_word_network_with_clipped_sgd_and_carried_state(device: Any) -> None:
+def begin_words(device: Any) -> tuple[nn.Module, list[tuple[Array, Array]]]:
+    """The network, and each step's words and those that follow them."""
     np.random.seed(12)
     model = WordModel(device)
-    opt = optim.SGD(model.parameters(), lr=2.0, momentum=0.3, weight_decay=0.001)
+    text = np.random.randint(0, 4, (2 * STEPS + 1, 2)).astype("float64")
+    starts = range(0, 2 * STEPS, 2)
+    return model, [(text[t : t + 2], text[t + 1 : t + 3].reshape(-1)) for t in starts]
+
+
+@cache
+def oracle_word_losses() -> tuple[list[float], list[float]]:
+    """Losses, and the norms of the gradients."""
+    model, steps = begin_words(cpu_numpy())
     params = {name: value.numpy() for name, value in model.state_dict().items()}
     u = {name: np.zeros(value.shape) for name, value in params.items()}
-    text = np.random.randint(0, 4, (2 * STEPS + 1, 2)).astype("float64")
-    state, h, c = None, np.zeros((2, 2, 3)), np.zeros((2, 2, 3))
-    losses, wanted = [], []
-    for t in range(STEPS):
-        ids, y = text[2 * t : 2 * t + 2], text[2 * t + 1 : 2 * t + 3].reshape(-1)
+    h, c = np.zeros((2, 2, 3)), np.zeros((2, 2, 3))
+    losses, norms = [], []
+    for ids, y in steps:
+        value, h_next, c_next = word_step(params, ids, y, h, c)
+        grads = gradients(word_loss, params, list(params), ids, y, h, c)
+        norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
+        losses.append(float(value))
+        norms.append(float(norm))
+        scale = min(1.0, 0.25 / (norm + 1e-6))
+        for n in params:
+            params[n], u[n] = oracle.sgd(params[n], u[n], grads[n] * scale, 2.0, 0.3, 0.001)
+        h, c = h_next, c_next
+    return losses, norms
+
+
+def test_word_network_with_clipped_sgd_and_carried_state(device: Any) -> None:
+    model, steps = begin_words(device)
+    opt = optim.SGD(model.parameters(), lr=2.0, momentum=0.3, weight_decay=0.001)
+    state, losses, norms = None, [], []
+    for ids, y in steps:
         opt.reset_grad()
         logits, state = model(Tensor(ids, device=device, dtype="float64"), state)
         state = tuple(part.detach() for part in state)
         loss = nn.SoftmaxLoss()(logits, Tensor(y, device=device, dtype="float64"))
         loss.backward(retain_graph=False)
-        norm = opt.clip_grad_norm(0.25)
+        norms.append(opt.clip_grad_norm(0.25))
         opt.step()
         losses.append(loss.item())
-        value, h_next, c_next = word_step(params, ids, y, h, c)
-        wanted.append(float(value))
-        grads = gradients(word_loss, params, list(params), ids, y, h, c)
-        want_norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
-        assert_allclose(norm, want_norm, rtol=1e-6)
-        scale = min(1.0, 0.25 / (want_norm + 1e-6))
-        for n in params:
-            params[n], u[n] = oracle.sgd(params[n], u[n], grads[n] * scale, 2.0, 0.3, 0.001)
-        h, c = h_next, c_next
+    wanted, wanted_norms = oracle_word_losses()
+    assert_allclose(norms, wanted_norms, rtol=1e-6)
     assert_allclose(losses, wanted, rtol=1e-6)
     assert_allclose(losses, WORD_LOSSES, rtol=1e-9)
