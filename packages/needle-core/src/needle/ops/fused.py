@@ -8,12 +8,15 @@ by differentiating `plain` twice. So fused operations can be differentiated to a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from .. import autograd, engine
 from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp, constant, spec_of
 from ..mode import current as mode
 from .shape import TupleGetItem
+
+_ITEMS: Final = tuple([TupleGetItem(i) for i in range(6)])
+"""As many as any fused operation has outputs."""
 
 
 class FusedBackward(TensorTupleOp):
@@ -81,4 +84,4 @@ def item(node: TensorTuple, index: int) -> Tensor:
     """An output of a fused operation, also a hidden one."""
     if mode.walking and not autograd.LAZY_MODE:
         return constant(node.realize_cached_data()[index])
-    return TupleGetItem(index)(node)
+    return _ITEMS[index](node)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from .. import backend_ndarray as nd
 from .. import engine
 from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
+from ..backend_ndarray.dtypes import DType
+from ..backend_ndarray.layout import Shape
 from . import elementwise
 from .common import check_floats, check_shape
 from .elementwise import sqrt
@@ -142,15 +145,8 @@ class LayerNorm(TensorTupleOp):
         self.eps = eps
 
     def infer(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Spec, Spec, Spec]:
-        if not x.shape or x.shape[-1] == 0:
-            raise ShapeError(
-                f"layer_norm: nothing to average: got {x.shape}: need (..., D) with D >= 1"
-            )
-        check_shape("layer_norm", "weight", weight, x.shape[-1:])
-        check_shape("layer_norm", "bias", bias, x.shape[-1:])
         dtype = check_floats("layer_norm", x, weight, bias)
-        rows = spec_of(x.shape[:-1], dtype)
-        return spec_of(x.shape, dtype), rows, rows
+        return _rows_and_statistics(x.shape, weight.shape, bias.shape, dtype)
 
     def compute(
         self, x: NDArray, weight: NDArray, bias: NDArray
@@ -166,6 +162,19 @@ class LayerNorm(TensorTupleOp):
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
         kept = [item(node, 1), item(node, 2)]
         return LayerNormBackward.apply(self, node.inputs, out_grad[:1], kept)
+
+
+@lru_cache(4096)
+def _rows_and_statistics(
+    x: Shape, weight: Shape, bias: Shape, dtype: DType
+) -> tuple[Spec, Spec, Spec]:
+    if not x or x[-1] == 0:
+        raise ShapeError(f"layer_norm: nothing to average: got {x}: need (..., D) with D >= 1")
+    for name, shape in (("weight", weight), ("bias", bias)):
+        if shape != x[-1:]:
+            raise ShapeError(f"layer_norm: {name} does not fit: got {shape}: need {x[-1:]}")
+    rows = spec_of(x[:-1], dtype)
+    return spec_of(x, dtype), rows, rows
 
 
 class LayerNormBackward(FusedBackward):

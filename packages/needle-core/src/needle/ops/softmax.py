@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
-from ..backend_ndarray.checks import as_ids
 from ..backend_ndarray.dtypes import DType
+from ..backend_ndarray.layout import Shape
 from ..backend_ndarray.softmax import check_smoothing
-from .common import Axes, as_float, check_floats, check_rank, unbroadcast
+from .common import Axes, as_float, check_floats, unbroadcast
 from .elementwise import exp
 from .fused import FusedBackward, item
 from .index import as_whole, one_hot_like
@@ -89,21 +90,10 @@ class SoftmaxCrossEntropy(TensorTupleOp):
 
     def infer(self, logits: Tensor, labels: Tensor) -> tuple[Spec, Spec]:
         dtype = check_floats(self.name, logits)
-        check_rank(self.name, "logits", logits, 2, "(N, classes)")
-        if labels.shape != logits.shape[:1]:
-            raise ShapeError(
-                f"{self.name}: y does not fit: logits are {logits.shape}, y is {labels.shape}: "
-                "need logits (N, classes) and y (N,)"
-            )
-        if logits.shape[0] == 0:
-            raise ShapeError(
-                f"{self.name}: nothing to average: got logits {logits.shape}: need N >= 1"
-            )
-        return spec_of((), dtype), spec_of(logits.shape[:1], dtype)
+        return _loss_and_logsumexp(logits.shape, labels.shape, dtype)
 
     def compute(self, logits: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
-        ids = as_ids(self.name, labels, logits.shape[1])
-        return nd.softmax_cross_entropy(logits, ids, self.label_smoothing)
+        return nd.softmax_cross_entropy(logits, labels, self.label_smoothing)
 
     def plain(self, logits: Tensor, labels: Tensor) -> tuple[Tensor]:
         """The definition in plain operations."""
@@ -116,6 +106,23 @@ class SoftmaxCrossEntropy(TensorTupleOp):
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
         kept = [item(node, 1)]
         return SoftmaxCrossEntropyBackward.apply(self, node.inputs, out_grad[:1], kept)
+
+
+@lru_cache(4096)
+def _loss_and_logsumexp(logits: Shape, labels: Shape, dtype: DType) -> tuple[Spec, Spec]:
+    op = SoftmaxCrossEntropy.name
+    if len(logits) != 2:
+        raise ShapeError(
+            f"{op}: logits has the wrong number of axes: got {logits}: need (N, classes)"
+        )
+    if labels != logits[:1]:
+        raise ShapeError(
+            f"{op}: y does not fit: logits are {logits}, y is {labels}: "
+            "need logits (N, classes) and y (N,)"
+        )
+    if logits[0] == 0:
+        raise ShapeError(f"{op}: nothing to average: got logits {logits}: need N >= 1")
+    return spec_of((), dtype), spec_of(labels, dtype)
 
 
 class SoftmaxCrossEntropyBackward(FusedBackward):

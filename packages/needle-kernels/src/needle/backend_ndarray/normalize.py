@@ -143,7 +143,7 @@ def layer_norm(
         ShapeError: shapes do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    device, dtype = _check_layer("layer_norm", x, weight=weight, bias=bias)
+    device, dtype = _check_layer("layer_norm", x, weight, bias)
     lead = x._shape[:-1]
     y, mean, var = new(device, x._shape, dtype), new(device, lead, dtype), new(device, lead, dtype)
     operands = as_rows(y), _column(mean), _column(var), as_rows(x), weight, bias
@@ -161,7 +161,7 @@ def layer_norm_grad(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "layer_norm_grad"
-    device, dtype = _check_layer(op, x, weight=weight)
+    device, dtype = _check_layer(op, x, weight)
     check_floats(op, x, dy, mean, var)
     check_shape(op, "dy", dy, x._shape)
     check_shape(op, "mean", mean, x._shape[:-1])
@@ -187,9 +187,12 @@ def _column(x: NDArray) -> NDArray:
     return x if len(x._shape) == 1 else x.reshape(x.size)
 
 
-def _check_layer(op: str, x: NDArray, **per_feature: NDArray) -> tuple[Device, DType]:
-    if not x._shape or x._shape[-1] == 0:
+def _check_layer(
+    op: str, x: NDArray, weight: NDArray, bias: NDArray | None = None
+) -> tuple[Device, DType]:
+    features = x._shape[-1:]
+    if not features or not features[0]:
         raise ShapeError(f"{op}: nothing to average: got {x._shape}: need (..., D) with D >= 1")
-    for name, array in per_feature.items():
-        check_shape(op, name, array, x._shape[-1:])
-    return check_floats(op, x, *per_feature.values())
+    check_shape(op, "weight", weight, features)
+    check_shape(op, "bias", bias, features)
+    return check_floats(op, x, weight, bias)
