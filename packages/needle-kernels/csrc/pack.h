@@ -63,12 +63,22 @@ void pack_transposed(const T* from, int64_t row_stride, int64_t rows, int64_t de
     }
 }
 
+// out[k * rows + r] = from[k * depth_stride + r]: a few moves, where masks take longer.
+template <class T, int rows>
+void pack_few(const T* from, int64_t depth_stride, int64_t depth, T* out)
+{
+    for (int64_t k = 0; k < depth; ++k, from += depth_stride, out += rows)
+        std::memcpy(out, from, rows * sizeof(T));
+}
+
 // out[k * out_stride + r] = from[k * depth_stride + r] for r < rows <= out_stride; zero behind.
 template <class T>
 void pack_straight(const T* from, int64_t depth_stride, int64_t rows, int64_t depth, T* out,
                    int64_t out_stride)
 {
     constexpr int64_t width = lanes<T>;
+    if (rows == 6 && out_stride == 6) return pack_few<T, 6>(from, depth_stride, depth, out);
+    if (rows == 12 && out_stride == 12) return pack_few<T, 12>(from, depth_stride, depth, out);
     for (int64_t k = 0; k < depth; ++k, from += depth_stride, out += out_stride)
         for (int64_t r = 0; r < out_stride; r += width) {
             int64_t n = max64(0, min64(width, rows - r)), stored = min64(width, out_stride - r);
