@@ -33,6 +33,7 @@ constexpr int64_t most_strip_bytes = 3 << 20;   // of a B that many rows use in 
 constexpr int64_t strip_group_bytes = 4 << 20;  // of rows of A that are packed together for strips
 constexpr int64_t strip_columns_packed = 256;   // so many are worth packing a transposed A
 constexpr int64_t fetching_depth = 256;         // of a tile that is long enough to fetch its C
+constexpr int64_t strips_together = 4;          // at most, where they fit half a second-level cache
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
@@ -221,7 +222,7 @@ Plan make_plan(const Product<T>& p)
                      : plan.pack_a        ? packed_block_k
                      : p.columns <= width ? panel_block_k
                                           : block_k;
-    plan.depth = even_block(p.depth, most_k);
+    plan.depth = max64(1, even_block(p.depth, most_k));
     if (plan.strips && plan.pack_a)
         plan.group =
             round_up(even_block(p.rows, strip_group_bytes / (plan.depth * size)), strip_rows);
@@ -232,7 +233,9 @@ Plan make_plan(const Product<T>& p)
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
     plan.past_caches = (plan.wide || plan.strips) && plan.depth == p.depth && !p.accumulate &&
                        p.c_bytes >= beyond_caches && whole_vectors(p.c, p.c_row);
-    plan.columns = plan.strips   ? strip_columns<T>(1)
+    constexpr int64_t strip = strip_columns<T>(strip_rows);
+    int64_t together = min64(strips_together, second / 2 / (strip * plan.depth * size));
+    plan.columns = plan.strips   ? max64(strip_columns<T>(1), together * strip)
                    : plan.pack_b ? round_up(even_block(p.columns, most), width)
                                  : p.columns;
     plan.packed_a = plan.pack_a ? round_up(plan.group * plan.depth, 16) : 0;
@@ -440,51 +443,65 @@ void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, c
         run_tile<T, rows, vectors, RowOrder::k_contiguous, rows_ahead>(tile);
 }
 
-// A group of rows, below one strip: cut as pack_rows does it, or evenly.
+// A tile of `rows` rows of a strip.
 template <class T>
-void run_strip(const Product<T>& p, const Plan& plan, const Block& strip, const T* packed_a,
-               const T* b, int64_t b_stride)
+void run_strip_tile(int64_t rows, const Product<T>& p, const Plan& plan, const Block& block,
+                    const T* a, const T* b, int64_t b_stride)
 {
-    Block block = strip;
-    while (block.i0 < strip.i1) {
-        int64_t left = strip.i1 - block.i0;
+    bool alone = strip_vectors(p.rows) > strip_vectors(strip_rows);
+    switch (alone ? -rows : rows) {
+        case -1: return run_strip_tile<T, 1, strip_vectors(1)>(p, plan, block, a, b, b_stride);
+        case -2: return run_strip_tile<T, 2, strip_vectors(2)>(p, plan, block, a, b, b_stride);
+        case 1: return run_strip_tile<T, 1>(p, plan, block, a, b, b_stride);
+        case 2: return run_strip_tile<T, 2>(p, plan, block, a, b, b_stride);
+        case 3: return run_strip_tile<T, 3>(p, plan, block, a, b, b_stride);
+        case 4: return run_strip_tile<T, 4>(p, plan, block, a, b, b_stride);
+        case 5: return run_strip_tile<T, 5>(p, plan, block, a, b, b_stride);
+        default: return run_strip_tile<T, 6>(p, plan, block, a, b, b_stride);
+    }
+}
+
+// A group of rows, cut as pack_rows does it or evenly, below some strips: `width` columns each,
+// `b_next` elements apart.
+template <class T>
+void run_rows_below(const Product<T>& p, const Plan& plan, const Block& strips, const T* packed_a,
+                    const T* b, int64_t b_stride, int64_t width, int64_t b_next)
+{
+    Block block = strips;
+    while (block.i0 < strips.i1) {
+        int64_t left = strips.i1 - block.i0;
         int64_t rows =
             plan.pack_a ? tile_rows_for(min64(left, strip_rows)) : even_block(left, strip_rows);
-        const T* a = packed_a + (block.i0 - strip.i0) * strip.depth();
-        bool alone = strip_vectors(p.rows) > strip_vectors(strip_rows);
-        switch (alone ? -rows : rows) {
-            case -1: run_strip_tile<T, 1, strip_vectors(1)>(p, plan, block, a, b, b_stride); break;
-            case -2: run_strip_tile<T, 2, strip_vectors(2)>(p, plan, block, a, b, b_stride); break;
-            case 1: run_strip_tile<T, 1>(p, plan, block, a, b, b_stride); break;
-            case 2: run_strip_tile<T, 2>(p, plan, block, a, b, b_stride); break;
-            case 3: run_strip_tile<T, 3>(p, plan, block, a, b, b_stride); break;
-            case 4: run_strip_tile<T, 4>(p, plan, block, a, b, b_stride); break;
-            case 5: run_strip_tile<T, 5>(p, plan, block, a, b, b_stride); break;
-            default: run_strip_tile<T, 6>(p, plan, block, a, b, b_stride); break;
-        }
+        const T* a = packed_a + (block.i0 - strips.i0) * strips.depth();
+        const T* at = b;
+        for (block.j0 = strips.j0; block.j0 < strips.j1; block.j0 += width, at += b_next)
+            run_strip_tile(rows, p, plan, block, a, at, b_stride);
         block.i0 += rows;
     }
 }
 
 // A group of rows, below all strips. A strip is wider than a panel, so a tile reads B along its
-// rows as fast as caches can deliver it, and is low, so few rows of A have to come. It stays in the
-// second-level cache until all rows are done.
+// rows as fast as caches can deliver it, and is low, so few rows of A have to come. Strips stay in
+// the second-level cache until all rows are done; the more of them, the less often A comes.
 template <class T>
 void run_strips(const Product<T>& p, const Plan& plan, const Block& group, const T* packed_a,
                 T* packed_b)
 {
-    const int64_t width = strip_columns<T>(p.rows);
-    Block strip = group;
-    for (; strip.j0 < group.j1; strip.j0 += width) {
-        strip.j1 = strip.j0 + width;
-        const T* b = p.b + group.k0 * p.b_depth + strip.j0 * p.b_column;
-        if (p.sums != nullptr && group.i0 == 0) add_columns(p, strip);
-        if (plan.pack_b) {
-            pack_panel(b, p.b_column, p.b_depth, width, group.depth(), packed_b, width);
-            run_strip(p, plan, strip, packed_a, packed_b, width);
-        } else {
-            run_strip(p, plan, strip, packed_a, b, p.b_depth);
+    const int64_t width = strip_columns<T>(p.rows), depth = group.depth();
+    const int64_t most = plan.pack_b ? plan.columns / width * width : width;
+    Block strips = group;
+    for (; strips.j0 < group.j1; strips.j0 = strips.j1) {
+        strips.j1 = min64(group.j1, strips.j0 + most);
+        const T* b = p.b + group.k0 * p.b_depth + strips.j0 * p.b_column;
+        if (p.sums != nullptr && group.i0 == 0) add_columns(p, strips);
+        if (!plan.pack_b) {
+            run_rows_below(p, plan, strips, packed_a, b, p.b_depth, width, width);
+            continue;
         }
+        for (int64_t j = 0; j < strips.j1 - strips.j0; j += width)
+            pack_panel(b + j * p.b_column, p.b_column, p.b_depth, width, depth,
+                       packed_b + j * depth, width);
+        run_rows_below(p, plan, strips, packed_a, packed_b, width, width, width * depth);
     }
 }
 
