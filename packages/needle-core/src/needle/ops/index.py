@@ -9,8 +9,8 @@ import numpy as np
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, spec_of
 from ..backend_ndarray import DTypeError, NDArray
-from ..backend_ndarray.checks import as_ids
 from ..backend_ndarray.dtypes import INT64
+from ..backend_ndarray.index import gather_for
 from ..backend_ndarray.ndarray import from_numpy
 from .common import check_floats, check_rank
 from .matmul import matmul
@@ -83,7 +83,7 @@ class Embedding(TensorOp):
         return spec_of(ids.shape + weight.shape[1:], dtype)
 
     def compute(self, ids: NDArray, weight: NDArray) -> NDArray:
-        return nd.gather(weight, as_ids("embedding", ids, weight.shape[0]))
+        return gather_for("embedding", weight, ids)
 
     def plain(self, ids: Tensor, weight: Tensor) -> tuple[Tensor]:
         """The definition in plain operations."""

@@ -27,9 +27,14 @@ def gather(table: NDArray, ids: NDArray) -> NDArray:
         DTypeError: ids are not integers.
         IndexError: an id is out of range.
     """
-    device = check_same_device("gather", table, ids)
-    check_rank("gather", "table", table, 2, "(V, D)")
-    rows = flat_ids("gather", ids, table._shape[0])
+    return gather_for("gather", table, ids)
+
+
+def gather_for(op: str, table: NDArray, ids: NDArray) -> NDArray:
+    """gather, whose errors name the caller's operation."""
+    device = check_same_device(op, table, ids)
+    check_rank(op, "table", table, 2, "(V, D)")
+    rows = flat_ids(op, ids, table._shape[0])
     out = new(device, ids._shape + table._shape[1:], table._dtype)
     device.launch(_GATHER, (as_rows(out), table, rows), NO_SCALARS)
     return out
