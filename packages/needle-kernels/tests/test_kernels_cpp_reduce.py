@@ -98,9 +98,12 @@ CASES = [
 
 @cache
 def operands(dtype: str) -> list[tuple[Array, tuple[int, ...]]]:
-    """The cases, and the axes of each that are reduced."""
+    """The cases, and the axes of each that are reduced. All tests share them."""
     rng = np.random.default_rng(0)
-    return [(draw(rng, shape, dtype), axes) for shape, axes in CASES]
+    made = [(draw(rng, shape, dtype), axes) for shape, axes in CASES]
+    for a, _ in made:
+        a.flags.writeable = False
+    return made
 
 
 @cache

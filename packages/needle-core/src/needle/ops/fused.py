@@ -8,6 +8,7 @@ by differentiating `plain` twice. So fused operations can be differentiated to a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from .. import autograd, engine
@@ -15,8 +16,8 @@ from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp, constant, spec_
 from ..mode import current as mode
 from .shape import TupleGetItem
 
-_ITEMS: Final = tuple([TupleGetItem(i) for i in range(6)])
-"""As many as any fused operation has outputs."""
+_item_at: Final = lru_cache(None)(TupleGetItem)
+"""TupleGetItem, made once for each place."""
 
 
 class FusedBackward(TensorTupleOp):
@@ -84,4 +85,4 @@ def item(node: TensorTuple, index: int) -> Tensor:
     """An output of a fused operation, also a hidden one."""
     if mode.walking and not autograd.LAZY_MODE:
         return constant(node.realize_cached_data()[index])
-    return _ITEMS[index](node)
+    return _item_at(index)(node)
