@@ -230,6 +230,68 @@ def test_course_style_tuple_operation() -> None:
     close(x.grad, [12.0])
 
 
+class Scaled(autograd.TensorOp):
+    """a * exp(a), which keeps exp(a) for its gradient."""
+
+    keeps = 1
+
+    def compute(self, a: NDArray) -> tuple[NDArray, NDArray]:
+        factor = a.exp()
+        return a * factor, factor
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        (factor,) = node.kept()
+        assert not factor.requires_grad
+        return out_grad * factor * (node.inputs[0] + 1)
+
+
+class ScaledBoth(autograd.TensorTupleOp):
+    """The same as two results."""
+
+    keeps = 1
+
+    def compute(self, a: NDArray) -> tuple[NDArray, ...]:
+        factor = a.exp()
+        return a * factor, a * factor * 2, factor
+
+    def gradient(self, out_grad: tuple[Tensor, Tensor], node: ndl.TensorTuple) -> Tensor:
+        (factor,) = node.kept()
+        return (out_grad[0] + out_grad[1] * 2) * factor * (node.inputs[0] + 1)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_an_operation_keeps(lazy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autograd, "LAZY_MODE", lazy)
+    x = leaf([0.5, 2.0])
+    y, both = Scaled()(x), ScaledBoth()(x)
+    assert y.shape == (2,)
+    assert len(both) == 2
+    (y.sum() + both[0].sum() + both[1].sum()).backward(retain_graph=False)
+    close(x.grad, 4 * np.exp([0.5, 2.0]) * [1.5, 3.0])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_an_operation_keeps_goes_with_the_gradient(
+    lazy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autograd, "LAZY_MODE", lazy)
+    size = 4096
+    before = in_use()
+    data = ndl.backend_ndarray.array(np.ones(size, dtype="float32"))
+    x = Tensor(data)
+    with autograd.no_grad():
+        y = Scaled()(x)
+        y.realize_cached_data()
+    assert in_use() - before == 2 * size * 4  # data and y
+    y = Scaled()(x)
+    y.realize_cached_data()
+    assert in_use() - before == 3 * size * 4
+    y.backward(retain_graph=False)
+    assert in_use() - before == 3 * size * 4  # data, y and the gradient
+    with pytest.raises(RuntimeError, match="the graph has been freed"):
+        y.backward()
+
+
 # ---- ownership ----------------------------------------------------------------------------------
 
 

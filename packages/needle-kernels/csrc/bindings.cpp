@@ -13,9 +13,9 @@
 #include "launch.h"
 #include "peak.h"
 #include "pyarray.h"
+#include "pystorage.h"
 #include "queue.h"
 #include "recorder.h"
-#include "storage.h"
 #include "target.h"
 #include "threads.h"
 
@@ -24,18 +24,6 @@ namespace py = pybind11;
 namespace needle {
 
 namespace {
-
-constexpr const char* dtype_names[] = {"float32", "float64", "int32", "int64", "uint8", "bool"};
-
-DType dtype_from_name(const std::string& name)
-{
-    for (int i = 0; i < 6; ++i)
-        if (name == dtype_names[i]) return static_cast<DType>(i);
-    throw py::type_error("Storage: dtype: got " + name +
-                         ": need float32, float64, int32, int64, uint8 or bool");
-}
-
-const char* dtype_name(DType dtype) { return dtype_names[static_cast<int>(dtype)]; }
 
 py::object numpy_dtype(DType dtype)
 {
@@ -190,25 +178,10 @@ PyObject* call_launch(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     });
 }
 
-// Before the host looks at memory.
-void wait_for(const Storage& storage)
-{
-    py::gil_scoped_release unlocked;
-    finish(storage.last_call);
-}
-
-// Gives an address away: whoever has it may look at any time.
-uintptr_t share(Storage& storage)
-{
-    wait_for(storage);
-    storage.shared = true;
-    return reinterpret_cast<uintptr_t>(storage.data());
-}
-
 py::array view(const py::object& storage, const py::tuple& shape, const py::tuple& strides,
                int64_t offset)
 {
-    const Storage& memory = py::cast<const Storage&>(storage);
+    const Storage& memory = storage_of(storage.ptr());
     wait_for(memory);
     Array array;
     if (shape.size() > max_rank) throw py::value_error("view: rank: more than 16");
@@ -220,32 +193,6 @@ py::array view(const py::object& storage, const py::tuple& shape, const py::tupl
     array.dtype = memory.dtype();
     array.data = static_cast<char*>(memory.data()) + offset * item_size(array.dtype);
     return numpy_view(array, storage);
-}
-
-std::unique_ptr<Storage> borrow(uintptr_t address, int64_t size, const std::string& dtype,
-                                py::object owner)
-{
-    auto keep = std::shared_ptr<void>(new py::object(std::move(owner)), [](void* object) {
-        py::gil_scoped_acquire locked;
-        delete static_cast<py::object*>(object);
-    });
-    return std::make_unique<Storage>(reinterpret_cast<void*>(address), size, dtype_from_name(dtype),
-                                     keep);
-}
-
-// Memory of a device that is not the host's.
-std::unique_ptr<Storage> storage_on(int device, int64_t size, const std::string& dtype)
-{
-    if (device < 0 || device >= device_count)
-        throw py::index_error("Storage.on: device: out of range");
-    Backend& backend = device_backend(static_cast<Device>(device));
-    DType kind = dtype_from_name(dtype);
-    int64_t bytes = size * item_size(kind);
-    void* data = backend.allocate(bytes);
-    if (data == nullptr) throw OutOfMemory(backend.out_of_memory(bytes));
-    auto owner =
-        std::shared_ptr<void>(data, [&backend, bytes](void* p) { backend.release(p, bytes); });
-    return std::make_unique<Storage>(data, size, kind, owner);
 }
 
 // Takes the kernels and the memory of a device from another extension module.
@@ -370,22 +317,7 @@ PYBIND11_MODULE(cpu, m)
 {
     m.doc() = "needle's C++ kernels, their memory and their launch point.";
 
-    py::class_<Storage>(m, "Storage")
-        .def(py::init([](int64_t size, const std::string& dtype) {
-                 return std::make_unique<Storage>(size, dtype_from_name(dtype));
-             }),
-             py::arg("size"), py::arg("dtype"))
-        .def_static("borrow", &borrow, py::arg("ptr"), py::arg("size"), py::arg("dtype"),
-                    py::arg("owner"))
-        .def_static("on", &storage_on, py::arg("device"), py::arg("size"), py::arg("dtype"))
-        .def("ptr", &share)
-        .def_property_readonly(
-            "address", [](const Storage& s) { return reinterpret_cast<uintptr_t>(s.data()); })
-        .def_property_readonly("size", &Storage::size)
-        .def_property_readonly("dtype", [](const Storage& s) { return dtype_name(s.dtype()); })
-        .def_property_readonly("itemsize", [](const Storage& s) { return item_size(s.dtype()); })
-        .def_property_readonly("nbytes", &Storage::bytes)
-        .def_readwrite("version", &Storage::version);
+    add_storage(m);
 
     py::class_<Recorder>(m, "Recorder")
         .def(py::init<>())

@@ -10,8 +10,8 @@
 #include "fast_function.h"
 #include "launch.h"
 #include "pyarray.h"
+#include "pystorage.h"
 #include "queue.h"
-#include "storage.h"
 
 namespace py = pybind11;
 
@@ -514,8 +514,7 @@ private:
         read_array(object, array);
         if (!is_float(array.dtype) || array.dtype != arrays_[0].dtype || !same_shape(array, out[0]))
             return false;
-        if (column + 1 < width_)
-            written_.push_back(&py::cast<Storage&>(py::handle(part(object, Part::handle))));
+        if (column + 1 < width_) written_.push_back(&storage_of(part(object, Part::handle)));
         return is_compact(array);
     }
 

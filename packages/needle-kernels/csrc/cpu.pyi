@@ -1,7 +1,7 @@
 """needle's C++ kernels, their memory and their launch point."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -14,10 +14,11 @@ DEVICES: tuple[str, ...]
 MOST_THREADS: int
 """What set_num_threads takes at most."""
 
+@final
 class Storage:
     """Aligned memory for elements of one dtype."""
 
-    def __init__(self, size: int, dtype: str) -> None: ...
+    def __new__(cls, size: int, dtype: str) -> Storage: ...
     @staticmethod
     def borrow(ptr: int, size: int, dtype: str, owner: object) -> Storage:
         """Memory of `size` elements at `ptr` that `owner` keeps alive."""

@@ -3,14 +3,13 @@
 #include <structmember.h>
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <utility>
 
 #include "array_layout.h"
 #include "fast_function.h"
 #include "launch.h"
-#include "storage.h"
+#include "pystorage.h"
 
 namespace py = pybind11;
 
@@ -108,8 +107,7 @@ PyObject* version_of(PyObject* array)
 {
     if (!PyObject_TypeCheck(array, bound.type)) throw py::type_error("version: need NDArrays");
     check_parts(array);
-    Storage& storage = py::cast<Storage&>(py::handle(part(array, Part::handle)));
-    return PyLong_FromLongLong(storage.version);
+    return PyLong_FromLongLong(storage_of(part(array, Part::handle)).version);
 }
 
 PyObject* call_version(PyObject*, PyObject* const* arguments, Py_ssize_t count)
@@ -165,7 +163,7 @@ py::object sizes_tuple(const int64_t* sizes, int rank)
 void read_parts(PyObject* handle, PyObject* shape, PyObject* strides, PyObject* offset,
                 Array& array)
 {
-    Storage& storage = py::cast<Storage&>(py::handle(handle));
+    Storage& storage = storage_of(handle);
     array.rank = read_sizes(shape, array.shape);
     read_sizes(strides, array.strides);
     array.storage = &storage;
@@ -176,11 +174,10 @@ void read_parts(PyObject* handle, PyObject* shape, PyObject* strides, PyObject* 
 
 py::object allocate_array(Array& out, py::object sizes, py::object steps, PyObject* device)
 {
-    auto storage = std::make_unique<Storage>(checked_size(out), out.dtype);
-    out.storage = storage.get();
-    out.data = storage->data();
-    py::object memory = py::cast(std::move(storage));
-    return new_array(memory, std::move(sizes), std::move(steps), as_object(bound.zero),
+    py::object memory = make_storage(checked_size(out), out.dtype);
+    out.storage = &storage_of(memory.ptr());
+    out.data = out.storage->data();
+    return new_array(std::move(memory), std::move(sizes), std::move(steps), as_object(bound.zero),
                      as_object(bound.dtypes[static_cast<int>(out.dtype)]), as_object(device));
 }
 

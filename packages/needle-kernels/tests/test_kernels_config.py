@@ -238,7 +238,7 @@ class TestStub:
         for node in body:
             if isinstance(node, ast.FunctionDef):
                 arguments = node.args.posonlyargs + node.args.args
-                names[node.name] = [a.arg for a in arguments if a.arg != "self"]
+                names[node.name] = [a.arg for a in arguments if a.arg not in ("self", "cls")]
             elif isinstance(node, ast.ClassDef):
                 names[node.name] = TestStub.declared(node.body)
             elif isinstance(node, ast.AnnAssign):
@@ -247,7 +247,7 @@ class TestStub:
 
     @staticmethod
     def parameters(function):
-        """The parameter names that pybind11 writes into a docstring."""
+        """The parameter names in the signature that a docstring begins with."""
         signature = re.search(r"\((.*?)\) ->", function.__doc__).group(1)
         names = re.findall(r"(\w+): ", re.sub(r"\[[^\]]*\]", "", signature))
         return [name for name in names if name not in ("self", "arg0")]
@@ -262,8 +262,8 @@ class TestStub:
     def test_storage(self):
         stub = self.declared(ast.parse(STUB.read_text()).body)["Storage"]
         found = {name for name in vars(extension.Storage) if not name.startswith("_")}
-        assert set(stub) - {"__init__"} == found
-        assert self.parameters(extension.Storage.__init__) == stub["__init__"]
+        assert set(stub) - {"__new__"} == found
+        assert self.parameters(extension.Storage) == stub["__new__"]
         assert self.parameters(extension.Storage.borrow) == stub["borrow"]
 
     def test_types(self):
@@ -281,3 +281,10 @@ class TestStub:
         assert isinstance(extension.isas(), tuple)
         with pytest.raises(TypeError, match="Storage: dtype: got int8"):
             extension.Storage(1, "int8")
+        with pytest.raises(TypeError, match="'float' object cannot be"):
+            storage.version = 1.5
+        with pytest.raises(TypeError, match="version: need an int"):
+            del storage.version
+        assert storage.version == 5
+        with pytest.raises(TypeError, match="handle: got object: need a Storage"):
+            extension.view(object(), (1,), (1,), 0)

@@ -93,6 +93,9 @@ class Op:
     Backward raises if one of them was written to since it was read.
     """
 
+    keeps: ClassVar[int] = 0
+    """How many arrays `compute` returns after its results, for `gradient` alone: `node.kept()`."""
+
     differentiable: ClassVar[bool] = True
     """False where the result never carries a gradient (ids, masks, integers)."""
 
@@ -128,7 +131,7 @@ class TensorOp(Op):
 
         An operation without its own `infer` is computed to find out.
         """
-        data = self.compute(*[arg.realize_cached_data() for arg in args])
+        data, _ = _parted(self, self.compute(*[arg.realize_cached_data() for arg in args]))
         return Spec(data.shape, data.dtype)
 
     def __call__(self, *args: Any) -> Tensor:
@@ -138,16 +141,21 @@ class TensorOp(Op):
 class TensorTupleOp(Op):
     """An operation with several outputs."""
 
-    hidden: ClassVar[int] = 0
-    """How many of the last outputs are only for `gradient`; the TensorTuple does not show them."""
-
     def infer(self, *args: Any) -> tuple[Spec, ...]:
-        """Checks the inputs; the shape and dtype of each output, the hidden ones too."""
-        data = self.compute(*[arg.realize_cached_data() for arg in args])
+        """Checks the inputs; the shape and dtype of each output."""
+        data, _ = _parted(self, self.compute(*[arg.realize_cached_data() for arg in args]))
         return tuple([Spec(array.shape, array.dtype) for array in data])
 
     def __call__(self, *args: Any) -> TensorTuple:
         return _apply(self, args, TensorTuple)  # type: ignore[no-any-return]
+
+
+def _parted(op: Op, data: Any) -> tuple[Any, tuple[NDArray, ...]]:
+    """What `compute` returned: the result, or a tuple of them, and the arrays for `gradient`."""
+    if not op.keeps:
+        return data, ()
+    results = data[: -op.keeps]
+    return results[0] if isinstance(op, TensorOp) else results, data[-op.keeps :]
 
 
 # ---- nodes --------------------------------------------------------------------------------------
@@ -156,13 +164,24 @@ class TensorTupleOp(Op):
 class Node:
     """What a graph is made of: an operation's result, or a leaf."""
 
-    __slots__ = ("__weakref__", "_data", "_device", "_inputs", "_saved", "_spec", "needs", "op")
+    __slots__ = (
+        "__weakref__",
+        "_data",
+        "_device",
+        "_inputs",
+        "_kept",
+        "_saved",
+        "_spec",
+        "needs",
+        "op",
+    )
 
     op: Op | None
     needs: bool  # whether gradients flow to or through it
     _data: Any  # NDArray, a tuple of them, or None: not computed yet
     _device: Device
     _inputs: tuple[Node, ...] | None  # None: freed by backward(retain_graph=False)
+    _kept: tuple[NDArray, ...]  # what the operation keeps for its gradient; set where it keeps any
     _saved: tuple[tuple[Any, Any], ...]  # what the gradient reads: (data, its version)
     _spec: Any  # Spec, or a tuple of them; for a node not computed yet
 
@@ -170,10 +189,14 @@ class Node:
         """The Value that stands for this node."""
         raise NotImplementedError
 
+    def kept(self) -> list[Tensor]:
+        """What `compute` made for `gradient` alone (`Op.keeps`), as constants."""
+        return [constant(array) for array in self._kept]
+
     def release(self) -> None:
         """Cuts the node's edges and gives up what its gradient would have read."""
         self._inputs = None
-        self._saved = ()
+        self._saved = self._kept = ()
 
 
 class Leaf(Node):
@@ -291,6 +314,9 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
         return _deferred(op, edges, kind, spec, needs)
     data = op.compute(*arrays)
     out = _new(kind)
+    if op.keeps:
+        data, kept = _parted(op, data)
+        out._kept = kept if needs else ()
     out._leaf = None
     out.grad = None
     out._data = data
@@ -341,8 +367,9 @@ def realize(node: Node) -> None:
             continue
         op: Any = top.op
         arrays = [edge._data for edge in inputs]
-        top._data = op.compute(*arrays)
+        top._data, kept = _parted(op, op.compute(*arrays))
         if top.needs:
+            top._kept = kept
             top._saved = remember(op.saves, arrays, top._data)
         else:
             top._inputs = ()
@@ -376,8 +403,7 @@ class TensorTuple(Value):
     grad: None
 
     def __len__(self) -> int:
-        op: Any = self.op
-        return len(self._spec) - (op.hidden if op is not None else 0)
+        return len(self._spec)
 
     def __getitem__(self, index: int | slice) -> Any:
         """One item as a Tensor; a slice gives a tuple of them."""

@@ -8,16 +8,11 @@ by differentiating `plain` twice. So fused operations can be differentiated to a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from .. import autograd, engine
 from ..autograd import Spec, Tensor, TensorTuple, TensorTupleOp, constant, spec_of
 from ..mode import current as mode
-from .shape import TupleGetItem
-
-_item_at: Final = lru_cache(None)(TupleGetItem)
-"""TupleGetItem, made once for each place."""
 
 
 class FusedBackward(TensorTupleOp):
@@ -79,10 +74,3 @@ class FusedBackward(TensorTupleOp):
         values = node.inputs
         grads = engine.plain_vjp(self.plain, values[:used], out_grad)
         return (*grads, *[None] * (len(values) - used))
-
-
-def item(node: TensorTuple, index: int) -> Tensor:
-    """An output of a fused operation, also a hidden one."""
-    if mode.walking and not autograd.LAZY_MODE:
-        return constant(node.realize_cached_data()[index])
-    return _item_at(index)(node)

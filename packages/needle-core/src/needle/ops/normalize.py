@@ -7,26 +7,31 @@ from typing import Any
 
 from .. import backend_ndarray as nd
 from .. import engine
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
+from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, constant, spec_of
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.dtypes import DType
 from ..backend_ndarray.layout import Shape
 from . import elementwise
-from .common import check_floats, check_shape
+from .common import check_floats
 from .elementwise import sqrt
-from .fused import FusedBackward, item
+from .fused import FusedBackward
 from .reduce import mean
 from .shape import reshape
 
 
-def _check_batch(op: str, x: Tensor, **per_channel: Tensor) -> None:
-    if len(x.shape) not in (2, 4):
+@lru_cache(4096)
+def _batch_specs(
+    op: str, x: Shape, names: tuple[str, ...], per_channel: tuple[Shape, ...], dtype: DType
+) -> tuple[Spec, Spec]:
+    """The specs of x and of what there is one of for each channel; checks the shapes."""
+    if len(x) not in (2, 4):
         raise ShapeError(
-            f"{op}: x has the wrong number of axes: got {x.shape}: need (N, C) or (N, C, H, W)"
+            f"{op}: x has the wrong number of axes: got {x}: need (N, C) or (N, C, H, W)"
         )
-    for name, value in per_channel.items():
-        check_shape(op, name, value, x.shape[1:2])
-    check_floats(op, x, *per_channel.values())
+    for name, shape in zip(names, per_channel, strict=True):
+        if shape != x[1:2]:
+            raise ShapeError(f"{op}: {name} does not fit: got {shape}: need {x[1:2]}")
+    return spec_of(x, dtype), spec_of(x[1:2], dtype)
 
 
 def _per_channel(value: Tensor, rank: int) -> Tensor:
@@ -47,19 +52,21 @@ class BatchNorm(TensorTupleOp):
     """
 
     name = "batch_norm"
+    saves = (0, 1, -1)
 
     def __init__(self, eps: float = 1e-5, relu: bool = False) -> None:
         self.eps = eps
         self.relu = relu
 
     def infer(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Spec, Spec, Spec]:
-        _check_batch("batch_norm", x, weight=weight, bias=bias)
-        if 0 in x.shape[:1] + x.shape[2:]:
+        dtype, shape = check_floats("batch_norm", x, weight, bias), x.shape
+        per_channel = weight.shape, bias.shape
+        specs = _batch_specs("batch_norm", shape, ("weight", "bias"), per_channel, dtype)
+        if 0 in shape[:1] + shape[2:]:
             raise ShapeError(
-                f"batch_norm: nothing to average: got {x.shape}: need one value per channel"
+                f"batch_norm: nothing to average: got {shape}: need one value per channel"
             )
-        channels = spec_of(x.shape[1:2], x.dtype)
-        return spec_of(x.shape, x.dtype), channels, channels
+        return *specs, specs[1]
 
     def compute(
         self, x: NDArray, weight: NDArray, bias: NDArray
@@ -87,8 +94,8 @@ class BatchNorm(TensorTupleOp):
         dy, *of_statistics = out_grad
         grads: list[Tensor | None] = [None, None, None]
         if dy is not None:
-            kept = [item(node, i) for i in range(3)]
-            grads = list(BatchNormBackward.apply(self, inputs, (dy, None, None), kept))
+            results = [constant(array) for array in node.realize_cached_data()]
+            grads = list(BatchNormBackward.apply(self, inputs, (dy, None, None), results))
         if any(part is not None for part in of_statistics):
             (more,) = engine.plain_vjp(self.statistics, inputs[:1], of_statistics)
             grads[0] = more if grads[0] is None else grads[0] + more
@@ -113,8 +120,10 @@ class BatchNormEval(TensorOp):
         self.relu = relu
 
     def infer(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Spec:
-        _check_batch("batch_norm_eval", x, mean=mean, var=var, weight=weight, bias=bias)
-        return spec_of(x.shape, x.dtype)
+        dtype = check_floats("batch_norm_eval", x, mean, var, weight, bias)
+        per_channel = mean.shape, var.shape, weight.shape, bias.shape
+        names = ("mean", "var", "weight", "bias")
+        return _batch_specs("batch_norm_eval", x.shape, names, per_channel, dtype)[0]
 
     def compute(
         self, x: NDArray, mean: NDArray, var: NDArray, weight: NDArray, bias: NDArray
@@ -132,21 +141,22 @@ class BatchNormEval(TensorOp):
         return engine.plain_vjp(self.plain, inputs, (out_grad,))
 
 
-class LayerNorm(TensorTupleOp):
-    """y = weight * (x - mean) / sqrt(var + eps) + bias along the last axis; hidden: mean, var.
+class LayerNorm(TensorOp):
+    """y = weight * (x - mean) / sqrt(var + eps) + bias along the last axis; it keeps mean and var.
 
     Source: Ba, Kiros and Hinton, Layer Normalization, arXiv:1607.06450.
     """
 
     name = "layer_norm"
-    hidden = 2
+    keeps = 2
+    saves = (0, 1)
 
     def __init__(self, eps: float = 1e-5) -> None:
         self.eps = eps
 
-    def infer(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Spec, Spec, Spec]:
+    def infer(self, x: Tensor, weight: Tensor, bias: Tensor) -> Spec:
         dtype = check_floats("layer_norm", x, weight, bias)
-        return _rows_and_statistics(x.shape, weight.shape, bias.shape, dtype)
+        return _rows_spec(x.shape, weight.shape, bias.shape, dtype)
 
     def compute(
         self, x: NDArray, weight: NDArray, bias: NDArray
@@ -159,22 +169,18 @@ class LayerNorm(TensorTupleOp):
         var = mean((x - centre) * (x - centre), -1, keepdims=True)
         return (_scale(x, centre, var, self.eps) * weight + bias,)
 
-    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
-        kept = [item(node, 1), item(node, 2)]
-        return LayerNormBackward.apply(self, node.inputs, out_grad[:1], kept)
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        return LayerNormBackward.apply(self, node.inputs, (out_grad,), node.kept())
 
 
 @lru_cache(4096)
-def _rows_and_statistics(
-    x: Shape, weight: Shape, bias: Shape, dtype: DType
-) -> tuple[Spec, Spec, Spec]:
+def _rows_spec(x: Shape, weight: Shape, bias: Shape, dtype: DType) -> Spec:
     if not x or x[-1] == 0:
         raise ShapeError(f"layer_norm: nothing to average: got {x}: need (..., D) with D >= 1")
     for name, shape in (("weight", weight), ("bias", bias)):
         if shape != x[-1:]:
             raise ShapeError(f"layer_norm: {name} does not fit: got {shape}: need {x[-1:]}")
-    rows = spec_of(x[:-1], dtype)
-    return spec_of(x, dtype), rows, rows
+    return spec_of(x, dtype)
 
 
 class LayerNormBackward(FusedBackward):
@@ -229,4 +235,4 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
         ShapeError: shapes do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    return item(LayerNorm(eps)(x, weight, bias), 0)
+    return LayerNorm(eps)(x, weight, bias)

@@ -6,55 +6,45 @@ picking is scattering, and the gradient of scattering is picking.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
+from ..autograd import Spec, Tensor, TensorOp, spec_of
 from ..backend_ndarray import NDArray
-from ..backend_ndarray.dtypes import DType
 from ..backend_ndarray.layout import Shape
 from ..backend_ndarray.pool import (
     Size,
     Windows,
     avg_pool_over,
-    index_dtype,
     max_pool_over,
     pool_output_shape,
     windows,
 )
 from .common import check_floats
-from .fused import item
 
 
-class MaxPool(TensorTupleOp):
-    """The largest pixel under each window; hidden: its place in the window, the first of equals.
+class MaxPool(TensorOp):
+    """The largest pixel under each window; x (N, H, W, C), result (N, OH, OW, C).
 
-    x (N, H, W, C), result (N, OH, OW, C).
+    It keeps the place of that pixel in the window, the first of equals.
     """
 
     name = "max_pool"
-    hidden = 1
+    keeps = 1
     saves = ()
 
     def __init__(self, where: Windows) -> None:
         self.where = where
 
-    def infer(self, x: Tensor) -> tuple[Spec, Spec]:
-        return _pixels_and_places(x.shape, check_floats(self.name, x), self.where)
+    def infer(self, x: Tensor) -> Spec:
+        dtype = check_floats(self.name, x)
+        return spec_of(pool_output_shape(self.name, x.shape, self.where), dtype)
 
     def compute(self, x: NDArray) -> tuple[NDArray, NDArray]:
         return max_pool_over(x, self.where)
 
-    def gradient(self, out_grad: Any, node: TensorTuple) -> Tensor:
-        scatter = MaxPoolGrad(node.inputs[0].shape, self.where)
-        return scatter(out_grad[0], item(node, 1))
-
-
-@lru_cache(4096)
-def _pixels_and_places(images: Shape, dtype: DType, where: Windows) -> tuple[Spec, Spec]:
-    shape = pool_output_shape(MaxPool.name, images, where)
-    return spec_of(shape, dtype), spec_of(shape, index_dtype(dtype))
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return MaxPoolGrad(node.inputs[0].shape, self.where)(out_grad, *node.kept())
 
 
 class MaxPoolGrad(TensorOp):
@@ -164,8 +154,7 @@ def max_pool(
         ShapeError: shape or sizes do not fit.
         DTypeError: `a` is not floats.
     """
-    op = MaxPool(windows("max_pool", kernel_size, stride, padding, ceil_mode))
-    return item(op(a), 0)
+    return MaxPool(windows("max_pool", kernel_size, stride, padding, ceil_mode))(a)
 
 
 def avg_pool(

@@ -18,7 +18,7 @@ from ..backend_ndarray.layout import Shape
 from ..backend_ndarray.ndarray import as_rows
 from .common import check_floats, check_rank, check_shape, present
 from .elementwise import relu, sigmoid, tanh
-from .fused import FusedBackward, item
+from .fused import FusedBackward
 from .matmul import matmul
 from .shape import getitem, split, stack
 
@@ -135,7 +135,7 @@ def _or_zeros(grad: NDArray | None, like: NDArray) -> NDArray:
 class LSTM(Recurrent):
     """One long short-term memory layer; outputs (output, h_n, c_n).
 
-    Hidden: the gates (T, B, 4H), all states and all cells (T + 1, B, H), h0 and c0 first.
+    It keeps the gates (T, B, 4H), all states and all cells (T + 1, B, H), h0 and c0 first.
 
         i, f, g, o = parts of x_t W_ih + bias_ih + h W_hh + bias_hh
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -145,16 +145,13 @@ class LSTM(Recurrent):
     """
 
     name = "lstm"
-    hidden = 3
+    keeps = 3
     states = 2
     gates = 4
 
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
         output, state = self.check(*args)
-        steps, bs, size = output.shape
-        gates = spec_of((steps, bs, 4 * size), output.dtype)
-        every = spec_of((steps + 1, bs, size), output.dtype)
-        return output, state, state, gates, every, every
+        return output, state, state
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
         pre = self.project(args)
@@ -182,8 +179,7 @@ class LSTM(Recurrent):
         return output, h, c
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
-        kept = [item(node, i) for i in (3, 4, 5)]
-        return LSTMBackward.apply(self, node.inputs, out_grad[:3], kept)
+        return LSTMBackward.apply(self, node.inputs, out_grad, node.kept())
 
 
 class LSTMBackward(RecurrentBackward):
@@ -225,13 +221,13 @@ ACTIVATIONS = {"tanh": (tanh, nd.tanh_grad), "relu": (relu, nd.relu_grad)}
 
 
 class RNN(Recurrent):
-    """One simple recurrent layer; outputs (output, h_n), hidden: all states (T + 1, B, H).
+    """One simple recurrent layer; outputs (output, h_n); it keeps all states (T + 1, B, H).
 
     h = tanh(x_t W_ih + bias_ih + h W_hh + bias_hh)          (or relu)
     """
 
     name = "rnn"
-    hidden = 1
+    keeps = 1
     states = 1
     gates = 1
 
@@ -245,8 +241,7 @@ class RNN(Recurrent):
 
     def infer(self, *args: Tensor) -> tuple[Spec, ...]:
         output, state = self.check(*args)
-        steps, bs, size = output.shape
-        return output, state, spec_of((steps + 1, bs, size), output.dtype)
+        return output, state
 
     def compute(self, *args: NDArray) -> tuple[NDArray, ...]:
         pre = self.project(args)
@@ -262,7 +257,7 @@ class RNN(Recurrent):
         return self.plain_steps(args, lambda pre, h: activation(pre))
 
     def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
-        return RNNBackward.apply(self, node.inputs, out_grad[:2], [item(node, 2)])
+        return RNNBackward.apply(self, node.inputs, out_grad, node.kept())
 
 
 class RNNBackward(RecurrentBackward):

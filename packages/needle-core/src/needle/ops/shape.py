@@ -104,7 +104,7 @@ class Reshape(TensorOp):
         self.shape = as_ints("reshape", shape)
 
     def infer(self, a: Tensor) -> Spec:
-        return spec_of(resolve_shape("reshape", self.shape, a.size), a.dtype)
+        return spec_of(resolve_shape("reshape", self.shape, a.shape), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a.reshape(self.shape)

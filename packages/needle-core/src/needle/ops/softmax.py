@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from .. import backend_ndarray as nd
-from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
+from ..autograd import Spec, Tensor, TensorOp, spec_of
 from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.dtypes import DType
 from ..backend_ndarray.layout import Shape
 from ..backend_ndarray.softmax import check_smoothing
 from .common import Axes, as_float, check_floats, unbroadcast
 from .elementwise import exp
-from .fused import FusedBackward, item
+from .fused import FusedBackward
 from .index import as_whole, one_hot_like
 from .reduce import Reduction, mean, summation
 
@@ -75,22 +74,23 @@ class LogSoftmax(RowFunction):
         return unbroadcast(out_grad - exp(node) * total, node.inputs[0])
 
 
-class SoftmaxCrossEntropy(TensorTupleOp):
-    """The mean over rows of logsumexp(logits) - sum(target * logits); hidden: each logsumexp.
+class SoftmaxCrossEntropy(TensorOp):
+    """The mean over rows of logsumexp(logits) - sum(target * logits); it keeps each logsumexp.
 
     target = (1 - label_smoothing) * one_hot(label) + label_smoothing / classes
     """
 
     name = "softmax_cross_entropy"
-    hidden = 1
+    keeps = 1
+    saves = (0, 1)
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         check_smoothing(self.name, label_smoothing)
         self.label_smoothing = label_smoothing
 
-    def infer(self, logits: Tensor, labels: Tensor) -> tuple[Spec, Spec]:
+    def infer(self, logits: Tensor, labels: Tensor) -> Spec:
         dtype = check_floats(self.name, logits)
-        return _loss_and_logsumexp(logits.shape, labels.shape, dtype)
+        return _loss_spec(logits.shape, labels.shape, dtype)
 
     def compute(self, logits: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
         return nd.softmax_cross_entropy(logits, labels, self.label_smoothing)
@@ -103,13 +103,12 @@ class SoftmaxCrossEntropy(TensorTupleOp):
             chosen = (1 - e) * chosen + e * mean(logits, 1)
         return (mean(LogSumExp(1)(logits) - chosen),)
 
-    def gradient(self, out_grad: Any, node: TensorTuple) -> tuple[Tensor | None, ...]:
-        kept = [item(node, 1)]
-        return SoftmaxCrossEntropyBackward.apply(self, node.inputs, out_grad[:1], kept)
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        return SoftmaxCrossEntropyBackward.apply(self, node.inputs, (out_grad,), node.kept())
 
 
 @lru_cache(4096)
-def _loss_and_logsumexp(logits: Shape, labels: Shape, dtype: DType) -> tuple[Spec, Spec]:
+def _loss_spec(logits: Shape, labels: Shape, dtype: DType) -> Spec:
     op = SoftmaxCrossEntropy.name
     if len(logits) != 2:
         raise ShapeError(
@@ -122,7 +121,7 @@ def _loss_and_logsumexp(logits: Shape, labels: Shape, dtype: DType) -> tuple[Spe
         )
     if logits[0] == 0:
         raise ShapeError(f"{op}: nothing to average: got logits {logits}: need N >= 1")
-    return spec_of((), dtype), spec_of(labels, dtype)
+    return spec_of((), dtype)
 
 
 class SoftmaxCrossEntropyBackward(FusedBackward):
@@ -180,5 +179,4 @@ def softmax_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.
 
     Source: Szegedy et al., Rethinking the Inception Architecture, 2015, section 7.
     """
-    op = SoftmaxCrossEntropy(label_smoothing)
-    return item(op(logits, as_whole("softmax_cross_entropy", y)), 0)
+    return SoftmaxCrossEntropy(label_smoothing)(logits, as_whole("softmax_cross_entropy", y))

@@ -7,7 +7,7 @@ from needle.backend_ndarray.dtypes import FLOAT32, FLOAT64, INT64, DType
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape
-from needle.backend_ndarray.ndarray import NDArray, check_same_device
+from needle.backend_ndarray.ndarray import NDArray, as_flat, check_same_device
 
 
 def check_floats(op: str, *arrays: NDArray | None) -> tuple[Device, DType]:
@@ -83,5 +83,4 @@ def as_ids(op: str, ids: NDArray, count: int) -> NDArray:
 
 def flat_ids(op: str, ids: NDArray, count: int) -> NDArray:
     """as_ids with one axis."""
-    ids = as_ids(op, ids, count)
-    return ids if len(ids._shape) == 1 else ids.reshape(ids.size)
+    return as_flat(as_ids(op, ids, count))

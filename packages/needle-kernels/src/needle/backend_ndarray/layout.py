@@ -60,7 +60,9 @@ def unpack(arguments: tuple[Any, ...]) -> Any:
     if len(arguments) != 1:
         return arguments
     (only,) = arguments
-    return only if type(only) is tuple or isinstance(only, Iterable) else arguments
+    if type(only) is tuple or type(only) is int:  # asking for an Iterable takes longer
+        return only
+    return only if isinstance(only, Iterable) else arguments
 
 
 @lru_cache(_CACHE)
@@ -220,17 +222,18 @@ def _count_from_left(op: str, axes: Shape, rank: int) -> Shape:
     return result
 
 
-def resolve_shape(op: str, sizes: Any, size: int) -> Shape:
+def resolve_shape(op: str, sizes: Any, old: Shape) -> Shape:
     """The shape meant by `sizes`, of which one may be -1: whatever is left.
 
     Raises:
-        ShapeError: no such shape has `size` elements.
+        ShapeError: it has not as many elements as the shape `old`.
     """
-    return _resolved_shape(op, as_ints(op, sizes), size)
+    return _resolved_shape(op, as_ints(op, sizes), old)
 
 
 @lru_cache(_CACHE)
-def _resolved_shape(op: str, shape: Shape, size: int) -> Shape:
+def _resolved_shape(op: str, shape: Shape, old: Shape) -> Shape:
+    size = math.prod(old)
     if shape.count(-1) == 1:
         known = -math.prod(shape)
         if known > 0 and size % known == 0:
@@ -241,6 +244,18 @@ def _resolved_shape(op: str, shape: Shape, size: int) -> Shape:
             f"{op}: sizes differ: got {size} elements for {shape}: need the same number of elements"
         )
     return shape
+
+
+@lru_cache(_CACHE)
+def rows_shape(shape: Shape) -> Shape:
+    """(R, D) of a shape (..., D)."""
+    return math.prod(shape[:-1]), shape[-1]
+
+
+@lru_cache(_CACHE)
+def flat_shape(shape: Shape) -> Shape:
+    """All elements along one axis."""
+    return (math.prod(shape),)
 
 
 @lru_cache(_CACHE)

@@ -40,11 +40,13 @@ from needle.backend_ndarray.layout import (
     compact_strides,
     dense_strides,
     extent,
+    flat_shape,
     index_view,
     normalize_axis,
     permuted_view,
     reshape_strides,
     resolve_shape,
+    rows_shape,
     unpack,
 )
 
@@ -231,7 +233,10 @@ class NDArray:
         Raises:
             ShapeError: the new shape holds another number of elements.
         """
-        shape = resolve_shape("reshape", unpack(new_shape), self.size)
+        return self._reshaped(resolve_shape("reshape", unpack(new_shape), self._shape))
+
+    def _reshaped(self, shape: Shape) -> NDArray:
+        """reshape to a shape that was checked."""
         strides = reshape_strides(self._shape, self._strides, shape)
         if strides is None:
             return self._copy(self._dtype, row_major=True)._view(shape, compact_strides(shape))
@@ -607,10 +612,13 @@ def new(device: Device, shape: Shape, dtype: DType) -> NDArray:
 
 
 def as_rows(a: NDArray) -> NDArray:
-    """(..., D) shown as (R, D)."""
-    if len(a._shape) == 2:
-        return a
-    return a.reshape(math.prod(a._shape[:-1]), a._shape[-1])
+    """(..., D) as (R, D): a view where strides allow."""
+    return a if len(a._shape) == 2 else a._reshaped(rows_shape(a._shape))
+
+
+def as_flat(a: NDArray) -> NDArray:
+    """All elements along one axis: a view where strides allow."""
+    return a if len(a._shape) == 1 else a._reshaped(flat_shape(a._shape))
 
 
 def shared_view(array: NDArray) -> np.ndarray[Any, Any]:

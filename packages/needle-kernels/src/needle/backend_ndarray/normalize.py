@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from needle.backend_ndarray.checks import check_floats, check_shape
@@ -9,7 +10,8 @@ from needle.backend_ndarray.devices import Device
 from needle.backend_ndarray.dtypes import DType
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL
-from needle.backend_ndarray.ndarray import NDArray, as_rows, empty_as, new
+from needle.backend_ndarray.layout import Shape
+from needle.backend_ndarray.ndarray import NDArray, as_flat, as_rows, empty_as, new
 
 __all__ = ["batch_norm", "batch_norm_eval", "batch_norm_grad", "layer_norm", "layer_norm_grad"]
 
@@ -40,8 +42,7 @@ def batch_norm(
         DTypeError: the dtypes differ or are not floats.
     """
     device, dtype = _check_batch("batch_norm", x, weight=weight, bias=bias)
-    _check_count("batch_norm", x)
-    channels = x._shape[1:2]
+    channels = weight._shape
     y, mean, var = empty_as(x), new(device, channels, dtype), new(device, channels, dtype)
     operands = _image(y), mean, var, _image(x), weight, bias
     device.launch(_BATCH_NORM, operands, (eps, float(relu)))
@@ -64,7 +65,7 @@ def batch_norm_eval(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "batch_norm_eval"
-    device, _ = _check_batch(op, x, mean=mean, var=var, weight=weight, bias=bias)
+    device, _ = _check_batch(op, x, False, mean=mean, var=var, weight=weight, bias=bias)
     y = empty_as(x)
     operands = _image(y), _image(x), mean, var, weight, bias
     device.launch(_BATCH_NORM_EVAL, operands, (eps, float(relu)))
@@ -92,12 +93,11 @@ def batch_norm_grad(
     op = "batch_norm_grad"
     device, dtype = _check_batch(op, x, mean=mean, var=var, weight=weight)
     check_floats(op, x, dy, y)
-    _check_count(op, x)
     check_shape(op, "dy", dy, x._shape)
     check_shape(op, "y", y, x._shape)
     if relu and y is None:
         raise ShapeError(f"{op}: y is missing: got relu without y: pass the forward result")
-    channels = x._shape[1:2]
+    channels = weight._shape
     dx, dweight, dbias = empty_as(x), new(device, channels, dtype), new(device, channels, dtype)
     image_y = None if y is None else _image(y)
     operands = _image(dx), dweight, dbias, _image(dy), _image(x), image_y, mean, var, weight
@@ -107,22 +107,34 @@ def batch_norm_grad(
 
 def _image(x: NDArray) -> NDArray:
     """(N, C) shown as (N, C, 1, 1)."""
-    return x if len(x._shape) == 4 else x._view((*x._shape, 1, 1), (*x._strides, 1, 1))
+    return x if len(x._shape) == 4 else x._view(*_image_view(x._shape, x._strides))
 
 
-def _check_batch(op: str, x: NDArray, **per_channel: NDArray) -> tuple[Device, DType]:
-    if len(x._shape) not in (2, 4):
-        raise ShapeError(
-            f"{op}: x has the wrong number of axes: got {x._shape}: need (N, C) or (N, C, H, W)"
-        )
+@lru_cache(4096)
+def _image_view(shape: Shape, strides: Shape) -> tuple[Shape, Shape]:
+    return (*shape, 1, 1), (*strides, 1, 1)
+
+
+def _check_batch(
+    op: str, x: NDArray, averages: bool = True, **per_channel: NDArray
+) -> tuple[Device, DType]:
+    channels = _channels(op, x._shape, averages)
     for name, array in per_channel.items():
-        check_shape(op, name, array, x._shape[1:2])
+        if array._shape != channels:
+            check_shape(op, name, array, channels)
     return check_floats(op, x, *per_channel.values())
 
 
-def _check_count(op: str, x: NDArray) -> None:
-    if 0 in x._shape[:1] + x._shape[2:]:
-        raise ShapeError(f"{op}: nothing to average: got {x._shape}: need at least one element")
+@lru_cache(4096)
+def _channels(op: str, x: Shape, averages: bool) -> Shape:
+    """(C,); where the op averages, there must be something to average."""
+    if len(x) not in (2, 4):
+        raise ShapeError(
+            f"{op}: x has the wrong number of axes: got {x}: need (N, C) or (N, C, H, W)"
+        )
+    if averages and 0 in x[:1] + x[2:]:
+        raise ShapeError(f"{op}: nothing to average: got {x}: need at least one element")
+    return x[1:2]
 
 
 def layer_norm(
@@ -146,7 +158,7 @@ def layer_norm(
     device, dtype = _check_layer("layer_norm", x, weight, bias)
     lead = x._shape[:-1]
     y, mean, var = new(device, x._shape, dtype), new(device, lead, dtype), new(device, lead, dtype)
-    operands = as_rows(y), _column(mean), _column(var), as_rows(x), weight, bias
+    operands = as_rows(y), as_flat(mean), as_flat(var), as_rows(x), weight, bias
     device.launch(_LAYER_NORM, operands, (eps,))
     return y, mean, var
 
@@ -175,16 +187,12 @@ def layer_norm_grad(
         dbias,
         as_rows(dy),
         as_rows(x),
-        _column(mean),
-        _column(var),
+        as_flat(mean),
+        as_flat(var),
         weight,
     )
     device.launch(_LAYER_NORM_GRAD, operands, (eps,))
     return dx, dweight, dbias
-
-
-def _column(x: NDArray) -> NDArray:
-    return x if len(x._shape) == 1 else x.reshape(x.size)
 
 
 def _check_layer(
