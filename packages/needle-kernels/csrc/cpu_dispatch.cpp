@@ -20,13 +20,22 @@ bool has_avx512()
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
+
+// A Zen 4 turns 8 floats into doubles, which sums begin with, in two cycles as one vector and in
+// one as two halves: sums run 1.2 to 1.4 times as fast in the caches.
+Table make_avx512_table()
+{
+    Table table = avx512::make_table();
+    if (__builtin_cpu_is("amd")) table[Kernel::sum] = avx2::make_table()[Kernel::sum];
+    return table;
+}
 #endif
 
 const Target all_targets[] = {
     {"scalar", always, scalar::make_table, scalar::peak_loops},
 #if defined(__x86_64__)
     {"avx2", has_avx2, avx2::make_table, avx2::peak_loops},
-    {"avx512", has_avx512, avx512::make_table, avx512::peak_loops},
+    {"avx512", has_avx512, make_avx512_table, avx512::peak_loops},
 #endif
 };
 
