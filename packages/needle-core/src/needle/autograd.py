@@ -289,8 +289,9 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
     edges, arrays = [], []
     needs = apart = False
     try:
+        recorded = mode.recording
         # On the way back shapes follow from those checked on the way forward.
-        unchecked = mode.walking and kind is Tensor and not LAZY_MODE
+        unchecked = not recorded and kind is Tensor and mode.walking and not LAZY_MODE
         spec = None if unchecked else op.infer(*args)
         device = args[0]._device
         for arg in args:
@@ -308,7 +309,7 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
         raise
     if apart:
         _check_devices(op, edges)
-    if needs and not (mode.recording and op.differentiable):
+    if needs and not (recorded and op.differentiable):
         needs = False
     if LAZY_MODE:
         return _deferred(op, edges, kind, spec, needs)
