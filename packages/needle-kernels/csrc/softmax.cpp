@@ -63,6 +63,51 @@ T finite_or_zero(T highest)
     return highest - highest == T(0) ? highest : T(0);
 }
 
+// The largest element of a row (0 where that is infinite), and the logarithm of the sum of
+// exp(x - largest).
+template <class T>
+struct Folded {
+    T highest;
+    double log_sum;
+};
+
+// A row of at most two vectors stays in registers: loops would take longer to begin than it takes.
+template <class T>
+bool is_short(int64_t size)
+{
+    return size > 0 && size <= 2 * lanes<T>;
+}
+
+template <class T>
+Folded<T> fold_short(const Line<T>& x, int64_t size)
+{
+    constexpr T lowest = static_cast<T>(-infinity);
+    int64_t first = min64(size, lanes<T>), rest = size - first;
+    Vec<T> a = x.load(0, first), b = rest > 0 ? x.load(first, rest) : Vec<T>{};
+    Vec<T> most = at_least<T>(keep_first(a, first, lowest), keep_first(b, rest, lowest));
+    T highest = finite_or_zero(join_lanes<T>(most, at_least<T>));
+    Vec<T> exps = keep_first(vexp<T>(a - highest), first, T(0));
+    if (rest > 0) exps += keep_first(vexp<T>(b - highest), rest, T(0));
+    return {highest, logarithm(static_cast<double>(sum_lanes<T>(exps)))};
+}
+
+template <class T>
+Folded<T> fold(const Line<T>& x, int64_t size)
+{
+    if (is_short<T>(size)) return fold_short(x, size);
+    T highest = finite_or_zero(largest(x, size));
+    return {highest, logarithm(sum_of_exp(x, size, highest))};
+}
+
+// The same, while the row that comes next is fetched.
+template <class T>
+Folded<T> fold(const Line<T>& x, int64_t size, const Line<T>& next)
+{
+    if (is_short<T>(size)) return fold_short(x, size);
+    T highest = finite_or_zero(largest(x, size));
+    return {highest, logarithm(sum_of_exp(x, size, highest, next))};
+}
+
 // Calls body(T{}, row, row size) for every row of a matrix, shared by the threads.
 template <class Body>
 void for_each_row(const Array& a, const Body& body)
@@ -81,7 +126,7 @@ void softmax(const Call& call)
         using T = decltype(zero);
         Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
         T highest = largest(x, size);
-        if (size <= 2 * lanes<T>) {  // read back right after it was stored, a vector takes 70 ns
+        if (is_short<T>(size)) {  // read back right after it was stored, a vector takes 70 ns
             int64_t first = min64(size, lanes<T>), rest = size - first;
             Vec<T> a = vexp<T>(x.load(0, first) - highest), b{};
             if (rest > 0) b = keep_first(vexp<T>(x.load(first, rest) - highest), rest, T(0));
@@ -107,8 +152,8 @@ void logsoftmax(const Call& call)
     for_each_row(call.arrays[1], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
         Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
-        T highest = finite_or_zero(largest(x, size));
-        T log_sum = static_cast<T>(logarithm(sum_of_exp(x, size, highest)));
+        auto [highest, log_of_sum] = fold(x, size);
+        T log_sum = static_cast<T>(log_of_sum);
         for_vectors<T>(size, [&](int64_t i, int64_t n) {
             out.store(i, n, (x.load(i, n) - highest) - log_sum);
         });
@@ -184,6 +229,10 @@ T logsumexp_along(T* p, const Axes& reduced)
     auto run = [&](int64_t r) {
         return Line<T>{p + reduced.run_offset(r), reduced.inner_stride()};
     };
+    if (runs == 1) {
+        auto [most, log_sum] = fold(run(0), size);
+        return static_cast<T>(static_cast<double>(most) + log_sum);
+    }
     T highest = static_cast<T>(-infinity);
     for (int64_t r = 0; r < runs; ++r) {
         T candidate = largest(run(r), size);
@@ -286,9 +335,7 @@ void softmax_cross_entropy(const Call& call)
     for_each_row(call.arrays[2], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
         Line<T> x = row_of<T>(call.arrays[2], r);
-        T highest = finite_or_zero(largest(x, size));
-        Line<T> next = row_of<T>(call.arrays[2], r + 1);
-        double log_sum = logarithm(sum_of_exp(x, size, highest, next));
+        const auto [highest, log_sum] = fold(x, size, row_of<T>(call.arrays[2], r + 1));
         lse.as<T>()[r * lse.strides[0]] = static_cast<T>(static_cast<double>(highest) + log_sum);
         double below = static_cast<double>(highest) - static_cast<double>(x[label_of(labels, r)]);
         if (smoothing != 0)  // 0 times an infinite sum would be NaN
