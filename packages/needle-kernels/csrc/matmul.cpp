@@ -517,9 +517,82 @@ void run_blocks(const Product<T>& p, const Plan& plan, Block block, T* packed_a,
     }
 }
 
+// The first `rows` rows of C, n columns from j on: (C or 0) plus `count` columns of A, from k on,
+// times as many rows of B.
+template <class T, int rows, int count>
+void add_rows(const Product<T>& p, int64_t j, int64_t n, int64_t k)
+{
+    const T* b = p.b + k * p.b_depth + j;
+    T* c = p.c + j;
+    const bool onto = p.accumulate || k > 0;
+    Vec<T> a[rows][count];
+    for (int i = 0; i < rows; ++i)
+        for (int u = 0; u < count; ++u) a[i][u] = broadcast(p.a[i * p.a_row + (k + u) * p.a_depth]);
+    for_vectors<T>(n, [&](int64_t at, int64_t m) __attribute__((always_inline)) {
+        Vec<T> sum[rows];
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; ++i)
+            sum[i] = onto ? load_lanes(c + i * p.c_row + at, 1, m) : Vec<T>{};
+#pragma GCC unroll 8
+        for (int u = 0; u < count; ++u) {
+            Vec<T> row = load_lanes(b + u * p.b_depth + at, 1, m);
+#pragma GCC unroll 4
+            for (int i = 0; i < rows; ++i) sum[i] += a[i][u] * row;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; ++i) store_lanes(c + i * p.c_row + at, 1, sum[i], m);
+    });
+}
+
+// A product of very few rows: B is read along its rows, some at a time, as memory is fastest. C,
+// or so much of it, stays in the first-level cache.
+template <class T, int rows>
+void run_rows(const Product<T>& p)
+{
+    constexpr int at_once = tile_rows == 12 ? 8 : 8 / rows;  // as many as registers hold
+    constexpr int64_t columns = 16384 / rows / static_cast<int64_t>(sizeof(T)) / 64 * 64;
+    for (int64_t j = 0; j < p.columns; j += columns) {
+        int64_t n = min64(columns, p.columns - j), k = 0;
+        for (; k + at_once <= p.depth; k += at_once) add_rows<T, rows, at_once>(p, j, n, k);
+        for (; k < p.depth; ++k) add_rows<T, rows, 1>(p, j, n, k);
+        if (p.bias == nullptr && p.activation == no_activation) continue;
+        for (int i = 0; i < rows; ++i) {
+            T* c = p.c + i * p.c_row + j;
+            for_vectors<T>(n, [&](int64_t at, int64_t m) {
+                Vec<T> sum = load_lanes(c + at, 1, m);
+                if (p.bias != nullptr) sum += load_lanes(p.bias + j + at, 1, m);
+                store_lanes(c + at, 1, activate<T>(sum, p.activation), m);
+            });
+        }
+    }
+}
+
+// Whether that pays. A few rows wait for B: half as many as these always gain, these where B comes
+// from memory, of which strips would read short runs.
+constexpr int most_whole_rows = tile_rows == 12 ? 2 : 4;
+
+template <class T>
+bool reads_whole_rows(const Product<T>& p)
+{
+    constexpr int64_t from_memory = int64_t{8} << 20;
+    if (p.rows < 1 || p.rows > most_whole_rows) return false;
+    if (p.b_column != 1 || p.sums != nullptr) return false;
+    int64_t bytes = p.depth * p.columns * static_cast<int64_t>(sizeof(T));
+    return p.rows <= most_whole_rows / 2 || bytes >= from_memory;
+}
+
+template <class T, int rows = most_whole_rows>
+void run_whole_rows(const Product<T>& p)
+{
+    if constexpr (rows > 1)
+        if (p.rows < rows) return run_whole_rows<T, rows - 1>(p);
+    run_rows<T, rows>(p);
+}
+
 template <class T>
 void run_part(const Product<T>& p, const Plan& plan, T* workspace)
 {
+    if (reads_whole_rows(p)) return run_whole_rows(p);
     T *packed_a = workspace, *packed_b = workspace + plan.packed_a;
     int64_t width = strip_columns<T>(p.rows), whole = p.columns / width * width;
     for (int64_t k = 0; k < p.depth; k += plan.depth) {

@@ -65,6 +65,10 @@ def test_large(device):
         (5, 1100, 70),  # several threads divide the rows, and one has a single row
         (2, 1300, 400),
         (1, 300, 1000),
+        (1, 37, 5001),  # b along its rows, for which c comes in two parts
+        (2, 515, 4500),  # b comes from memory
+        (3, 701, 3001),
+        (4, 701, 3001),
         (35, 1024, 300),  # rows of a 4 KB apart, which some first-level caches cannot hold together
     ],
 )
