@@ -4,9 +4,10 @@
 // second-level cache while all rows of A run through it, six at a time, which fit the first-level
 // cache. Of large products packed blocks of B stay there instead, so that A is read once for each
 // block, and C along its rows; and a very wide B is packed panel by panel, each just before all
-// rows of a smaller A use it. A result that the caches could not keep goes past them. Source: Goto
-// and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), where A and B have
-// each other's role.
+// rows of a smaller A use it. A few rows wait for B, which is then read as it lies: a whole row at
+// a time, or where it is transposed along the depth. A result that the caches could not keep goes
+// past them. Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
+// (2008), where A and B have each other's role.
 #include "caches.h"
 #include "families.h"
 #include "pack.h"
@@ -589,10 +590,78 @@ void run_whole_rows(const Product<T>& p)
     run_rows<T, rows>(p);
 }
 
+// `rows` rows of C from i on and `count` columns from j on: sums of products along the depth, where
+// A and B are both contiguous.
+template <class T, int rows, int count>
+void multiply_along(const Product<T>& p, int64_t i, int64_t j)
+{
+    constexpr int width = lanes<T>, padded = (rows * count + width - 1) / width * width;
+    const T *a = p.a + i * p.a_row, *b = p.b + j * p.b_column;
+    Vec<T> sums[padded] = {};
+    for_vectors<T>(p.depth, [&](int64_t k, int64_t n) __attribute__((always_inline)) {
+        Vec<T> left[rows];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) left[r] = load_lanes(a + r * p.a_row + k, 1, n);
+#pragma GCC unroll 8
+        for (int u = 0; u < count; ++u) {
+            Vec<T> right = load_lanes(b + u * p.b_column + k, 1, n);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) sums[r * count + u] += left[r] * right;
+        }
+    });
+    T totals[padded];
+#pragma GCC unroll 8
+    for (int s = 0; s < padded; s += width)
+        store(totals + s, join_lanes_of<T>(sums + s, [](Vec<T> x, Vec<T> y) { return x + y; }));
+    for (int r = 0; r < rows; ++r)
+        for_vectors<T>(count, [&](int64_t u, int64_t n) {
+            T* c = p.c + (i + r) * p.c_row + j + u;
+            Vec<T> sum = load_lanes(totals + r * count + u, 1, n);
+            if (p.accumulate) sum += load_lanes(c, 1, n);
+            if (p.bias != nullptr) sum += load_lanes(p.bias + j + u, 1, n);
+            store_lanes(c, 1, activate<T>(sum, p.activation), n);
+        });
+}
+
+// All rows, below `count` columns.
+template <class T, int count>
+void run_below(const Product<T>& p, int64_t j)
+{
+    int64_t i = 0;
+    for (; i + 4 <= p.rows; i += 4) multiply_along<T, 4, count>(p, i, j);
+    switch (p.rows - i) {
+        case 3: return multiply_along<T, 3, count>(p, i, j);
+        case 2: return multiply_along<T, 2, count>(p, i, j);
+        case 1: return multiply_along<T, 1, count>(p, i, j);
+    }
+}
+
+// A product of few rows with a transposed B, which packing would cost more.
+template <class T>
+void run_along(const Product<T>& p)
+{
+    constexpr int wide = tile_rows == 12 ? 8 : 4, narrow = wide / 2;
+    int64_t j = 0;
+    if (p.rows < 4)
+        for (; j + wide <= p.columns; j += wide) run_below<T, wide>(p, j);
+    for (; j + narrow <= p.columns; j += narrow) run_below<T, narrow>(p, j);
+    for (; j < p.columns; ++j) run_below<T, 1>(p, j);
+}
+
+// Whether that pays: not of a short depth, for each sum ends with its lanes.
+template <class T>
+bool runs_along(const Product<T>& p)
+{
+    constexpr int64_t most = tile_rows == 12 ? 32 : 12;
+    if (p.rows < 1 || p.rows > most || p.depth < 8 * p.rows + 16) return false;
+    return p.a_depth == 1 && p.b_depth == 1 && p.sums == nullptr;
+}
+
 template <class T>
 void run_part(const Product<T>& p, const Plan& plan, T* workspace)
 {
     if (reads_whole_rows(p)) return run_whole_rows(p);
+    if (runs_along(p)) return run_along(p);
     T *packed_a = workspace, *packed_b = workspace + plan.packed_a;
     int64_t width = strip_columns<T>(p.rows), whole = p.columns / width * width;
     for (int64_t k = 0; k < p.depth; k += plan.depth) {

@@ -7,8 +7,6 @@
 // the last place of a float result.
 //
 // The order of operations depends on shapes and strides only, never on the number of threads.
-#include <utility>
-
 #include "caches.h"
 #include "families.h"
 #include "loops.h"
@@ -410,31 +408,9 @@ struct Reducer {
                     Vec<Acc> last = load_as(p + r * apart + n - count, Acc{});
                     v[r] = Op::apply(v[r], is_rest ? last : identity);
                 }
-            store(acc + j, fold_lanes_of<count / 2>(v, std::make_integer_sequence<int, count>{}));
+            store(acc + j, join_lanes_of<Acc>(v, Op::template apply<Vec<Acc>>));
         }
         return j;
-    }
-
-    // Lane r: the lanes of v[r], the first half of them with the second, and so on. Halves of
-    // `half` lanes of two neighbours make one vector, of which there are then half as many.
-    template <int half, int... L>
-    static Vec<Acc> fold_lanes_of(Vec<Acc>* v, std::integer_sequence<int, L...> numbers)
-    {
-#pragma GCC unroll 8
-        for (int r = 0; r < half; ++r) {
-            Vec<Acc> low = __builtin_shufflevector(v[2 * r], v[2 * r + 1], low_half(L, half)...);
-            Vec<Acc> high =
-                __builtin_shufflevector(v[2 * r], v[2 * r + 1], low_half(L, half) + half...);
-            v[r] = Op::apply(low, high);
-        }
-        if constexpr (half > 1) return fold_lanes_of<half / 2>(v, numbers);
-        return v[0];
-    }
-
-    // Of the first halves, each of `half` lanes, that two vectors have side by side: lane `lane`.
-    static constexpr int low_half(int lane, int half)
-    {
-        return lane / half * 2 * half + lane % half;
     }
 
     // Calls body(p, stride, n) for the runs along reduced axis 0 that make up the elements [begin,

@@ -288,6 +288,31 @@ inline T join_lanes(Vec<T> v, const Join& join)
     }
 }
 
+// Of the first halves, each of `half` lanes, that two vectors have side by side: lane `lane`.
+constexpr int low_half(int lane, int half) { return lane / half * 2 * half + lane % half; }
+
+// Halves of `half` lanes of two neighbours make one vector, of which there are then half as many.
+template <class T, int half, class Join, int... L>
+inline Vec<T> join_lanes_of(Vec<T>* v, const Join& join, std::integer_sequence<int, L...> numbers)
+{
+#pragma GCC unroll 8
+    for (int r = 0; r < half; ++r) {
+        Vec<T> low = __builtin_shufflevector(v[2 * r], v[2 * r + 1], low_half(L, half)...);
+        Vec<T> high = __builtin_shufflevector(v[2 * r], v[2 * r + 1], low_half(L, half) + half...);
+        v[r] = join(low, high);
+    }
+    if constexpr (half > 1) return join_lanes_of<T, half / 2>(v, join, numbers);
+    return v[0];
+}
+
+// Lane r: the lanes of v[r] taken together as join_lanes does it. There are as many vectors as one
+// has lanes; they are overwritten.
+template <class T, class Join>
+inline Vec<T> join_lanes_of(Vec<T>* v, const Join& join)
+{
+    return join_lanes_of<T, lanes<T> / 2>(v, join, std::make_integer_sequence<int, lanes<T>>{});
+}
+
 // The sum of all lanes, pairwise.
 template <class T>
 inline T sum_lanes(Vec<T> v)

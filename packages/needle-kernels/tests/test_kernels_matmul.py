@@ -88,6 +88,21 @@ def test_blocks_and_threads(device, threads, m, k, n):
         nd.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 12, 32])
+def test_few_rows_of_gapped_operands(device, dtype, rows):
+    """b as it lies, and transposed; every row of a and b is part of a longer one."""
+    whole_a = nd.array(draw((rows, 301)), dtype=dtype, device=device)
+    whole_b = nd.array(draw((299, 90), 1), dtype=dtype, device=device)
+    whole_t = nd.array(draw((83, 310), 2), dtype=dtype, device=device)
+    bias = draw((83,), 3).astype(dtype)
+    a = whole_a[:, 1:300]
+    for b in (whole_b[:, 3:86], whole_t[:, 5:304].permute(1, 0)):
+        got = nd.matmul(a, b, bias=nd.array(bias, dtype=dtype, device=device), activation="tanh")
+        check(got, a, b, dtype, bias, np.tanh)
+        check(nd.matmul(a, b, out=got.copy(), accumulate=True), a, b, dtype, got.numpy())
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(651, 10000), (651, 9999), (7000, 912)])
 def test_a_result_beyond_the_caches(host_device, rows, columns):
     """26 MB, written past them where each row is whole vectors, and added to."""
