@@ -623,45 +623,79 @@ void multiply_along(const Product<T>& p, int64_t i, int64_t j)
         });
 }
 
-// All rows, below `count` columns.
+// Rows [i0, i1) of C, `count` columns from j on.
 template <class T, int count>
-void run_below(const Product<T>& p, int64_t j)
+void run_below(const Product<T>& p, int64_t i0, int64_t i1, int64_t j)
 {
-    int64_t i = 0;
-    for (; i + 4 <= p.rows; i += 4) multiply_along<T, 4, count>(p, i, j);
-    switch (p.rows - i) {
+    int64_t i = i0;
+    for (; i + 4 <= i1; i += 4) multiply_along<T, 4, count>(p, i, j);
+    switch (i1 - i) {
         case 3: return multiply_along<T, 3, count>(p, i, j);
         case 2: return multiply_along<T, 2, count>(p, i, j);
         case 1: return multiply_along<T, 1, count>(p, i, j);
     }
 }
 
-// A product of few rows with a transposed B, which packing would cost more.
+constexpr int64_t along_rows = tile_rows == 12 ? 32 : 12, along_columns = 8;
+
+// A product of few rows or columns with a transposed B, which packing would cost more.
 template <class T>
 void run_along(const Product<T>& p)
 {
     constexpr int wide = tile_rows == 12 ? 8 : 4, narrow = wide / 2;
-    int64_t j = 0;
-    if (p.rows < 4)
-        for (; j + wide <= p.columns; j += wide) run_below<T, wide>(p, j);
-    for (; j + narrow <= p.columns; j += narrow) run_below<T, narrow>(p, j);
-    for (; j < p.columns; ++j) run_below<T, 1>(p, j);
+    for (int64_t i = 0; i < p.rows; i += along_rows) {
+        int64_t end = min64(p.rows, i + along_rows), j = 0;
+        if (p.rows < 4)
+            for (; j + wide <= p.columns; j += wide) run_below<T, wide>(p, i, end, j);
+        for (; j + narrow <= p.columns; j += narrow) run_below<T, narrow>(p, i, end, j);
+        for (; j < p.columns; ++j) run_below<T, 1>(p, i, end, j);
+    }
 }
 
 // Whether that pays: not of a short depth, for each sum ends with its lanes.
 template <class T>
 bool runs_along(const Product<T>& p)
 {
-    constexpr int64_t most = tile_rows == 12 ? 32 : 12;
-    if (p.rows < 1 || p.rows > most || p.depth < 8 * p.rows + 16) return false;
-    return p.a_depth == 1 && p.b_depth == 1 && p.sums == nullptr;
+    if (p.a_depth != 1 || p.b_depth != 1 || p.sums != nullptr || p.rows < 1) return false;
+    if (p.rows > along_rows && p.columns > along_columns) return false;
+    return p.depth >= 8 * min64(p.rows, p.columns) + 16;
+}
+
+// Whether B is one column and A transposed: then C, a row as good as a column, is B times that A.
+template <class T>
+bool is_column(const Product<T>& p)
+{
+    return p.columns == 1 && p.rows > 1 && p.a_row == 1 && p.c_row == 1 && p.sums == nullptr;
+}
+
+template <class T>
+void run_column(const Product<T>& p)
+{
+    Product<T> turned = p;
+    turned.rows = 1;
+    turned.columns = p.rows;
+    turned.a = p.b;
+    turned.a_depth = p.b_depth;
+    turned.b = p.a;
+    turned.b_depth = p.a_depth;
+    turned.b_column = 1;
+    turned.bias = nullptr;
+    turned.activation = no_activation;
+    run_rows<T, 1>(turned);
+    if (p.bias == nullptr && p.activation == no_activation) return;
+    Vec<T> bias = broadcast(p.bias == nullptr ? T(0) : *p.bias);
+    for_vectors<T>(p.rows, [&](int64_t i, int64_t n) {
+        Vec<T> sum = load_lanes(p.c + i, 1, n) + bias;
+        store_lanes(p.c + i, 1, activate<T>(sum, p.activation), n);
+    });
 }
 
 template <class T>
 void run_part(const Product<T>& p, const Plan& plan, T* workspace)
 {
-    if (reads_whole_rows(p)) return run_whole_rows(p);
     if (runs_along(p)) return run_along(p);
+    if (reads_whole_rows(p)) return run_whole_rows(p);
+    if (is_column(p)) return run_column(p);
     T *packed_a = workspace, *packed_b = workspace + plan.packed_a;
     int64_t width = strip_columns<T>(p.rows), whole = p.columns / width * width;
     for (int64_t k = 0; k < p.depth; k += plan.depth) {

@@ -69,6 +69,10 @@ def test_large(device):
         (2, 515, 4500),  # b comes from memory
         (3, 701, 3001),
         (4, 701, 3001),
+        (1, 3000, 1),
+        (1030, 305, 1),  # a column, also of a transposed a
+        (333, 1100, 3),  # few columns
+        (90, 701, 8),
         (35, 1024, 300),  # rows of a 4 KB apart, which some first-level caches cannot hold together
     ],
 )
