@@ -240,7 +240,7 @@ for size in ("tiny", "large"):
 
 PRODUCTS = [(8, 8, 8), (128, 128, 128), (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048)]
 PRODUCTS += [(700, 200, 10000), (2048, 288, 32), (8192, 147, 16), (128, 1152, 128)]
-PRODUCTS += [(20, 200, 800), (20, 650, 2600), (700, 10000, 200), (1, 1024, 1024)]
+PRODUCTS += [(20, 200, 800), (20, 650, 2600), (700, 10000, 200), (1, 1024, 1024), (1024, 1024, 1)]
 product: Expression = lambda m, a, b: a @ b  # noqa: E731
 for rows, depth, columns in PRODUCTS:
     CASES[f"matmul-{rows}x{depth}x{columns}"] = Case(
@@ -252,6 +252,8 @@ right: Expression = lambda m, a, b: a @ b.T  # noqa: E731
 CASES |= {
     "matmul-1024-left-transposed": Case(square, left, left, left),
     "matmul-1024-right-transposed": Case(square, right, right, right),
+    "matmul-1x1024-right-transposed": Case(((1, 1024), (1024, 1024)), right, right, right),
+    "matmul-20x1024-right-transposed": Case(((20, 1024), (1024, 1024)), right, right, right),
     "matmul-1024-float64": Case(square, product, product, product, dtype="float64"),
     "matmul-64-of-128": Case(((64, 128, 128),) * 2, product, product, product),
     "matmul-bias-relu-512": Case(
