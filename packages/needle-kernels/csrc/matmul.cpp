@@ -39,6 +39,7 @@ constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
 constexpr int64_t parallel_work = 100000;      // multiply-adds that are worth a second thread
+constexpr int64_t entry_work = 1000;           // what entering a product of a batch costs
 constexpr int64_t packing_rows = 6;            // multiplying so many rows costs what packing B does
 constexpr int64_t cut_rows = 4;                // parts of a product are multiples of so many rows
 // What a core fetches ahead behind its own columns, another may just have written: beside columns
@@ -690,9 +691,45 @@ void run_column(const Product<T>& p)
     });
 }
 
+// `rows` rows of C from i on, of at most one vector of columns.
+template <class T, int rows>
+void multiply_small(const Product<T>& p, int64_t i)
+{
+    const int64_t n = p.columns;
+    const T *a = p.a + i * p.a_row, *b = p.b;
+    Vec<T> sums[rows] = {};
+    for (int64_t k = 0; k < p.depth; ++k, a += p.a_depth, b += p.b_depth) {
+        Vec<T> row = load_lanes(b, 1, n);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) sums[r] += a[r * p.a_row] * row;
+    }
+    for (int r = 0; r < rows; ++r) {
+        T* c = p.c + (i + r) * p.c_row;
+        if (p.accumulate) sums[r] += load_lanes(c, 1, n);
+        if (p.bias != nullptr) sums[r] += load_lanes(p.bias, 1, n);
+        store_lanes(c, 1, activate<T>(sums[r], p.activation), n);
+    }
+}
+
+// A product so small that packing and planning would take longer than it does: one of many.
+template <class T>
+bool is_small(const Product<T>& p)
+{
+    return p.columns <= lanes<T> && p.rows * p.depth <= 256 && p.b_column == 1 && p.sums == nullptr;
+}
+
+template <class T>
+void run_small(const Product<T>& p)
+{
+    int64_t i = 0;
+    for (; i + 4 <= p.rows; i += 4) multiply_small<T, 4>(p, i);
+    for (; i < p.rows; ++i) multiply_small<T, 1>(p, i);
+}
+
 template <class T>
 void run_part(const Product<T>& p, const Plan& plan, T* workspace)
 {
+    if (is_small(p)) return run_small(p);
     if (runs_along(p)) return run_along(p);
     if (reads_whole_rows(p)) return run_whole_rows(p);
     if (is_column(p)) return run_column(p);
@@ -731,22 +768,33 @@ void run_without_depth(const Product<T>& p)
         }
 }
 
+// How products of one shape are divided and cut.
+template <class T>
+struct Cut {
+    Split split;
+    Plan plan;
+
+    Cut(const Product<T>& p, int threads)
+        : split(split_product(p, threads)), plan(make_plan(largest_part(p, split)))
+    {
+    }
+};
+
 template <class T>
 int64_t product_elements(const Product<T>& p, int threads)
 {
-    Split split = split_product(p, threads);
-    return split.parts() * make_plan(largest_part(p, split)).elements();
+    Cut<T> cut(p, threads);
+    return cut.split.parts() * cut.plan.elements();
 }
 
 template <class T>
-void run_product(const Product<T>& p, int threads, T* workspace)
+void run_product(const Product<T>& p, const Cut<T>& cut, T* workspace)
 {
     if (p.depth == 0) return run_without_depth(p);
-    Split split = split_product(p, threads);
-    Plan plan = make_plan(largest_part(p, split));
-    parallel_for(split.parts(), 1, [&](int64_t begin, int64_t end) {
+    if (cut.split.parts() == 1) return run_part(p, cut.plan, workspace);
+    parallel_for(cut.split.parts(), 1, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t)
-            run_part(part_of(p, split, t), plan, workspace + t * plan.elements());
+            run_part(part_of(p, cut.split, t), cut.plan, workspace + t * cut.plan.elements());
     });
 }
 
@@ -847,9 +895,9 @@ void matmul_tiled(const Call& call)
     Batch batch = batch_of(call.arrays[0]);
     T* workspace = static_cast<T*>(call.workspace);
     bool side_by_side = batch_in_parallel(batch);
-    int threads = side_by_side ? 1 : num_threads();
-    int64_t work = first.rows * first.columns * max64(first.depth, 1);
-    int64_t grain = side_by_side ? ceil_div(parallel_work, max64(work, 1)) : batch.count + 1;
+    const Cut<T> cut(first, side_by_side ? 1 : num_threads());
+    int64_t work = max64(entry_work, first.rows * first.columns * first.depth);
+    int64_t grain = side_by_side ? ceil_div(parallel_work, work) : batch.count + 1;
     int64_t stride = product_elements(first, 1);
     int64_t share = ceil_div(max64(batch.count, 1), threads_for(batch.count, grain));
     parallel_for(batch.count, grain, share, [&](int64_t begin, int64_t end) {
@@ -858,7 +906,7 @@ void matmul_tiled(const Call& call)
             p.c += batch_offset(call.arrays[0], batch, index);
             p.a += batch_offset(call.arrays[1], batch, index);
             p.b += batch_offset(call.arrays[2], batch, index);
-            run_product(p, threads, workspace + begin / share * stride);
+            run_product(p, cut, workspace + begin / share * stride);
         }
     });
 }
@@ -986,7 +1034,7 @@ void linear_weight_grad_of(const Call& call)
     p.sums = static_cast<double*>(call.workspace);
     for (int64_t j = 0; j < p.columns; ++j) p.sums[j] = 0;
     if (has_plain_layout(dw.call)) {
-        run_product(p, num_threads(), reinterpret_cast<T*>(p.sums + sums_of(db)));
+        run_product(p, Cut<T>(p, num_threads()), reinterpret_cast<T*>(p.sums + sums_of(db)));
     } else {
         matmul_any<T>(dw.call);
         for (int64_t k = 0; k < p.depth; k += strip_k)
