@@ -63,49 +63,83 @@ T finite_or_zero(T highest)
     return highest - highest == T(0) ? highest : T(0);
 }
 
+// A row of so many vectors, the last of `rest` elements: it stays in registers. Loops over a
+// strided row take longer to begin than it takes.
+template <class T, int vectors>
+struct ShortRow {
+    int64_t rest;
+    Vec<T> x[vectors];
+
+    ShortRow(const Line<T>& row, int64_t size) : rest(size - (vectors - 1) * lanes<T>)
+    {
+#pragma GCC unroll 8
+        for (int k = 0; k < vectors; ++k) x[k] = row.load(k * lanes<T>, count(k));
+    }
+
+    int64_t count(int k) const { return k < vectors - 1 ? lanes<T> : rest; }
+
+    T largest() const
+    {
+        Vec<T> most = keep_first(x[vectors - 1], rest, static_cast<T>(-infinity));
+#pragma GCC unroll 8
+        for (int k = 0; k < vectors - 1; ++k) most = at_least<T>(most, x[k]);
+        return join_lanes<T>(most, at_least<T>);
+    }
+
+    // x becomes exp(x - shift), whose sum this is.
+    double exp_and_sum(T shift)
+    {
+#pragma GCC unroll 8
+        for (int k = 0; k < vectors; ++k) x[k] = vexp<T>(x[k] - shift);
+        Vec<T> sum = keep_first(x[vectors - 1], rest, T(0));
+#pragma GCC unroll 8
+        for (int k = 0; k < vectors - 1; ++k) sum += x[k];
+        return static_cast<double>(sum_lanes<T>(sum));
+    }
+
+    // out = body(x)
+    template <class Body>
+    void write(const Line<T>& out, const Body& body) const
+    {
+#pragma GCC unroll 8
+        for (int k = 0; k < vectors; ++k) out.store(k * lanes<T>, count(k), body(x[k]));
+    }
+};
+
+// Calls body(row) with the row as a ShortRow; false where it is too long, or empty.
+template <class T, int vectors = 1, class Body>
+bool as_short(const Line<T>& x, int64_t size, const Body& body)
+{
+    if (size > vectors * lanes<T> || size == 0) {
+        if constexpr (vectors < 8) return as_short<T, vectors + 1>(x, size, body);
+        return false;
+    }
+    ShortRow<T, vectors> row(x, size);
+    body(row);
+    return true;
+}
+
 // The largest element of a row (0 where that is infinite), and the logarithm of the sum of
-// exp(x - largest).
+// exp(x - largest). Meanwhile the row that comes next is fetched.
 template <class T>
 struct Folded {
     T highest;
     double log_sum;
 };
 
-// A row of at most two vectors stays in registers: loops would take longer to begin than it takes.
 template <class T>
-bool is_short(int64_t size)
+Folded<T> fold(const Line<T>& x, int64_t size, const Line<T>* next = nullptr)
 {
-    return size > 0 && size <= 2 * lanes<T>;
-}
-
-template <class T>
-Folded<T> fold_short(const Line<T>& x, int64_t size)
-{
-    constexpr T lowest = static_cast<T>(-infinity);
-    int64_t first = min64(size, lanes<T>), rest = size - first;
-    Vec<T> a = x.load(0, first), b = rest > 0 ? x.load(first, rest) : Vec<T>{};
-    Vec<T> most = at_least<T>(keep_first(a, first, lowest), keep_first(b, rest, lowest));
-    T highest = finite_or_zero(join_lanes<T>(most, at_least<T>));
-    Vec<T> exps = keep_first(vexp<T>(a - highest), first, T(0));
-    if (rest > 0) exps += keep_first(vexp<T>(b - highest), rest, T(0));
-    return {highest, logarithm(static_cast<double>(sum_lanes<T>(exps)))};
-}
-
-template <class T>
-Folded<T> fold(const Line<T>& x, int64_t size)
-{
-    if (is_short<T>(size)) return fold_short(x, size);
+    Folded<T> folded;
+    bool done = as_short(x, size, [&](auto& row) {
+        folded.highest = finite_or_zero(row.largest());
+        folded.log_sum = logarithm(row.exp_and_sum(folded.highest));
+    });
+    if (done) return folded;
     T highest = finite_or_zero(largest(x, size));
-    return {highest, logarithm(sum_of_exp(x, size, highest))};
-}
-
-// The same, while the row that comes next is fetched.
-template <class T>
-Folded<T> fold(const Line<T>& x, int64_t size, const Line<T>& next)
-{
-    if (is_short<T>(size)) return fold_short(x, size);
-    T highest = finite_or_zero(largest(x, size));
-    return {highest, logarithm(sum_of_exp(x, size, highest, next))};
+    double sum =
+        next != nullptr ? sum_of_exp(x, size, highest, *next) : sum_of_exp(x, size, highest);
+    return {highest, logarithm(sum)};
 }
 
 // Calls body(T{}, row, row size) for every row of a matrix, shared by the threads.
@@ -125,17 +159,12 @@ void softmax(const Call& call)
     for_each_row(call.arrays[1], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
         Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
+        bool done = as_short(x, size, [&](auto& row) {
+            T inverse = static_cast<T>(1 / row.exp_and_sum(row.largest()));
+            row.write(out, [&](Vec<T> e) { return e * inverse; });
+        });
+        if (done) return;
         T highest = largest(x, size);
-        if (is_short<T>(size)) {  // read back right after it was stored, a vector takes 70 ns
-            int64_t first = min64(size, lanes<T>), rest = size - first;
-            Vec<T> a = vexp<T>(x.load(0, first) - highest), b{};
-            if (rest > 0) b = keep_first(vexp<T>(x.load(first, rest) - highest), rest, T(0));
-            double sum = static_cast<double>(sum_lanes<T>(keep_first(a, first, T(0)) + b));
-            T inverse = static_cast<T>(1 / sum);
-            out.store(0, first, a * inverse);
-            if (rest > 0) out.store(first, rest, b * inverse);
-            return;
-        }
         double sum = sum_along<T>(size, [&](int64_t i, int64_t n) {
             Vec<T> e = vexp<T>(x.load(i, n) - highest);
             out.store(i, n, e);
@@ -152,8 +181,15 @@ void logsoftmax(const Call& call)
     for_each_row(call.arrays[1], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
         Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
-        auto [highest, log_of_sum] = fold(x, size);
-        T log_sum = static_cast<T>(log_of_sum);
+        bool done = as_short(x, size, [&](auto& row) {
+            auto exps = row;
+            T highest = finite_or_zero(row.largest());
+            T log_sum = static_cast<T>(logarithm(exps.exp_and_sum(highest)));
+            row.write(out, [&](Vec<T> v) { return (v - highest) - log_sum; });
+        });
+        if (done) return;
+        T highest = finite_or_zero(largest(x, size));
+        T log_sum = static_cast<T>(logarithm(sum_of_exp(x, size, highest)));
         for_vectors<T>(size, [&](int64_t i, int64_t n) {
             out.store(i, n, (x.load(i, n) - highest) - log_sum);
         });
@@ -335,7 +371,8 @@ void softmax_cross_entropy(const Call& call)
     for_each_row(call.arrays[2], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
         Line<T> x = row_of<T>(call.arrays[2], r);
-        const auto [highest, log_sum] = fold(x, size, row_of<T>(call.arrays[2], r + 1));
+        const Line<T> next = row_of<T>(call.arrays[2], r + 1);
+        const auto [highest, log_sum] = fold(x, size, &next);
         lse.as<T>()[r * lse.strides[0]] = static_cast<T>(static_cast<double>(highest) + log_sum);
         double below = static_cast<double>(highest) - static_cast<double>(x[label_of(labels, r)]);
         if (smoothing != 0)  // 0 times an infinite sum would be NaN

@@ -10,7 +10,7 @@ from needle import backend_ndarray as nd
 from needle.backend_ndarray.testing import VIEWS, compare, make_view, rounding
 
 SHAPES = [(1, 1), (1, 7), (3, 8), (5, 9), (4, 15), (2, 16), (3, 17), (2, 33), (3, 1000), (0, 5)]
-SHAPES += [(40, 10)]
+SHAPES += [(40, 10), (2, 47), (2, 64), (3, 100), (2, 128), (2, 129)]
 
 
 def draw(shape, seed=0, spread=5.0):
@@ -65,13 +65,17 @@ def test_infinite_logits(device):
     x = nd.array(values, dtype="float32", device=device)
     compare(nd.softmax(x), special.softmax(values, 1), dtype="float32", atol=1e-6)
     compare(nd.logsumexp(x, 1), special.logsumexp(values, 1), dtype="float32", atol=1e-6)
-    low = nd.full((2, 20), -np.inf, device=device)
-    compare(nd.logsumexp(low, 1), np.full(2, -np.inf, np.float32), finite=False)
-    high = nd.full((2, 20), np.inf, device=device)
-    compare(nd.logsumexp(high, 1), np.full(2, np.inf, np.float32), finite=False)
-    poisoned = nd.array([[0.0, np.nan, 1.0] * 7], dtype="float32", device=device)
-    assert np.isnan(nd.softmax(poisoned).numpy()).all()
-    assert np.isnan(nd.logsumexp(poisoned).item())
+    for size in (6, 21, 75, 150):
+        low = nd.full((2, size), -np.inf, device=device)
+        compare(nd.logsumexp(low, 1), np.full(2, -np.inf, np.float32), finite=False)
+        high = nd.full((2, size), np.inf, device=device)
+        compare(nd.logsumexp(high, 1), np.full(2, np.inf, np.float32), finite=False)
+        poisoned = nd.array([[0.0, np.nan, 1.0] * (size // 3)], dtype="float32", device=device)
+        assert np.isnan(nd.softmax(poisoned).numpy()).all()
+        assert np.isnan(nd.logsumexp(poisoned).item())
+        one = nd.array([[-np.inf] * (size - 1) + [3.0]], dtype="float32", device=device)
+        assert nd.softmax(one).numpy().tolist() == [[0.0] * (size - 1) + [1.0]]
+        assert nd.logsumexp(one).item() == 3.0
 
 
 def test_logsumexp_of_nothing(device):
