@@ -68,7 +68,8 @@ struct Share {
 // `first` are the segments of the first row and panel, but `a_shift` away; behind them is room for
 // a tile's. (These are only written: to add to what was just written would wait for the write.) Of
 // large images the first panel's tiles fetch the pixels below theirs, which the next row of results
-// adds; those of a few channels lie so close that the processor does.
+// adds; those of a few channels lie so close that the processor does, and then tiles fetch the
+// places of the next one's results: of few products each, most of the time would go to the writes.
 template <class T>
 void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_shift,
               const Walk& rows, T* c, const Share& share)
@@ -98,6 +99,8 @@ void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_
                     const T* last_row = segments[count - 1].a;
                     tile.ahead = {last_row + p.from.row_stride, height, p.from.c, rows.a};
                 }
+                if (!fetches && !tile.past_caches && i + height < end)
+                    tile.ahead = {tile.c + height * rows.c, height, tile.columns, rows.c, 2};
                 run_tile(height, RowOrder::k_contiguous, tile);
                 i += height;
             }

@@ -30,11 +30,14 @@ enum Activation { no_activation, relu_activation, tanh_activation, sigmoid_activ
 enum class RowOrder { k_contiguous, rows_contiguous };
 
 // What will be needed soon: `rows` runs of memory of `length` elements. A tile begins one every
-// fetch_interval of its k, or later, for it fetches one cache line with each k.
+// `interval` of its k, or later, for it fetches one cache line with each k.
+constexpr int64_t fetch_interval = 8;
+
 template <class T>
 struct Ahead {
     const T* at = nullptr;
     int64_t rows = 0, length = 0, stride = 0;
+    int64_t interval = fetch_interval;
 };
 
 template <class T>
@@ -137,8 +140,6 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
         write([](T* p, Vec<T> x) { store<T>(p, x); });
 }
 
-constexpr int64_t fetch_interval = 8;
-
 // With b_ahead, every k also fetches the row of B that lies so many rows further on. `width`: the
 // lanes of a vector, or half of them for a tile of so few columns.
 template <class T, int MR, int NV, RowOrder order, int b_ahead = 0, int width = lanes<T>>
@@ -204,7 +205,7 @@ void run_tile(const Tile<T>& tile)
                 next += line;
             });
             k -= fetching;
-            if (int64_t pause = min64(k, fetch_interval - fetching); pause > 0) {
+            if (int64_t pause = min64(k, ahead.interval - fetching); pause > 0) {
                 add_all(pause, [] {});
                 k -= pause;
             }
