@@ -33,7 +33,7 @@ constexpr int64_t most_strip_columns = 4096;    // of C, whose rows the strips g
 constexpr int64_t most_strip_bytes = 3 << 20;   // of a B that many rows use in place
 constexpr int64_t strip_group_bytes = 4 << 20;  // of rows of A that are packed together for strips
 constexpr int64_t strip_columns_packed = 256;   // so many are worth packing a transposed A
-constexpr int64_t fetching_depth = 256;         // of a tile that is long enough to fetch its C
+constexpr int64_t fetching_depth = 24;          // of a tile that is long enough to fetch its C
 constexpr int64_t strips_together = 4;          // at most, where they fit half a second-level cache
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
@@ -438,7 +438,7 @@ void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, c
                  block.k1 == p.depth};
     tile.past_caches = plan.past_caches;
     if (block.depth() >= fetching_depth && !plan.past_caches)
-        tile.ahead = {tile.c, rows, tile.columns, p.c_row};
+        tile.ahead = {tile.c, rows, tile.columns, p.c_row, block.depth() < 64 ? 4 : fetch_interval};
     if (p.a_row == 1)
         run_tile<T, rows, vectors, RowOrder::rows_contiguous, rows_ahead>(tile);
     else
