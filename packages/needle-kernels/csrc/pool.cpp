@@ -208,13 +208,33 @@ void avg_pool(const Call& call)
     Windows windows(call.scalars);
     const bool padded = call.scalars[6] != 0;
     const int64_t below = rows_ahead(windows, x);
+    const bool large = windows.places() >= 16;
     for_each_pixel(y, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
         using T = decltype(zero);
         Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
         T count = static_cast<T>(divisor(windows, 0, i, x.shape[1], padded) *
                                  divisor(windows, 1, j, x.shape[2], padded));
         const Pixels<T> from(x), to(y);
-        for_vectors<T>(x.shape[3], [&](int64_t c, int64_t m) {
+        // Large windows take some vectors at once: memory likes longer runs of each pixel.
+        constexpr int at_once = 4;
+        constexpr int64_t width = lanes<T>;
+        int64_t c = 0;
+        for (; large && c + at_once * width <= x.shape[3]; c += at_once * width) {
+            Vec<T> sums[at_once] = {};
+            for (int64_t h = rows.begin; h < rows.end; ++h)
+                for (int64_t w = columns.begin; w < columns.end; ++w) {
+                    const Line<T> pixel = from.at(n, h, w);
+#pragma GCC unroll 4
+                    for (int v = 0; v < at_once; ++v) {
+                        sums[v] += pixel.load(c + v * width, width);
+                        from.fetch(n, h + below, w, c + v * width);
+                    }
+                }
+            for (int v = 0; v < at_once; ++v)
+                to.at(n, i, j).store(c + v * width, width, sums[v] / count);
+        }
+        for (; c < x.shape[3]; c += width) {
+            int64_t m = min64(width, x.shape[3] - c);
             Vec<T> sum{};
             for (int64_t h = rows.begin; h < rows.end; ++h)
                 for (int64_t w = columns.begin; w < columns.end; ++w) {
@@ -222,7 +242,7 @@ void avg_pool(const Call& call)
                     from.fetch(n, h + below, w, c);
                 }
             to.at(n, i, j).store(c, m, sum / count);
-        });
+        }
     });
 }
 

@@ -105,6 +105,7 @@ CASES = [
     ((0, 4, 4, 3), (2, 2), (2, 2), (0, 0), False),
     ((2, 4, 4, 0), (2, 2), (2, 2), (0, 0), False),
     ((16, 32, 32, 20), (2, 2), (2, 2), (0, 0), False),
+    ((2, 5, 4, 150), (5, 4), (5, 4), (0, 0), False),  # a large window, several vectors at once
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
