@@ -94,7 +94,11 @@ class Op:
     """
 
     keeps: ClassVar[int] = 0
-    """How many arrays `compute` returns after its results, for `gradient` alone: `node.kept()`."""
+    """How many arrays `compute` returns after its results, for `gradient` alone: `node.kept()`.
+
+    They are constants there. A gradient computed from them in operations is right once, and wrong
+    when it is differentiated again: pass them to a backward operation of its own (`FusedBackward`).
+    """
 
     differentiable: ClassVar[bool] = True
     """False where the result never carries a gradient (ids, masks, integers)."""
