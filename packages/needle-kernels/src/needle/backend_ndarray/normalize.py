@@ -41,7 +41,7 @@ def batch_norm(
         ShapeError: shapes do not fit, or a channel has no element to average.
         DTypeError: the dtypes differ or are not floats.
     """
-    device, dtype = _check_batch("batch_norm", x, weight=weight, bias=bias)
+    device, dtype = _check_batch("batch_norm", x, weight, bias)
     channels = weight._shape
     y, mean, var = empty_as(x), new(device, channels, dtype), new(device, channels, dtype)
     operands = _image(y), mean, var, _image(x), weight, bias
@@ -65,7 +65,7 @@ def batch_norm_eval(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "batch_norm_eval"
-    device, _ = _check_batch(op, x, False, mean=mean, var=var, weight=weight, bias=bias)
+    device, _ = _check_batch(op, x, mean, var, weight, bias)
     y = empty_as(x)
     operands = _image(y), _image(x), mean, var, weight, bias
     device.launch(_BATCH_NORM_EVAL, operands, (eps, float(relu)))
@@ -91,7 +91,7 @@ def batch_norm_grad(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "batch_norm_grad"
-    device, dtype = _check_batch(op, x, mean=mean, var=var, weight=weight)
+    device, dtype = _check_batch(op, x, mean, var, weight)
     check_floats(op, x, dy, y)
     check_shape(op, "dy", dy, x._shape)
     check_shape(op, "y", y, x._shape)
@@ -115,26 +115,29 @@ def _image_view(shape: Shape, strides: Shape) -> tuple[Shape, Shape]:
     return (*shape, 1, 1), (*strides, 1, 1)
 
 
-def _check_batch(
-    op: str, x: NDArray, averages: bool = True, **per_channel: NDArray
-) -> tuple[Device, DType]:
-    channels = _channels(op, x._shape, averages)
-    for name, array in per_channel.items():
-        if array._shape != channels:
-            check_shape(op, name, array, channels)
-    return check_floats(op, x, *per_channel.values())
+def _check_batch(op: str, x: NDArray, *per_channel: NDArray) -> tuple[Device, DType]:
+    _check_channels(op, x._shape, tuple([array._shape for array in per_channel]))
+    return check_floats(op, x, *per_channel)
+
+
+_PER_CHANNEL: Final = {
+    "batch_norm": ("weight", "bias"),
+    "batch_norm_eval": ("mean", "var", "weight", "bias"),
+    "batch_norm_grad": ("mean", "var", "weight"),
+}
 
 
 @lru_cache(4096)
-def _channels(op: str, x: Shape, averages: bool) -> Shape:
-    """(C,); where the op averages, there must be something to average."""
+def _check_channels(op: str, x: Shape, per_channel: tuple[Shape, ...]) -> None:
     if len(x) not in (2, 4):
         raise ShapeError(
             f"{op}: x has the wrong number of axes: got {x}: need (N, C) or (N, C, H, W)"
         )
-    if averages and 0 in x[:1] + x[2:]:
+    for name, shape in zip(_PER_CHANNEL[op], per_channel, strict=True):
+        if shape != x[1:2]:
+            raise ShapeError(f"{op}: {name} does not fit: got {shape}: need {x[1:2]}")
+    if op != "batch_norm_eval" and 0 in x[:1] + x[2:]:
         raise ShapeError(f"{op}: nothing to average: got {x}: need at least one element")
-    return x[1:2]
 
 
 def layer_norm(
