@@ -292,6 +292,14 @@ def test_what_an_operation_keeps_goes_with_the_gradient(
         y.backward()
 
 
+def test_batch_norm_reads_its_bias_in_second_derivatives() -> None:
+    x, weight, bias = leaf(np.ones((4, 2))), leaf([1.0, 1.0]), leaf([1.0, -1.0])
+    y = ops.batch_norm(x, weight, bias, relu=True)[0]
+    bias.realize_cached_data().fill(0.0)
+    with pytest.raises(RuntimeError, match="batch_norm reads has changed: its input 2"):
+        y.sum().backward()
+
+
 # ---- ownership ----------------------------------------------------------------------------------
 
 

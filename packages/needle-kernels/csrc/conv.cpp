@@ -23,6 +23,8 @@ namespace {
 // Weights beyond half of a second-level cache are used panel by panel, over all positions.
 constexpr int64_t cached_bytes = 1 << 20;
 
+constexpr int64_t write_interval = 2;  // k from one row of the next results to another: 12 in 27 k
+
 // Room on the stack for segments: a position has at most one a row of taps. A macro, as the memory
 // is the calling function's.
 #define NEEDLE_SEGMENTS(count) \
@@ -100,7 +102,8 @@ void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_
                     tile.ahead = {last_row + p.from.row_stride, height, p.from.c, rows.a};
                 }
                 if (!fetches && !tile.past_caches && i + height < end)
-                    tile.ahead = {tile.c + height * rows.c, height, tile.columns, rows.c, 2};
+                    tile.ahead = {tile.c + height * rows.c, height, tile.columns, rows.c,
+                                  write_interval};
                 run_tile(height, RowOrder::k_contiguous, tile);
                 i += height;
             }

@@ -420,8 +420,10 @@ void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, c
                  p.accumulate || block.k0 > 0,
                  block.k1 == p.depth};
     tile.past_caches = plan.past_caches;
+    // Of a shallow tile all rows must begin within few k; each takes one k for a line.
+    int64_t interval = block.depth() < 64 ? 4 : fetch_interval;
     if (block.depth() >= fetching_depth && !plan.past_caches)
-        tile.ahead = {tile.c, rows, tile.columns, p.c_row, block.depth() < 64 ? 4 : fetch_interval};
+        tile.ahead = {tile.c, rows, tile.columns, p.c_row, interval};
     if (p.a_row == 1)
         run_tile<T, rows, vectors, RowOrder::rows_contiguous, rows_ahead>(tile);
     else

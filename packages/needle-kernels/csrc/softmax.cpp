@@ -120,13 +120,14 @@ bool as_short(const Line<T>& x, int64_t size, const Body& body)
 }
 
 // The largest element of a row (0 where that is infinite), and the logarithm of the sum of
-// exp(x - largest). Meanwhile the row that comes next is fetched.
+// exp(x - largest).
 template <class T>
 struct Folded {
     T highest;
     double log_sum;
 };
 
+// A long row fetches meanwhile the one that comes next, where there is one.
 template <class T>
 Folded<T> fold(const Line<T>& x, int64_t size, const Line<T>* next = nullptr)
 {

@@ -29,10 +29,10 @@ enum Activation { no_activation, relu_activation, tanh_activation, sigmoid_activ
 
 enum class RowOrder { k_contiguous, rows_contiguous };
 
-// What will be needed soon: `rows` runs of memory of `length` elements. A tile begins one every
-// `interval` of its k, or later, for it fetches one cache line with each k.
 constexpr int64_t fetch_interval = 8;
 
+// What will be needed soon: `rows` runs of memory of `length` elements. A tile begins one every
+// `interval` of its k, or later, for it fetches one cache line with each k.
 template <class T>
 struct Ahead {
     const T* at = nullptr;

@@ -52,7 +52,6 @@ class BatchNorm(TensorTupleOp):
     """
 
     name = "batch_norm"
-    saves = (0, 1, -1)
 
     def __init__(self, eps: float = 1e-5, relu: bool = False) -> None:
         self.eps = eps
