@@ -31,9 +31,10 @@ constexpr int64_t write_interval = 2;  // k from one row of the next results to 
     static_cast<Segment<T>*>(  \
         __builtin_alloca(sizeof(Segment<T>) * static_cast<size_t>((count) + 1)))
 
-// ---------------------------------------------------------------------------------------------------------------
-// What forward and input gradient share: each result position is a product of the runs of `from`
-// that its taps meet with the weights of these taps.
+// ---- what forward and input gradient share
+//
+// Each result position is a product of the runs of `from` that its taps meet with the weights of
+// these taps.
 
 // Weights, [panel][tap row][tap][input][column]: in place, or packed.
 template <class T>
@@ -231,8 +232,7 @@ Weights<T> packed_weights(const Array& w, int input_axis, const T* data)
             width, packed_weight_elements<T>(w, input_axis) * int64_t{sizeof(T)}};
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Forward
+// ---- forward
 
 // Weights are used in place where a panel's columns are whole vectors and the inputs of a row of
 // taps one run; unless panels lie far apart in memory, or many positions pay for the copy.
@@ -304,9 +304,10 @@ int64_t conv_elements(const Call& call)
            (weights_in_place<T>(w, out) ? 0 : packed_weight_elements<T>(w, 2));
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Gradient of the input: dx[n, y, x] = sum over taps of dy[n, (y + p - ky) / s, (x + p - kx) / s]
-// w[ky, kx]^T, of the taps for which both quotients are whole
+// ---- gradient of the input
+//
+// dx[n, y, x] = sum over taps of dy[n, (y + p - ky) / s, (x + p - kx) / s] w[ky, kx]^T, of the taps
+// for which both quotients are whole.
 
 // Few input channels would leave a tile's columns empty. Then the product is made the other way
 // round: a block of positions of dy, times all weights, gives each position a row of
@@ -531,8 +532,7 @@ int64_t input_grad_elements(const Call& call)
                          : packed_weight_elements<T>(w, 3);
     return dense_elements<T>(dy) + packed;
 }
-// ---------------------------------------------------------------------------------------------------------------
-// The table's entries
+// ---- the table's entries
 
 bool is_float32(const Call& call) { return call.arrays[0].dtype == DType::float32; }
 

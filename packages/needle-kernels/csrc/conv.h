@@ -20,8 +20,7 @@ inline int64_t multiply_adds(const Array& out, const Array& w)
     return out.size() * w.shape[0] * w.shape[1] * w.shape[2];
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Images
+// ---- images
 
 // An (N, H, W, C) view whose channels are contiguous.
 template <class T>
@@ -169,8 +168,7 @@ Image<T> dense_rows(const Array& a, T*& buffer)
     return image;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Axes, taps, and positions that meet the same taps
+// ---- axes, taps, and positions that meet the same taps
 
 // One spatial axis: output position o meets, by tap k, the pixel o * stride + k - padding.
 struct Axis {
@@ -258,8 +256,7 @@ void for_input_spans(const Axis& axis, int64_t begin, int64_t end, const Body& b
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Rectangles
+// ---- rectangles
 
 // One axis of a rectangle: how many, and how far apart in the two arrays that it moves through.
 struct Walk {

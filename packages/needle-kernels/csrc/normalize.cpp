@@ -22,7 +22,6 @@ constexpr int64_t block_bytes = 1 << 14;  // of one operand: x and y of a block 
 double root(double x) { return __builtin_sqrt(x); }
 
 // ---- batch norm: the walk over (N, C, H, W) operands
-// -----------------------------------------------
 //
 // Every operand has strides of its own. Where neighbouring channels are neighbours in memory (NHWC
 // order, and N x C matrices) the lanes of a vector are channels; else they run along a plane.
@@ -266,7 +265,6 @@ void for_each_strip(const Walk& walk, const Body& body)
 }
 
 // ---- sums over blocks
-// ------------------------------------------------------------------------------
 
 constexpr int64_t group = 16;  // columns that are summed together, in float64
 
@@ -298,7 +296,6 @@ void sum_blocks(const T* values, int64_t blocks, int64_t columns, int64_t n, dou
 }
 
 // ---- batch norm
-// ------------------------------------------------------------------------------------
 
 // y = (x - center) * factor + offset, one of each for every channel.
 template <class T>
@@ -466,7 +463,6 @@ int64_t batch_norm_eval_workspace(const Call& call)
 }
 
 // ---- batch norm: gradient
-// --------------------------------------------------------------------------
 //
 // With g = dy, or dy where y > 0 under relu, M values per channel, and d = x - mean:
 //     dbias = sum(g)    dweight = sum(g d) / std
@@ -601,7 +597,6 @@ int64_t batch_norm_grad_workspace(const Call& call)
 }
 
 // ---- layer norm
-// ------------------------------------------------------------------------------------
 
 // Whether the last axis of all these operands is dense.
 bool rows_are_dense(const Call& call, const int (&operands)[4])

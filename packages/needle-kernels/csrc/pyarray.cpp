@@ -103,11 +103,17 @@ PyObject* call_empty_like(PyObject*, PyObject* const* arguments, Py_ssize_t coun
     return guarded([&] { return empty_like(arguments[0], arguments[1]).release().ptr(); });
 }
 
-PyObject* version_of(PyObject* array)
+py::object version_of(PyObject* data)
 {
-    if (!PyObject_TypeCheck(array, bound.type)) throw py::type_error("version: need NDArrays");
-    check_parts(array);
-    return PyLong_FromLongLong(storage_of(part(array, Part::handle)).version);
+    if (PyTuple_Check(data)) {
+        py::tuple versions(PyTuple_GET_SIZE(data));
+        for (size_t i = 0; i < versions.size(); ++i)
+            versions[i] = version_of(PyTuple_GET_ITEM(data, static_cast<Py_ssize_t>(i)));
+        return versions;
+    }
+    if (!PyObject_TypeCheck(data, bound.type)) throw py::type_error("version: need NDArrays");
+    check_parts(data);
+    return py::int_(storage_of(part(data, Part::handle)).version);
 }
 
 PyObject* call_version(PyObject*, PyObject* const* arguments, Py_ssize_t count)
@@ -116,14 +122,7 @@ PyObject* call_version(PyObject*, PyObject* const* arguments, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "version: need an NDArray or a tuple of them");
         return nullptr;
     }
-    return guarded([&]() -> PyObject* {
-        if (!PyTuple_Check(arguments[0])) return version_of(arguments[0]);
-        py::tuple versions(PyTuple_GET_SIZE(arguments[0]));
-        for (size_t i = 0; i < versions.size(); ++i)
-            versions[i] = py::reinterpret_steal<py::object>(
-                version_of(PyTuple_GET_ITEM(arguments[0], static_cast<Py_ssize_t>(i))));
-        return versions.release().ptr();
-    });
+    return guarded([&] { return version_of(arguments[0]).release().ptr(); });
 }
 
 }  // namespace

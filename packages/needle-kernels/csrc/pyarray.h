@@ -89,7 +89,7 @@ pybind11::object dense_steps(PyObject* model, const Array& like);
 // wrap(handle, shape, strides, offset, dtype, device): an NDArray of these parts, unchecked.
 // empty(shape, dtype, device): a new row-major NDArray in the CPU's memory, contents arbitrary.
 // empty_like(model, dtype): the same with the shape, device and memory order of `model`.
-// version(data): the count of in-place writes to an array's memory; of a tuple of arrays, a tuple.
+// version(data): the count of in-place writes to an array's memory; of a tuple of data, a tuple.
 void add_arrays(pybind11::module_& m);
 
 }  // namespace needle

@@ -44,7 +44,7 @@ Line<T> units_of(const Array& matrix, int64_t r, int64_t first)
     return known<dense>(row_of<T>(matrix, r, first));
 }
 
-// ---- one step -----------------------------------------------------------------------------------
+// ---- one step
 
 template <class T>
 struct Gates {
@@ -156,7 +156,7 @@ void lstm_cell_grad(const Call& call)
     });
 }
 
-// ---- sequences ----------------------------------------------------------------------------------
+// ---- sequences
 
 constexpr int64_t step_work = 50000;  // multiply-adds of one step that are worth a thread
 constexpr int64_t row_block = 24;     // rows whose sums stay in the first-level cache

@@ -198,7 +198,6 @@ void logsoftmax(const Call& call)
 }
 
 // ---- logsumexp over any axes
-// -----------------------------------------------------------------------
 
 // Some axes of an array; neighbours that one stride serves are one axis.
 struct Axes {
@@ -342,7 +341,6 @@ void logsumexp(const Call& call)
 }
 
 // ---- cross entropy
-// ---------------------------------------------------------------------------------
 
 int64_t label_of(const Array& labels, int64_t r)
 {

@@ -186,7 +186,7 @@ class Node:
     _device: Device
     _inputs: tuple[Node, ...] | None  # None: freed by backward(retain_graph=False)
     _kept: tuple[NDArray, ...]  # what the operation keeps for its gradient; set where it keeps any
-    _saved: tuple[tuple[Any, Any], ...]  # what the gradient reads: (data, its version)
+    _saved: tuple[()] | tuple[Any, Any]  # what the gradient reads: (a tuple of data, its version)
     _spec: Any  # Spec, or a tuple of them; for a node not computed yet
 
     def public(self) -> Value:

@@ -1,11 +1,12 @@
 """What gradients read, and whether it is still what it was.
 
 Every in-place write to an array raises its storage's version. A node remembers the arrays that
-its gradient will read, each with its version.
+its gradient will read, and their versions.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,18 +17,21 @@ if TYPE_CHECKING:
 
 
 version_of: Final[Callable[[Any], Any]] = _cpu.version
-"""What changes when data, an array or a tuple of them, is written to in place."""
+"""What changes when data, an array or a tuple of data, is written to in place."""
 
 
 def remember(
     saves: tuple[int, ...] | None, arrays: Sequence[Any], data: Any
-) -> tuple[tuple[Any, Any], ...]:
-    """The data that a gradient will read, each with its version now."""
-    kept = []
-    for i in (*range(len(arrays)), -1) if saves is None else saves:
-        array = data if i < 0 else arrays[i]
-        kept.append((array, version_of(array)))
-    return tuple(kept)
+) -> tuple[tuple[Any, ...], Any]:
+    """The data that a gradient will read, and the versions of it now."""
+    read = _read(saves, arrays, data)
+    return read, version_of(read)
+
+
+def _read(saves: tuple[int, ...] | None, arrays: Sequence[Any], data: Any) -> tuple[Any, ...]:
+    """What `Op.saves` names, among an operation's inputs and its output."""
+    everything = (*arrays, data)
+    return everything if saves is None else tuple([everything[i] for i in saves])
 
 
 def check_saved(node: Node) -> None:
@@ -35,16 +39,19 @@ def check_saved(node: Node) -> None:
     op, edges = node.op, node._inputs
     if op is None or edges is None:
         return
+    read, versions = node._saved
+    found = _read(op.saves, [edge._data for edge in edges], node._data)
+    if all(map(operator.is_, found, read)) and version_of(read) == versions:
+        return
     positions = (*range(len(edges)), -1) if op.saves is None else op.saves
-    for i, (data, version) in zip(positions, node._saved, strict=False):
-        current = node._data if i < 0 else edges[i]._data
-        if current is data and version_of(data) == version:
+    for i, now, before, version in zip(positions, found, read, versions, strict=True):
+        if now is before and version_of(before) == version:
             continue
         which = "its output" if i < 0 else f"its input {i}"
-        how = f"version {version} became {version_of(data)}" if current is data else "was replaced"
+        how = f"version {version} became {version_of(now)}" if now is before else "was replaced"
         raise RuntimeError(
             f"backward: data that the gradient of {op.name} reads has changed: "
-            f"{which}, shape {_shape_of(data)}: {how}: "
+            f"{which}, shape {_shape_of(now)}: {how}: "
             "call backward before writing to it, or write to a copy"
         )
 

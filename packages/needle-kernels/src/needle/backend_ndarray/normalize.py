@@ -44,7 +44,7 @@ def batch_norm(
     device, dtype = _check_batch("batch_norm", x, weight, bias)
     channels = weight._shape
     y, mean, var = empty_as(x), new(device, channels, dtype), new(device, channels, dtype)
-    operands = _image(y), mean, var, _image(x), weight, bias
+    operands = y, mean, var, x, weight, bias
     device.launch(_BATCH_NORM, operands, (eps, float(relu)))
     return y, mean, var
 
@@ -67,7 +67,7 @@ def batch_norm_eval(
     op = "batch_norm_eval"
     device, _ = _check_batch(op, x, mean, var, weight, bias)
     y = empty_as(x)
-    operands = _image(y), _image(x), mean, var, weight, bias
+    operands = y, x, mean, var, weight, bias
     device.launch(_BATCH_NORM_EVAL, operands, (eps, float(relu)))
     return y
 
@@ -99,20 +99,9 @@ def batch_norm_grad(
         raise ShapeError(f"{op}: y is missing: got relu without y: pass the forward result")
     channels = weight._shape
     dx, dweight, dbias = empty_as(x), new(device, channels, dtype), new(device, channels, dtype)
-    image_y = None if y is None else _image(y)
-    operands = _image(dx), dweight, dbias, _image(dy), _image(x), image_y, mean, var, weight
+    operands = dx, dweight, dbias, dy, x, y, mean, var, weight
     device.launch(_BATCH_NORM_GRAD, operands, (eps, float(relu)))
     return dx, dweight, dbias
-
-
-def _image(x: NDArray) -> NDArray:
-    """(N, C) shown as (N, C, 1, 1)."""
-    return x if len(x._shape) == 4 else x._view(*_image_view(x._shape, x._strides))
-
-
-@lru_cache(4096)
-def _image_view(shape: Shape, strides: Shape) -> tuple[Shape, Shape]:
-    return (*shape, 1, 1), (*strides, 1, 1)
 
 
 def _check_batch(op: str, x: NDArray, *per_channel: NDArray) -> tuple[Device, DType]:

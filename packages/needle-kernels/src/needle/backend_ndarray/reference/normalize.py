@@ -1,4 +1,4 @@
-"""NumPy twins of batch normalisation (x is (N, C, H, W)) and layer normalisation (x is (R, D)).
+"""NumPy twins of batch and layer normalisation: x is (N, C) or (N, C, H, W), and (R, D).
 
 Both shift and scale with the biased variance:
 
@@ -13,12 +13,15 @@ import numpy as np
 
 from needle.backend_ndarray.reference.types import Array
 
-BATCH = (0, 2, 3)  # the axes that batch normalisation averages over
+
+def batch_axes(x: Array) -> tuple[int, ...]:
+    """The axes that batch normalisation averages over: all but the channels."""
+    return 0, *range(2, x.ndim)
 
 
-def per_channel(v: Array) -> Array:
-    """(C,) shown as (C, 1, 1), which broadcasts against (N, C, H, W)."""
-    return v[:, None, None]
+def per_channel(v: Array, x: Array) -> Array:
+    """(C,) shown as (C, 1, 1) where x has height and width: it broadcasts against x."""
+    return v.reshape(-1, *(1,) * (x.ndim - 2))
 
 
 def batch_norm(
@@ -33,8 +36,9 @@ def batch_norm(
 ) -> None:
     """mean, var = over batch, height and width; y as in batch_norm_eval."""
     # Averages are taken in float64: a sum over a batch would lose float32's last digits.
-    mean[...] = x.mean(axis=BATCH, dtype=np.float64)
-    var[...] = x.var(axis=BATCH, dtype=np.float64)
+    axes = batch_axes(x)
+    mean[...] = x.mean(axis=axes, dtype=np.float64)
+    var[...] = x.var(axis=axes, dtype=np.float64)
     batch_norm_eval(y, x, mean, var, weight, bias, eps, relu)
 
 
@@ -50,7 +54,7 @@ def batch_norm_eval(
 ) -> None:
     """y = weight * xhat + bias with given mean and variance, then max(y, 0) with `relu`."""
     scale = weight / np.sqrt(var + eps)
-    result = (x - per_channel(mean)) * per_channel(scale) + per_channel(bias)
+    result = (x - per_channel(mean, x)) * per_channel(scale, x) + per_channel(bias, x)
     y[...] = np.maximum(result, 0) if relu else result
 
 
@@ -71,16 +75,17 @@ def batch_norm_grad(
 
     dx = weight / sqrt(var + eps) * (dy - mean(dy) - xhat * mean(dy * xhat))
     """
+    axes = batch_axes(x)
     if relu and y is not None:
         dy = np.where(y > 0, dy, 0)
     inverse = 1 / np.sqrt(var + eps)
-    xhat = (x - per_channel(mean)) * per_channel(inverse)
-    dweight[...] = (dy * xhat).sum(axis=BATCH, dtype=np.float64)
-    dbias[...] = dy.sum(axis=BATCH, dtype=np.float64)
+    xhat = (x - per_channel(mean, x)) * per_channel(inverse, x)
+    dweight[...] = (dy * xhat).sum(axis=axes, dtype=np.float64)
+    dbias[...] = dy.sum(axis=axes, dtype=np.float64)
     count = x.size // max(x.shape[1], 1)
     if count:
-        centred = dy - per_channel(dbias / count) - xhat * per_channel(dweight / count)
-        dx[...] = per_channel(weight * inverse) * centred
+        centred = dy - per_channel(dbias / count, x) - xhat * per_channel(dweight / count, x)
+        dx[...] = per_channel(weight * inverse, x) * centred
 
 
 def layer_norm(
