@@ -58,7 +58,7 @@ struct Products {
     bool past_caches() const
     {
         return to.n * to.image_stride * int64_t{sizeof(T)} >= beyond_caches &&
-               whole_vectors(to.data, to.pixel_stride);
+               rows_are_aligned(to.data, to.pixel_stride);
     }
 };
 

@@ -318,7 +318,7 @@ private:
     {
         constexpr int64_t width = lanes<char>;
         int64_t i = 0;
-        if (whole_vectors(out, 0))
+        if (rows_are_aligned(out, 0))
             for (; i + width <= bytes; i += width) stream_store(out + i, load(results + i));
         std::memcpy(out + i, results + i, static_cast<size_t>(bytes - i));
     }

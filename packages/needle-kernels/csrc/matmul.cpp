@@ -25,7 +25,7 @@ constexpr int64_t packed_block_k = 256;
 constexpr int64_t block_bytes = 768 << 10;      // of a packed block, where the cache has room
 constexpr int64_t line_bytes = 64;              // of a cache
 constexpr int64_t warm_bytes = 1536 << 10;      // of A: the second-level cache may keep them
-constexpr int64_t few_rows = 4 * tile_rows;     // of A, which always use B in place
+constexpr int64_t few_rows = 4 * tile_rows;     // of A, which do not pay for packing rows of B
 constexpr int strip_rows = 6;                   // of a tile of a strip, at most
 constexpr int64_t strip_k = 1024;               // so many of its rows fit the second-level cache
 constexpr int64_t most_strip_k = 4096;          // of all: A is read again for each strip
@@ -53,13 +53,13 @@ struct Split {
     int parts() const { return rows * columns; }
 };
 
-// How a part is cut: read from its size alone, so the workspace can be computed before the call.
+// How a part is cut. All products of a batch, and all parts of one, share a plan.
 struct Plan {
     bool pack_a, pack_b;
     bool wide;                   // all rows of A are kept, and panels of B pass by
     bool past_caches;            // C is written once, and would not stay in them
     bool fetch_a;                // the next rows of A, where there is a panel of B only
-    bool strips;                 // of B, not blocks: the rest is for the columns behind the last
+    bool strips;                 // B is used in strips; blocks only behind the last whole one
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
     int64_t group;               // rows of A that are packed together, or pass below strips
@@ -216,8 +216,8 @@ Plan make_plan(const Product<T>& p)
 
     int64_t bytes = min64(block_bytes, second / 2);
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
-    plan.past_caches = (plan.wide || plan.strips) && plan.depth == p.depth && !p.accumulate &&
-                       p.c_bytes >= beyond_caches && whole_vectors(p.c, p.c_row);
+    plan.past_caches =
+        (plan.wide || plan.strips) && plan.depth == p.depth && !p.accumulate && p.past_caches;
     constexpr int64_t strip = strip_columns<T>(strip_rows);
     int64_t together = min64(strips_together, second / 2 / (strip * plan.depth * size));
     plan.columns = plan.strips   ? max64(strip_columns<T>(1), together * strip)
@@ -596,6 +596,16 @@ int64_t batch_offset(const Array& array, const Batch& batch, int64_t index)
     return offset;
 }
 
+// Whether C is more than the caches keep, and all rows of all its items are aligned.
+template <class T>
+bool may_stream(const Array& out)
+{
+    bool aligned = true;
+    for (int axis = 0; axis < out.rank - 1; ++axis)
+        aligned = aligned && rows_are_aligned(out.as<T>(), out.strides[axis]);
+    return aligned && out.size() * static_cast<int64_t>(sizeof(T)) >= beyond_caches;
+}
+
 template <class T>
 Product<T> product_of(const Call& call)
 {
@@ -618,7 +628,7 @@ Product<T> product_of(const Call& call)
             static_cast<Activation>(static_cast<int>(call.scalars[0])),
             call.scalars[1] != 0,
             batch_of(out).count * a_bytes / num_threads(),
-            out.size() * static_cast<int64_t>(sizeof(T))};
+            may_stream<T>(out)};
 }
 
 // Products of a batch run side by side when there are enough of them, else each uses all threads.

@@ -18,7 +18,7 @@ struct Product {
     Activation activation;
     bool accumulate;
     int64_t a_bytes;         // of all A of the call, for each thread
-    int64_t c_bytes;         // of all C of the call
+    bool past_caches;        // C may be written so: stream_store
     double* sums = nullptr;  // of B's columns, where they are wanted too
 };
 

@@ -81,12 +81,12 @@ inline void end_stream()
 #endif
 }
 
-// Whether rows of so many elements are whole vectors, as stream_store writes them.
+// Whether every row begins at a multiple of the vector's size, as stream_store needs it.
 template <class T>
-inline bool whole_vectors(const T* rows, int64_t row_stride)
+inline bool rows_are_aligned(const T* first, int64_t row_stride)
 {
     int64_t step = row_stride * static_cast<int64_t>(sizeof(T));
-    return reinterpret_cast<uintptr_t>(rows) % NEEDLE_VECTOR_BYTES == 0 &&
+    return reinterpret_cast<uintptr_t>(first) % NEEDLE_VECTOR_BYTES == 0 &&
            step % NEEDLE_VECTOR_BYTES == 0;
 }
 

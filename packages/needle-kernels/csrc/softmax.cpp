@@ -393,7 +393,7 @@ template <class T>
 bool streams(const Array& matrix)
 {
     return matrix.size() * static_cast<int64_t>(sizeof(T)) >= beyond_caches &&
-           matrix.strides[1] == 1 && whole_vectors(matrix.as<T>(), matrix.strides[0]);
+           matrix.strides[1] == 1 && rows_are_aligned(matrix.as<T>(), matrix.strides[0]);
 }
 
 // dlogits = (exp(logits - lse) - (1 - e) one_hot(label) - e / C) * dloss / R. A large lse has too

@@ -121,6 +121,18 @@ def test_a_result_beyond_the_caches(host_device, rows, columns):
     check(nd.matmul(a, b, out=got.copy(), accumulate=True), a, b, "float32", got.numpy())
 
 
+def test_a_batch_beyond_the_caches_whose_items_begin_between_vectors(host_device):
+    """33 MB; the first item's rows are whole vectors, those of the second begin one place later."""
+    rows, columns = 2052, 2048
+    a, b = draw((2, rows, 3)), draw((2, 3, columns), 1)
+    item = rows * columns + 1
+    whole = nd.array(np.zeros(2 * item), dtype="float32", device=host_device)
+    out = whole.as_strided((2, rows, columns), (item, columns, 1))
+    left, right = (nd.array(x, dtype="float32", device=host_device) for x in (a, b))
+    check(nd.matmul(left, right, out=out), left, right, "float32")
+    assert whole.numpy()[[item - 1, -1]].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_linear_weight_grad(device, view, dtype):
