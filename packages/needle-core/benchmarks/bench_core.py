@@ -1,7 +1,7 @@
 """How long operations take, and what a Tensor costs on top of its kernel: `hatch run bench:run`.
 
-The large cases are those of `needle.testing`; each result is compared with its oracle's shape and
-must be finite (values are the tests' business).
+The large cases are those of `needle.testing`; each result must be finite (values are the tests'
+business).
 """
 
 from __future__ import annotations

@@ -13,6 +13,17 @@ constexpr int max_rank = 16;
 
 enum class DType : int32_t { float32, float64, int32, int64, uint8, boolean };
 
+NEEDLE_INLINE int64_t item_size(DType dtype)
+{
+    switch (dtype) {
+        case DType::float64:
+        case DType::int64: return 8;
+        case DType::float32:
+        case DType::int32: return 4;
+        default: return 1;
+    }
+}
+
 class Storage;
 
 // A strided view of memory that the kernel does not own. Strides count elements; `data` already

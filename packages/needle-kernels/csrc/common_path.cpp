@@ -114,16 +114,16 @@ py::object copy_array(PyObject* a, DType kind, bool row_major)
     read_array(a, in);
     out.dtype = kind;
     out.rank = read_sizes(part(a, Part::shape), out.shape);
-    py::object steps;
+    py::object strides;
     if (row_major && !is_compact(in)) {
         set_compact_strides(out);
-        steps = sizes_tuple(out.strides, out.rank);
+        strides = sizes_tuple(out.strides, out.rank);
     } else {
-        steps = dense_steps(a, in);
-        read_sizes(steps.ptr(), out.strides);
+        strides = dense_strides(a, in);
+        read_sizes(strides.ptr(), out.strides);
     }
     py::object copied =
-        allocate_array(out, as_object(part(a, Part::shape)), std::move(steps), bound.device);
+        allocate_array(out, as_object(part(a, Part::shape)), std::move(strides), bound.device);
     Call call{operands, 2, nullptr, 0, nullptr, nullptr, 0};
     run_kernel(static_cast<int>(Kernel::copy), call, in.size());
     return copied;
@@ -276,20 +276,20 @@ private:
     py::object make_output()
     {
         Array& out = arrays_[0];
-        py::object sizes, steps;
-        for (int i = 0; i < count_ && !sizes; ++i)
+        py::object shape, strides;
+        for (int i = 0; i < count_ && !shape; ++i)
             if (is_array(inputs_[i]) && same_shape(arrays_[i + 1], out)) {
-                sizes = as_object(part(inputs_[i], Part::shape));
-                steps = dense_steps(inputs_[i], arrays_[i + 1]);
-                read_sizes(steps.ptr(), out.strides);
+                shape = as_object(part(inputs_[i], Part::shape));
+                strides = dense_strides(inputs_[i], arrays_[i + 1]);
+                read_sizes(strides.ptr(), out.strides);
             }
-        if (!sizes) {
+        if (!shape) {
             set_compact_strides(out);
-            sizes = sizes_tuple(out.shape, out.rank);
-            steps = sizes_tuple(out.strides, out.rank);
+            shape = sizes_tuple(out.shape, out.rank);
+            strides = sizes_tuple(out.strides, out.rank);
         }
         out.dtype = is_comparison(kernel_) ? DType::boolean : dtype_;
-        return allocate_array(out, sizes, steps, bound.device);
+        return allocate_array(out, shape, strides, bound.device);
     }
 
     int kernel_;
@@ -312,10 +312,10 @@ PyObject* reduce(int kernel, PyObject* a, PyObject* to, PyObject* of)
     read_parts(part(a, Part::handle), PyTuple_GET_ITEM(of, 0), PyTuple_GET_ITEM(of, 1),
                part(a, Part::offset), operands[1]);
     out.dtype = operands[1].dtype;
-    PyObject *sizes = PyTuple_GET_ITEM(to, 0), *steps = PyTuple_GET_ITEM(to, 1);
-    out.rank = read_sizes(sizes, out.shape);
-    read_sizes(steps, out.strides);
-    py::object result = allocate_array(out, as_object(sizes), as_object(steps), bound.device);
+    PyObject *shape = PyTuple_GET_ITEM(to, 0), *strides = PyTuple_GET_ITEM(to, 1);
+    out.rank = read_sizes(shape, out.shape);
+    read_sizes(strides, out.strides);
+    py::object result = allocate_array(out, as_object(shape), as_object(strides), bound.device);
     Call call{operands, 2, nullptr, 0, nullptr, nullptr, 0};
     run_kernel(kernel, call, operands[1].size());
     return result.release().ptr();

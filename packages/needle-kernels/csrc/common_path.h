@@ -10,8 +10,7 @@
 namespace needle {
 
 // elementwise(kernel, a[, b]): the result as a new array. For arrays that broadcast, or one of them
-// a Python number, promoted as NumPy 2 does; for bools only the logical kernels and comparisons
-// with others.
+// a Python number, promoted as NumPy 2 does; of bools alone only a logical kernel.
 //
 // elementwise_in_place(kernel, target, other): whether it wrote the result to target; not where
 // these are not what elementwise() takes, or the target is not one whole run of memory of the

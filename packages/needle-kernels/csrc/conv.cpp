@@ -71,8 +71,9 @@ struct Share {
 // `first` are the segments of the first row and panel, but `a_shift` away; behind them is room for
 // a tile's. (These are only written: to add to what was just written would wait for the write.) Of
 // large images the first panel's tiles fetch the pixels below theirs, which the next row of results
-// adds; those of a few channels lie so close that the processor does, and then tiles fetch the
-// places of the next one's results: of few products each, most of the time would go to the writes.
+// adds. Small images are in the caches, and the pixels of a few channels lie so close that the
+// processor fetches them: there tiles fetch the places of the next one's results. Of few products
+// each, most of the time would go to the writes.
 template <class T>
 void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_shift,
               const Walk& rows, T* c, const Share& share)
@@ -81,9 +82,20 @@ void run_rows(const Products<T>& p, Segment<T>* first, int64_t count, int64_t a_
     int64_t bytes = p.from.n * p.from.image_stride * int64_t{sizeof(T)};
     bool fetches = count > 0 && p.from.c >= lanes<T> && bytes > caches().second_bytes;
     Segment<T>* segments = first + count;
-    Tile<T> tile{segments,     count, rows.a, p.weights.input_stride, nullptr, rows.c, 0, nullptr,
-                 p.activation, false, true};
-    tile.past_caches = p.past_caches();
+    Tile<T> tile{
+        .segments = segments,
+        .segment_count = count,
+        .a_stride = rows.a,
+        .b_stride = p.weights.input_stride,
+        .c = nullptr,
+        .c_stride = rows.c,
+        .columns = 0,
+        .bias = nullptr,
+        .activation = p.activation,
+        .accumulate = false,
+        .finish = true,
+        .past_caches = p.past_caches(),
+    };
     for (int64_t i0 = 0; i0 < rows.count; i0 += block_rows) {
         int64_t end = min64(rows.count, i0 + block_rows);
         for (int64_t panel = share.panel0; panel < share.panel1; ++panel) {

@@ -8,11 +8,8 @@
 
 namespace needle::NEEDLE_TARGET {
 
-constexpr int64_t parallel_work = 100000;  // multiply-adds that are worth a second thread
 // So many rows stay in the first-level cache while all panels use them.
 constexpr int64_t block_rows = 4 * tile_rows;
-
-inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
 
 // Of a convolution with this result and these weights, padding included.
 inline int64_t multiply_adds(const Array& out, const Array& w)

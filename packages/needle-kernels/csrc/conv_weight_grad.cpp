@@ -229,8 +229,19 @@ private:
             });
         }
         if (count == 0 && !first) return;
-        Tile<T> tile{segments, count,   lines.rows.a,  lines.rows.c, nullptr, p.dy.c,
-                     columns,  nullptr, no_activation, !first,       false};
+        Tile<T> tile{
+            .segments = segments,
+            .segment_count = count,
+            .a_stride = lines.rows.a,
+            .b_stride = lines.rows.c,
+            .c = nullptr,
+            .c_stride = p.dy.c,
+            .columns = columns,
+            .bias = nullptr,
+            .activation = no_activation,
+            .accumulate = !first,
+            .finish = false,
+        };
         T* target = dw + (ky * p.horizontal.kernel + kx) * x.c * p.dy.c + j;
         for (int64_t r = r0; r < r1;) {
             int height = p.narrow ? narrow_tile_rows : tile_rows_for(r1 - r);

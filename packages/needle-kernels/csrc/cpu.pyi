@@ -46,7 +46,7 @@ class Storage:
     @property
     def nbytes(self) -> int: ...
     version: int
-    """Raised by every in-place write."""
+    """How many in-place writes there were."""
 
 def launch(
     device: int, kernel: int, operands: tuple[Any, ...], scalars: tuple[float, ...], /

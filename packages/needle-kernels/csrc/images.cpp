@@ -146,7 +146,7 @@ struct Columns {
     int64_t column(int64_t j) const { return (mirrored ? width - 1 - j : j) + shift; }
 };
 
-// One row of pixels, `stride` apart; what lies beside the image is `outside`, or reflected.
+// One row of pixels, `stride` apart; what lies beside the image counts as 0, or is reflected.
 template <class T>
 void write_row(float* out, const T* row, int64_t stride, const Columns& columns, Scale scale,
                bool reflect)

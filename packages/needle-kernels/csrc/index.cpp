@@ -74,7 +74,7 @@ void gather(const Call& call)
 
 void run_gather(const Call& call)
 {
-    switch (item_bytes(call.arrays[0].dtype)) {
+    switch (item_size(call.arrays[0].dtype)) {
         case 1: gather<uint8_t>(call); break;
         case 4: gather<int32_t>(call); break;
         default: gather<int64_t>(call); break;

@@ -24,17 +24,6 @@
 
 namespace needle::NEEDLE_TARGET {
 
-inline int64_t item_bytes(DType dtype)
-{
-    switch (dtype) {
-        case DType::float32:
-        case DType::int32: return 4;
-        case DType::float64:
-        case DType::int64: return 8;
-        default: return 1;
-    }
-}
-
 inline int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
 
 // N operands of one shape; the first is the output. Axis 0 is the innermost; strides count bytes.
@@ -90,7 +79,7 @@ inline Nest<N> make_nest(const Array* arrays)
     Nest<N> nest;
     for (int k = 0; k < N; ++k) {
         nest.data[k] = static_cast<char*>(arrays[k].data);
-        nest.item[k] = item_bytes(arrays[k].dtype);
+        nest.item[k] = item_size(arrays[k].dtype);
     }
     for (int axis = arrays[0].rank - 1; axis >= 0; --axis) {
         int64_t n = arrays[0].shape[axis];
@@ -171,7 +160,7 @@ void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grai
 }
 
 // Copies a block of rows x columns items between any two layouts; defined in shape.cpp. `stream`:
-// a transposed block is written past the caches; out's rows start at cache lines.
+// out is written past the caches; its rows start at cache lines.
 struct BlockLayout {
     char* data;
     int64_t column_stride;

@@ -38,7 +38,6 @@ constexpr int64_t strips_together = 4;          // at most, where they fit half 
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
-constexpr int64_t parallel_work = 100000;      // multiply-adds that are worth a second thread
 constexpr int64_t entry_work = 1000;           // what entering a product of a batch costs
 constexpr int64_t packing_rows = 6;            // multiplying so many rows costs what packing B does
 constexpr int64_t cut_rows = 4;                // parts of a product are multiples of so many rows
@@ -67,8 +66,6 @@ struct Plan {
 
     int64_t elements() const { return packed_a + packed_b; }
 };
-
-inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
 
 // The size of equal blocks of at most `most` that cover n.
 inline int64_t even_block(int64_t n, int64_t most)
@@ -319,19 +316,21 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
     RowOrder order =
         plan.pack_a || p.a_row == 1 ? RowOrder::rows_contiguous : RowOrder::k_contiguous;
     Segment<T> segment{nullptr, b, depth};
-    Tile<T> tile{&segment,
-                 1,
-                 p.a_row == 1 ? p.a_depth : p.a_row,
-                 b_stride,
-                 nullptr,
-                 p.c_row,
-                 block.j1 - block.j0,
-                 p.bias == nullptr ? nullptr : p.bias + block.j0,
-                 p.activation,
-                 p.accumulate || block.k0 > 0,
-                 block.k1 == p.depth};
-    tile.ahead = next_a;
-    tile.past_caches = plan.past_caches;
+    Tile<T> tile{
+        .segments = &segment,
+        .segment_count = 1,
+        .a_stride = p.a_row == 1 ? p.a_depth : p.a_row,
+        .b_stride = b_stride,
+        .c = nullptr,
+        .c_stride = p.c_row,
+        .columns = block.j1 - block.j0,
+        .bias = p.bias == nullptr ? nullptr : p.bias + block.j0,
+        .activation = p.activation,
+        .accumulate = p.accumulate || block.k0 > 0,
+        .finish = block.k1 == p.depth,
+        .ahead = next_a,
+        .past_caches = plan.past_caches,
+    };
     Ahead<T> next_b = plan.wide ? next_panel(p, block) : Ahead<T>{};
     for (int64_t i = block.i0; i < block.i1;) {
         int height = tile_rows_for(block.i1 - i);
@@ -406,20 +405,21 @@ void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, c
     constexpr int rows_ahead = 8;  // of B: no processor foresees rows more than 2 KB apart
     const T* in_place = p.a + block.i0 * p.a_row + block.k0 * p.a_depth;
     Segment<T> segment{plan.pack_a ? packed_a : in_place, b, block.depth()};
-    Tile<T> tile{&segment,
-                 1,
-                 plan.pack_a    ? rows
-                 : p.a_row == 1 ? p.a_depth
-                                : p.a_row,
-                 b_stride,
-                 p.c + block.i0 * p.c_row + block.j0,
-                 p.c_row,
-                 vectors * lanes<T>,
-                 p.bias == nullptr ? nullptr : p.bias + block.j0,
-                 p.activation,
-                 p.accumulate || block.k0 > 0,
-                 block.k1 == p.depth};
-    tile.past_caches = plan.past_caches;
+    const int64_t a_stride = p.a_row == 1 ? p.a_depth : p.a_row;
+    Tile<T> tile{
+        .segments = &segment,
+        .segment_count = 1,
+        .a_stride = plan.pack_a ? rows : a_stride,
+        .b_stride = b_stride,
+        .c = p.c + block.i0 * p.c_row + block.j0,
+        .c_stride = p.c_row,
+        .columns = vectors * lanes<T>,
+        .bias = p.bias == nullptr ? nullptr : p.bias + block.j0,
+        .activation = p.activation,
+        .accumulate = p.accumulate || block.k0 > 0,
+        .finish = block.k1 == p.depth,
+        .past_caches = plan.past_caches,
+    };
     // Of a shallow tile all rows must begin within few k; each takes one k for a line.
     int64_t interval = block.depth() < 64 ? 4 : fetch_interval;
     if (block.depth() >= fetching_depth && !plan.past_caches)
@@ -435,10 +435,12 @@ template <class T>
 void run_strip_tile(int64_t rows, const Product<T>& p, const Plan& plan, const Block& block,
                     const T* a, const T* b, int64_t b_stride)
 {
-    bool alone = strip_vectors(p.rows) > strip_vectors(strip_rows);
-    switch (alone ? -rows : rows) {
-        case -1: return run_strip_tile<T, 1, strip_vectors(1)>(p, plan, block, a, b, b_stride);
-        case -2: return run_strip_tile<T, 2, strip_vectors(2)>(p, plan, block, a, b, b_stride);
+    if (strip_vectors(p.rows) > strip_vectors(strip_rows)) {  // strips are wider for one or two
+        if (rows == 1)
+            return run_strip_tile<T, 1, strip_vectors(1)>(p, plan, block, a, b, b_stride);
+        return run_strip_tile<T, 2, strip_vectors(2)>(p, plan, block, a, b, b_stride);
+    }
+    switch (rows) {
         case 1: return run_strip_tile<T, 1>(p, plan, block, a, b, b_stride);
         case 2: return run_strip_tile<T, 2>(p, plan, block, a, b, b_stride);
         case 3: return run_strip_tile<T, 3>(p, plan, block, a, b, b_stride);
@@ -613,22 +615,24 @@ Product<T> product_of(const Call& call)
                 &bias = call.arrays[3];
     int r = out.rank;
     int64_t a_bytes = out.shape[r - 2] * a.shape[r - 1] * static_cast<int64_t>(sizeof(T));
-    return {out.shape[r - 2],
-            out.shape[r - 1],
-            a.shape[r - 1],
-            a.as<T>(),
-            a.strides[r - 2],
-            a.strides[r - 1],
-            b.as<T>(),
-            b.strides[r - 2],
-            b.strides[r - 1],
-            out.as<T>(),
-            out.strides[r - 2],
-            bias.as<T>(),
-            static_cast<Activation>(static_cast<int>(call.scalars[0])),
-            call.scalars[1] != 0,
-            batch_of(out).count * a_bytes / num_threads(),
-            may_stream<T>(out)};
+    return {
+        .rows = out.shape[r - 2],
+        .columns = out.shape[r - 1],
+        .depth = a.shape[r - 1],
+        .a = a.as<T>(),
+        .a_row = a.strides[r - 2],
+        .a_depth = a.strides[r - 1],
+        .b = b.as<T>(),
+        .b_depth = b.strides[r - 2],
+        .b_column = b.strides[r - 1],
+        .c = out.as<T>(),
+        .c_row = out.strides[r - 2],
+        .bias = bias.as<T>(),
+        .activation = static_cast<Activation>(static_cast<int>(call.scalars[0])),
+        .accumulate = call.scalars[1] != 0,
+        .a_bytes = batch_of(out).count * a_bytes / num_threads(),
+        .past_caches = may_stream<T>(out),
+    };
 }
 
 // Products of a batch run side by side when there are enough of them, else each uses all threads.

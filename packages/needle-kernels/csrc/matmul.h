@@ -55,17 +55,19 @@ void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b, int64_t beg
     RowOrder order = p.a_depth == 1 ? RowOrder::k_contiguous : RowOrder::rows_contiguous;
     for (int64_t j = begin; j < end; j += width) {
         Segment<T> segment{nullptr, b.panels + j * b.depth, b.depth};
-        Tile<T> tile{&segment,
-                     1,
-                     p.a_depth == 1 ? p.a_row : p.a_depth,
-                     width,
-                     nullptr,
-                     p.c_row,
-                     min64(width, end - j),
-                     p.bias == nullptr ? nullptr : p.bias + j,
-                     p.activation,
-                     p.accumulate,
-                     true};
+        Tile<T> tile{
+            .segments = &segment,
+            .segment_count = 1,
+            .a_stride = p.a_depth == 1 ? p.a_row : p.a_depth,
+            .b_stride = width,
+            .c = nullptr,
+            .c_stride = p.c_row,
+            .columns = min64(width, end - j),
+            .bias = p.bias == nullptr ? nullptr : p.bias + j,
+            .activation = p.activation,
+            .accumulate = p.accumulate,
+            .finish = true,
+        };
         for (int64_t i = 0; i < p.rows;) {
             int height = tile_rows_for(p.rows - i);
             segment.a = p.a + i * p.a_row;

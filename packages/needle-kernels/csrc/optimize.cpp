@@ -39,7 +39,7 @@ template <class Body>
 void for_each_part(const Call& call, int group_size, int64_t begin, int64_t end, const Body& body)
 {
     for (int first = 0; first < call.count && begin < end; first += group_size) {
-        int64_t n = element_count(call.arrays[first]);
+        int64_t n = call.arrays[first].size();
         if (begin < n) body(call.arrays + first, begin, min64(end, n));
         begin = max64(begin - n, 0);
         end -= n;
@@ -51,7 +51,7 @@ template <class Body>
 void update_groups(const Call& call, int group_size, const Body& body)
 {
     int64_t total = 0;
-    for (int i = 0; i < call.count; i += group_size) total += element_count(call.arrays[i]);
+    for (int i = 0; i < call.count; i += group_size) total += call.arrays[i].size();
     parallel_for(total, grain, cache_line, [&](int64_t begin, int64_t end) {
         FlushDenormals flush;
         for_each_part(call, group_size, begin, end, body);
@@ -212,7 +212,7 @@ void scale(const Call& call)
 // order, so the result is the same for every number of threads.
 constexpr int64_t block_size = 4096;
 
-int64_t block_count(const Array& array) { return ceil_div(element_count(array), block_size); }
+int64_t block_count(const Array& array) { return ceil_div(array.size(), block_size); }
 
 int64_t total_blocks(const Call& call)
 {
@@ -249,7 +249,7 @@ double sum_squares_of(const T* a, int64_t n)
 
 void sum_squares_blocks(const Array& array, int64_t begin, int64_t end, double* partial)
 {
-    int64_t n = element_count(array);
+    int64_t n = array.size();
     with_float(array.dtype, [&](auto zero) {
         const auto* a = array.as<decltype(zero)>();
         for (int64_t b = begin; b < end; ++b) {

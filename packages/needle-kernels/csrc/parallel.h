@@ -10,6 +10,9 @@ namespace needle::NEEDLE_TARGET {
 inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
+
+constexpr int64_t parallel_work = 100000;  // multiply-adds that are worth a second thread
 
 // How many threads a loop of n iterations uses when a thread should get at least `grain` of them.
 inline int threads_for(int64_t n, int64_t grain)

@@ -88,7 +88,7 @@ struct Pixels {
 // no processor foresees several rows at once; or none, where all of x may be in the cache.
 int64_t rows_ahead(const Windows& windows, const Array& x)
 {
-    return x.size() * item_bytes(x.dtype) > caches().second_bytes ? windows.stride[0] : 0;
+    return x.size() * item_size(x.dtype) > caches().second_bytes ? windows.stride[0] : 0;
 }
 
 // Calls body(T{}, n, h, w) for every pixel of (N, H, W, C), shared by the threads. Each costs

@@ -22,17 +22,17 @@ namespace {
 constexpr const char* part_names[] = {"_handle", "_shape", "_strides",
                                       "_offset", "_dtype", "_device"};
 
-py::object new_array(py::object memory, py::object sizes, py::object steps, py::object start,
-                     py::object kind, py::object where)
+py::object new_array(py::object handle, py::object shape, py::object strides, py::object offset,
+                     py::object dtype, py::object device)
 {
     PyObject* array = bound.type->tp_alloc(bound.type, 0);
     if (array == nullptr) throw py::error_already_set();
-    part(array, Part::handle) = memory.release().ptr();
-    part(array, Part::shape) = sizes.release().ptr();
-    part(array, Part::strides) = steps.release().ptr();
-    part(array, Part::offset) = start.release().ptr();
-    part(array, Part::dtype) = kind.release().ptr();
-    part(array, Part::device) = where.release().ptr();
+    part(array, Part::handle) = handle.release().ptr();
+    part(array, Part::shape) = shape.release().ptr();
+    part(array, Part::strides) = strides.release().ptr();
+    part(array, Part::offset) = offset.release().ptr();
+    part(array, Part::dtype) = dtype.release().ptr();
+    part(array, Part::device) = device.release().ptr();
     return py::reinterpret_steal<py::object>(array);
 }
 
@@ -46,7 +46,7 @@ int64_t checked_size(const Array& array)
         fits &= !__builtin_mul_overflow(size, array.shape[axis], &size);
     }
     if (!fits || size > INT64_MAX / 8)
-        throw OutOfMemory("cpu: out of memory: asked for more than 2^63 bytes");
+        throw OutOfMemory("cpu: out of memory: asked for 2^60 elements or more");
     return size;
 }
 
@@ -65,8 +65,8 @@ py::object empty_like(PyObject* model, PyObject* kind)
     Array out;
     read_array(model, out);
     out.dtype = dtype_of(kind);
-    py::object steps = dense_steps(model, out);
-    return allocate_array(out, as_object(part(model, Part::shape)), steps,
+    py::object strides = dense_strides(model, out);
+    return allocate_array(out, as_object(part(model, Part::shape)), strides,
                           part(model, Part::device));
 }
 
@@ -171,27 +171,27 @@ void read_parts(PyObject* handle, PyObject* shape, PyObject* strides, PyObject* 
         static_cast<char*>(storage.data()) + PyLong_AsLongLong(offset) * item_size(array.dtype);
 }
 
-py::object allocate_array(Array& out, py::object sizes, py::object steps, PyObject* device)
+py::object allocate_array(Array& out, py::object shape, py::object strides, PyObject* device)
 {
-    py::object memory = make_storage(checked_size(out), out.dtype);
-    out.storage = &storage_of(memory.ptr());
+    py::object handle = make_storage(checked_size(out), out.dtype);
+    out.storage = &storage_of(handle.ptr());
     out.data = out.storage->data();
-    return new_array(std::move(memory), std::move(sizes), std::move(steps), as_object(bound.zero),
+    return new_array(std::move(handle), std::move(shape), std::move(strides), as_object(bound.zero),
                      as_object(bound.dtypes[static_cast<int>(out.dtype)]), as_object(device));
 }
 
-py::object view_of(PyObject* array, py::object sizes, py::object steps, py::object start)
+py::object view_of(PyObject* array, py::object shape, py::object strides, py::object offset)
 {
-    return new_array(as_object(part(array, Part::handle)), std::move(sizes), std::move(steps),
-                     std::move(start), as_object(part(array, Part::dtype)),
+    return new_array(as_object(part(array, Part::handle)), std::move(shape), std::move(strides),
+                     std::move(offset), as_object(part(array, Part::dtype)),
                      as_object(part(array, Part::device)));
 }
 
-py::object dense_steps(PyObject* model, const Array& like)
+py::object dense_strides(PyObject* model, const Array& like)
 {
-    py::object steps = as_object(part(model, Part::strides));
-    if (is_compact(like)) return steps;
-    return py::handle(bound.dense_strides)(as_object(part(model, Part::shape)), steps);
+    py::object strides = as_object(part(model, Part::strides));
+    if (is_compact(like)) return strides;
+    return py::handle(bound.dense_strides)(as_object(part(model, Part::shape)), strides);
 }
 
 void bind_arrays(const py::type& type, const py::object& device, const py::tuple& dtypes,

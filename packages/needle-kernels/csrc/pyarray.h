@@ -74,17 +74,18 @@ void read_array(pybind11::handle object, Array& array);
 void read_immediate(pybind11::handle value, DType dtype, const Array& like, void* slot,
                     Array& array);
 
-// An NDArray with memory of its own for the layout in `out`, whose `data` is set to it. `sizes` and
-// `steps` are that layout's tuples. Throws OutOfMemory.
-pybind11::object allocate_array(Array& out, pybind11::object sizes, pybind11::object steps,
+// An NDArray with memory of its own for the layout in `out`, whose `data` is set to it. `shape` and
+// `strides` are that layout's tuples. Throws OutOfMemory.
+pybind11::object allocate_array(Array& out, pybind11::object shape, pybind11::object strides,
                                 PyObject* device);
 
 // An NDArray that shows the memory of `array` in another layout, unchecked.
-pybind11::object view_of(PyObject* array, pybind11::object sizes, pybind11::object steps,
-                         pybind11::object start);
+pybind11::object view_of(PyObject* array, pybind11::object shape, pybind11::object strides,
+                         pybind11::object offset);
 
-// The strides of a new array of this shape and memory order; `like` is what both are read from.
-pybind11::object dense_steps(PyObject* model, const Array& like);
+// The strides of a new array with the shape and memory order of `model`; `like` is what read_array
+// made of it.
+pybind11::object dense_strides(PyObject* model, const Array& like);
 
 // wrap(handle, shape, strides, offset, dtype, device): an NDArray of these parts, unchecked.
 // empty(shape, dtype, device): a new row-major NDArray in the CPU's memory, contents arbitrary.

@@ -16,12 +16,10 @@ PyTypeObject* storage_type = nullptr;
 
 namespace {
 
-constexpr const char* dtype_names[] = {"float32", "float64", "int32", "int64", "uint8", "bool"};
-
 DType dtype_from_name(const std::string& name)
 {
     for (int i = 0; i < 6; ++i)
-        if (name == dtype_names[i]) return static_cast<DType>(i);
+        if (name == dtype_name(static_cast<DType>(i))) return static_cast<DType>(i);
     throw py::type_error("Storage: dtype: got " + name +
                          ": need float32, float64, int32, int64, uint8 or bool");
 }
@@ -108,8 +106,6 @@ void refuse_handle(PyObject* object)
     throw py::type_error("handle: got " + std::string(Py_TYPE(object)->tp_name) +
                          ": need a Storage");
 }
-
-const char* dtype_name(DType dtype) { return dtype_names[static_cast<int>(dtype)]; }
 
 void wait_for(const Storage& storage)
 {

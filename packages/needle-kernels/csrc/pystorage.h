@@ -44,8 +44,6 @@ pybind11::object make_storage(Arguments&&... arguments)
     return pybind11::reinterpret_steal<pybind11::object>(reinterpret_cast<PyObject*>(made));
 }
 
-const char* dtype_name(DType dtype);
-
 // Before the host looks at memory.
 void wait_for(const Storage& storage);
 

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <mutex>
 
+#include "storage.h"
+
 namespace needle {
 
 namespace {
@@ -56,7 +58,6 @@ int thread_number()
 
 std::string describe_operands(const TraceEvent& event)
 {
-    static const char* names[] = {"float32", "float64", "int32", "int64", "uint8", "bool"};
     std::string text;
     const int64_t* extent = event.extents.data();
     for (const TraceEvent::Operand& operand : event.operands) {
@@ -65,7 +66,7 @@ std::string describe_operands(const TraceEvent& event)
             text += "none";
             continue;
         }
-        text.append(names[static_cast<int>(operand.dtype)]).append("(");
+        text.append(dtype_name(operand.dtype)).append("(");
         for (int axis = 0; axis < operand.rank; ++axis)
             text.append(axis > 0 ? "," : "").append(std::to_string(extent[axis]));
         text += ')';

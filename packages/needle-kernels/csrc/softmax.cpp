@@ -310,7 +310,7 @@ void logsumexp_of(const Call& call)
 {
     const Array &out = call.arrays[0], &a = call.arrays[1];
     Axes reduced(a, out.rank, a.rank);
-    int64_t outputs = element_count(out), size = reduced.count();
+    int64_t outputs = out.size(), size = reduced.count();
     int64_t last = out.rank > 0 ? out.shape[out.rank - 1] : 1;
     int64_t lane_stride = out.rank > 0 ? a.strides[out.rank - 1] : 0;
     if (outputs == 0) return;

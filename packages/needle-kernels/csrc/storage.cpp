@@ -12,19 +12,9 @@
 
 namespace needle {
 
-int64_t item_size(DType dtype)
-{
-    switch (dtype) {
-        case DType::float64:
-        case DType::int64: return 8;
-        case DType::float32:
-        case DType::int32: return 4;
-        default: return 1;
-    }
-}
-
 namespace {
 
+constexpr const char* dtype_names[] = {"float32", "float64", "int32", "int64", "uint8", "bool"};
 constexpr int64_t cache_line = 64;
 constexpr int64_t huge_page = int64_t{2} << 20;
 
@@ -54,6 +44,8 @@ CachingAllocator& allocator()
 }
 
 }  // namespace
+
+const char* dtype_name(DType dtype) { return dtype_names[static_cast<int>(dtype)]; }
 
 void* allocate(int64_t bytes) { return allocator().take(bytes); }
 void release(void* data, int64_t bytes) { allocator().give(data, bytes); }

@@ -9,10 +9,8 @@
 
 namespace needle {
 
-int64_t item_size(DType dtype);
+const char* dtype_name(DType dtype);  // as NumPy has it
 
-// Every block is aligned to 64 bytes (2 MB from 2 MB on). Freed blocks are kept by size class and
-// handed out again, so a training loop stops asking the system for memory after its first step.
 struct MemoryStats {
     int64_t in_use;              // bytes handed out now
     int64_t held;                // bytes taken from the system now: in use and cached
@@ -22,13 +20,15 @@ struct MemoryStats {
     int64_t limit;               // bytes that `held` may reach; 0: no limit
 };
 
+// Every block is aligned to 64 bytes (2 MB from 2 MB on). Freed blocks are kept by size class and
+// handed out again, so a training loop stops asking the system for memory after its first step.
 // Returns nullptr when the system, or the limit, does not allow `bytes` more.
 void* allocate(int64_t bytes);
 void release(void* data, int64_t bytes);
 void empty_cache();
 void set_memory_limit(int64_t bytes);
-void set_pooling(
-    bool on);  // off: every block comes from and returns to the system (for sanitizers)
+// Off: every block comes from the system and returns to it (for sanitizers).
+void set_pooling(bool on);
 MemoryStats memory_stats();
 void reset_peak();
 
@@ -47,7 +47,7 @@ public:
     DType dtype() const { return dtype_; }
     int64_t bytes() const { return size_ * item_size(dtype_); }
 
-    int64_t version = 0;                 // raised by every in-place write
+    int64_t version = 0;                 // counts the in-place writes
     std::atomic<uint64_t> last_call{0};  // the queued call that was given this memory last
     std::atomic<bool> shared{false};     // whether somebody outside sees the memory
 

@@ -10,13 +10,6 @@
 
 namespace needle::NEEDLE_TARGET {
 
-inline int64_t element_count(const Array& array)
-{
-    int64_t n = 1;
-    for (int i = 0; i < array.rank; ++i) n *= array.shape[i];
-    return n;
-}
-
 // Calls body with a value of the floating-point type that `dtype` names.
 template <class Body>
 inline void with_float(DType dtype, const Body& body)

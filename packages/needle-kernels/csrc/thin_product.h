@@ -57,8 +57,8 @@ void run_rows(const Product<T>& p)
     }
 }
 
-// Whether that pays. A few rows wait for B: half as many as these always gain, these where B comes
-// from memory, of which strips would read short runs.
+// Whether that pays. A few rows wait for B. Up to half of most_whole_rows always gain; up to all of
+// them do where B comes from memory, of which strips would read short runs.
 constexpr int most_whole_rows = tile_rows == 12 ? 2 : 4;
 
 template <class T>

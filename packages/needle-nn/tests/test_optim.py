@@ -404,17 +404,36 @@ def test_state_dict_names_and_copies(device: Any) -> None:
     assert_array_equal(state["steps"].numpy(), [1])
     opt.step()
     assert_allclose(state["m.0"].numpy(), [0.1, 0.1], rtol=1e-6)
-    assert list(optim.SGD([p]).state_dict()) == ["lr", "momentum", "weight_decay", "steps", "u.0"]
+    names = ["lr", "momentum", "weight_decay", "nesterov", "steps", "u.0"]
+    assert list(optim.SGD([p]).state_dict()) == names
     as_numpy = {k: v if isinstance(v, float) else v.numpy() for k, v in state.items()}
     opt.load_state_dict(as_numpy)
     assert opt.steps == [1]
     assert opt.m[0].device == device
 
 
+def test_a_loaded_state_brings_its_rule() -> None:
+    p, q = (nn.Parameter(np.ones(3), dtype="float32") for _ in range(2))
+    ahead = optim.SGD([p], lr=0.1, momentum=0.5, nesterov=True)
+    opt = optim.SGD([q], lr=1.0)
+    opt.load_state_dict(ahead.state_dict())
+    assert opt.nesterov is True
+    assert repr(opt) == repr(ahead)
+    for one, weight in [(ahead, p), (opt, q)]:
+        set_grad(weight, [1.0, 2.0, 3.0])
+        one.step()
+    assert_array_equal(p.numpy(), q.numpy())
+    opt.load_state_dict(optim.SGD([q], momentum=0.5).state_dict())
+    assert opt.nesterov is False
+
+
 BAD_STATES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lr": None}, KeyError, r"SGD.load_state_dict: names differ: missing \['lr'\]"),
     ({"lr": -1.0}, ValueError, r"SGD: lr is -1\.0: need a number >= 0"),
     ({"lr": "fast"}, TypeError, "SGD: lr is 'fast': need a number >= 0"),
+    ({"nesterov": None}, KeyError, r"SGD.load_state_dict: names differ: missing \['nesterov'\]"),
+    ({"nesterov": 0.5}, TypeError, r"SGD: nesterov is 0\.5: need True or False"),
+    ({"nesterov": 1.0, "momentum": 0.0}, ValueError, "SGD: nesterov without momentum"),
     ({"u.0": None}, KeyError, r"SGD.load_state_dict: names differ: missing \['u.0'\]"),
     ({"m.0": np.zeros(3)}, KeyError, r"missing \[\], unexpected \['m.0'\]"),
     ({"u.0": np.zeros(4, "float32")}, ShapeError, r"u.0 is \(4,\): need \(3,\)"),
@@ -463,6 +482,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         r"SGD: nesterov without momentum: got momentum 0\.0: need momentum > 0",
     ),
+    (lambda: optim.SGD([P], nesterov="no"), TypeError, "SGD: nesterov is 'no': need True or False"),
     (lambda: optim.SGD([P], weight_decay=-1), ValueError, "SGD: weight_decay is -1: need a numb"),
     (lambda: optim.Adam([P], lr=math.nan), ValueError, "Adam: lr is nan: need a number >= 0"),
     (
@@ -518,6 +538,9 @@ def test_repr_and_iterators() -> None:
     model = nn.Linear(2, 2)
     assert repr(optim.SGD(p for p in model.parameters())) == (
         "SGD(2 parameters, lr=0.01, momentum=0.0, weight_decay=0.0)"
+    )
+    assert repr(optim.SGD(model.parameters(), momentum=0.9, nesterov=True)) == (
+        "SGD(2 parameters, lr=0.01, momentum=0.9, weight_decay=0.0, nesterov=True)"
     )
 
 

@@ -1,7 +1,7 @@
 """What gradients read, and whether it is still what it was.
 
-Every in-place write to an array raises its storage's version. A node remembers the arrays that
-its gradient will read, and their versions.
+A storage's version counts the in-place writes to it. A node remembers the arrays that its gradient
+will read, and their versions.
 """
 
 from __future__ import annotations

@@ -57,6 +57,9 @@ def xavier_uniform(
 
     Takes `device`, `dtype` and `requires_grad` too.
 
+    Raises:
+        ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+
     Source: Glorot and Bengio, 2010, equation 16.
     """
     fan_in, fan_out, sizes = _fans("xavier_uniform", fan_in, fan_out, shape)
@@ -75,6 +78,9 @@ def xavier_normal(
 
     Takes `device`, `dtype` and `requires_grad` too.
 
+    Raises:
+        ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+
     Source: Glorot and Bengio, 2010, equation 12.
     """
     fan_in, fan_out, sizes = _fans("xavier_normal", fan_in, fan_out, shape)
@@ -91,6 +97,10 @@ def kaiming_uniform(
     """Uniform in +-sqrt(2) * sqrt(3 / fan_in).
 
     Takes `device`, `dtype` and `requires_grad` too.
+
+    Raises:
+        ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+        ValueError: nonlinearity is not "relu".
 
     Source: He et al., 2015, equation 10.
     """
@@ -110,6 +120,10 @@ def kaiming_normal(
     """Normal with standard deviation sqrt(2) / sqrt(fan_in).
 
     Takes `device`, `dtype` and `requires_grad` too.
+
+    Raises:
+        ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+        ValueError: nonlinearity is not "relu".
 
     Source: He et al., 2015, equation 10.
     """

@@ -226,11 +226,11 @@ class AddScalar(ScalarOp):
 class SubScalar(ScalarOp):
     """a - scalar."""
 
-    name = "subtract"
+    name = "subtract_scalar"
 
     def infer(self, a: Tensor) -> Spec:
         spec = super().infer(a)
-        _refuse_bool("subtract", spec.dtype)
+        _refuse_bool(self.name, spec.dtype)
         return spec
 
     def compute(self, a: NDArray) -> NDArray:
@@ -243,7 +243,7 @@ class SubScalar(ScalarOp):
 class ScalarSub(SubScalar):
     """scalar - a."""
 
-    name = "subtract"
+    name = "scalar_subtract"
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.subtract(self.scalar, a)
@@ -283,7 +283,7 @@ class DivScalar(ScalarOp):
 class ScalarDiv(DivScalar):
     """scalar / a; of integers, float64."""
 
-    name = "divide"
+    name = "scalar_divide"
     saves = (0,)
 
     def compute(self, a: NDArray) -> NDArray:
@@ -318,7 +318,7 @@ class PowerScalar(ScalarOp):
 class ScalarPower(ScalarOp):
     """scalar to the power a; the gradient of 0**a is 0."""
 
-    name = "power"
+    name = "scalar_power"
     saves = (-1,)
 
     def compute(self, a: NDArray) -> NDArray:
@@ -580,7 +580,12 @@ _add, _subtract, _multiply, _divide = EWiseAdd(), EWiseSub(), EWiseMul(), EWiseD
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, broadcast and promoted."""
+    """a + b, broadcast and promoted.
+
+    Raises:
+        ShapeError: the shapes do not broadcast.
+        DeviceError: a and b are on different devices.
+    """
     return _add(a, b)
 
 
@@ -590,7 +595,13 @@ def add_scalar(a: Tensor, scalar: Scalar) -> Tensor:
 
 
 def subtract(a: Tensor, b: Tensor) -> Tensor:
-    """a - b, broadcast and promoted."""
+    """a - b, broadcast and promoted.
+
+    Raises:
+        ShapeError: the shapes do not broadcast.
+        DeviceError: a and b are on different devices.
+        DTypeError: both are bool.
+    """
     return _subtract(a, b)
 
 
@@ -605,7 +616,12 @@ def scalar_subtract(a: Tensor, scalar: Scalar) -> Tensor:
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a * b, broadcast and promoted."""
+    """a * b, broadcast and promoted.
+
+    Raises:
+        ShapeError: the shapes do not broadcast.
+        DeviceError: a and b are on different devices.
+    """
     return _multiply(a, b)
 
 
@@ -615,7 +631,12 @@ def mul_scalar(a: Tensor, scalar: Scalar) -> Tensor:
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, broadcast and promoted; of integers, float64."""
+    """a / b, broadcast and promoted; of integers, float64.
+
+    Raises:
+        ShapeError: the shapes do not broadcast.
+        DeviceError: a and b are on different devices.
+    """
     return _divide(a, b)
 
 
@@ -630,7 +651,12 @@ def scalar_divide(a: Tensor, scalar: Scalar) -> Tensor:
 
 
 def power(a: Tensor, b: Tensor) -> Tensor:
-    """a to the power b, broadcast and promoted."""
+    """a to the power b, broadcast and promoted.
+
+    Raises:
+        ShapeError: the shapes do not broadcast.
+        DeviceError: a and b are on different devices.
+    """
     return EWisePow()(a, b)
 
 

@@ -16,6 +16,7 @@ from ..backend_ndarray.layout import (
     Shape,
     as_ints,
     as_shape,
+    axes_order,
     broadcast_strides,
     compact_strides,
     index_view,
@@ -77,13 +78,8 @@ class Permute(TensorOp):
         self.axes = as_ints("permute", axes)
 
     def infer(self, a: Tensor) -> Spec:
-        axes = normalize_axes("permute", self.axes, len(a.shape))
-        if len(axes) != len(a.shape):
-            raise ShapeError(
-                f"permute: axes are missing: got {axes} for shape {a.shape}: "
-                f"need an order of all {len(a.shape)} axes"
-            )
-        return spec_of(tuple([a.shape[k] for k in axes]), a.dtype)
+        order = axes_order("permute", self.axes, a.shape)
+        return spec_of(tuple([a.shape[k] for k in order]), a.dtype)
 
     def compute(self, a: NDArray) -> NDArray:
         return a.permute(self.axes)
@@ -472,12 +468,22 @@ def getitem(a: Tensor, index: Any) -> Tensor:
 
 
 def dilate(a: Tensor, axes: Axes, dilation: int) -> Tensor:
-    """Puts `dilation` zeros after every element along `axes`."""
+    """Puts `dilation` zeros after every element along `axes`.
+
+    Raises:
+        AxisError: an axis does not exist or comes twice.
+        ShapeError: dilation is below 0.
+    """
     return Dilate(axes, dilation)(a)
 
 
 def undilate(a: Tensor, axes: Axes, dilation: int) -> Tensor:
-    """Keeps every (dilation + 1)-th element along `axes`."""
+    """Keeps every (dilation + 1)-th element along `axes`.
+
+    Raises:
+        AxisError: an axis does not exist or comes twice.
+        ShapeError: dilation is below 0.
+    """
     return UnDilate(axes, dilation)(a)
 
 

@@ -1,4 +1,4 @@
-"""One OpCase per operation, with its NumPy oracle."""
+"""OpCases of all operations, with their NumPy oracles."""
 
 from __future__ import annotations
 

@@ -125,13 +125,6 @@ def each_once(operands: Operands, scalars: Scalars = ()) -> int:
     return sum([a.nbytes for a in operands if a is not None])
 
 
-def each_once_and(*again: int) -> Count:
-    """The bytes of all operands, those of some twice: they are read and written."""
-    return lambda operands, scalars: (
-        each_once(operands) + sum(array(operands, i).nbytes for i in again)
-    )
-
-
 def matmul_flops(operands: Operands, scalars: Scalars) -> int:
     """2 M N K per product; bias, activation and accumulating are one each per output."""
     out, a, _, bias = operands[0], array(operands, 1), operands[2], operands[3]

@@ -405,17 +405,35 @@ def _unary(op: str, a: NDArray) -> NDArray:
 
 
 def relu_grad(dy: NDArray, y: NDArray) -> NDArray:
-    """dy where y > 0, else 0: y is relu's result."""
+    """dy where y > 0, else 0: y is relu's result.
+
+    Raises:
+        ShapeError: dy and y differ in shape.
+        DTypeError: they differ in dtype, or are not floats.
+        DeviceError: they are on different devices.
+    """
     return _activation_grad("relu_grad", dy, y)
 
 
 def tanh_grad(dy: NDArray, y: NDArray) -> NDArray:
-    """dy * (1 - y * y): y is tanh's result."""
+    """dy * (1 - y * y): y is tanh's result.
+
+    Raises:
+        ShapeError: dy and y differ in shape.
+        DTypeError: they differ in dtype, or are not floats.
+        DeviceError: they are on different devices.
+    """
     return _activation_grad("tanh_grad", dy, y)
 
 
 def sigmoid_grad(dy: NDArray, y: NDArray) -> NDArray:
-    """dy * y * (1 - y): y is sigmoid's result."""
+    """dy * y * (1 - y): y is sigmoid's result.
+
+    Raises:
+        ShapeError: dy and y differ in shape.
+        DTypeError: they differ in dtype, or are not floats.
+        DeviceError: they are on different devices.
+    """
     return _activation_grad("sigmoid_grad", dy, y)
 
 

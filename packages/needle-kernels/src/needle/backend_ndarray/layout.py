@@ -303,15 +303,21 @@ def index_view(shape: Shape, strides: Shape, offset: int, index: Any) -> tuple[S
     return _cpu.index_view(shape, strides, offset, index)
 
 
+def axes_order(op: str, axes: Shape, shape: Shape) -> Shape:
+    """The axes without negative numbers; ShapeError where they are no order of all."""
+    order = normalize_axes(op, axes, len(shape))
+    if len(order) != len(shape):
+        raise ShapeError(
+            f"{op}: axes are missing: got {order} for shape {shape}: "
+            f"need an order of all {len(shape)} axes"
+        )
+    return order
+
+
 @lru_cache(_CACHE)
 def permuted_view(shape: Shape, strides: Shape, axes: Shape) -> tuple[Shape, Shape]:
     """Shape and strides with axis `axes[i]` as axis i; ShapeError where it is no order of all."""
-    order = normalize_axes("permute", axes, len(shape))
-    if len(order) != len(shape):
-        raise ShapeError(
-            f"permute: axes are missing: got {order} for shape {shape}: "
-            f"need an order of all {len(shape)} axes"
-        )
+    order = axes_order("permute", axes, shape)
     return tuple([shape[axis] for axis in order]), tuple([strides[axis] for axis in order])
 
 

@@ -396,7 +396,7 @@ class NDArray:
     ) -> np.ndarray[Any, Any]:
         """A NumPy array that shares the memory; a copy where `copy` or another dtype asks for it.
 
-        Writes through it do not raise the storage's version. On cuda() it is always a copy.
+        Writes through it are not counted in the storage's version. On cuda() it is always a copy.
         """
         if copy is False and not self._device.in_host_memory:
             raise ValueError(

@@ -20,6 +20,7 @@ __all__ = [
     "number",
     "positive",
     "promoted",
+    "switch",
 ]
 
 
@@ -50,6 +51,17 @@ def number(op: str, name: str, value: object, low: float, high: float, rule: str
     if not low <= result <= high or math.isinf(result):
         raise ValueError(f"{op}: {name} is {value}: need a number {rule}")
     return result
+
+
+def switch(op: str, name: str, value: object) -> bool:
+    """Returns `value`, which is a bool or, as in a saved state, 0 or 1, as a bool.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, (bool, np.bool_, Real)) or value not in (0, 1):
+        raise TypeError(f"{op}: {name} is {value!r}: need True or False")
+    return bool(value)
 
 
 def float_dtype(op: str, dtype: Any) -> str:

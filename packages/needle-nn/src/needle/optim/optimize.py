@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from needle import backend_ndarray as nd
 from needle.autograd import Tensor
 from needle.backend_ndarray import NDArray
 
-from .optimizer import ANY_POSITIVE, BELOW_ONE, Optimizer, Ranges
+from .optimizer import BELOW_ONE, NOT_NEGATIVE, Optimizer, Ranges
 
 __all__ = ["SGD", "Adam"]
 
@@ -32,14 +32,16 @@ class SGD(Optimizer):
         nesterov: whether steps look ahead.
 
     Raises:
+        TypeError: nesterov is not True or False.
         ValueError: nesterov without momentum.
     """
 
     ranges: ClassVar[Ranges] = {
-        "lr": ANY_POSITIVE,
+        "lr": NOT_NEGATIVE,
         "momentum": BELOW_ONE,
-        "weight_decay": ANY_POSITIVE,
+        "weight_decay": NOT_NEGATIVE,
     }
+    switches = ("nesterov",)
     slots = ("u",)
     lr: float
     momentum: float
@@ -55,10 +57,15 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        if nesterov and not self.momentum:
+        super().__init__(
+            params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+        )
+
+    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, float]:
+        checked = super()._checked(hyper)
+        if checked["nesterov"] and not checked["momentum"]:
             raise ValueError("SGD: nesterov without momentum: got momentum 0.0: need momentum > 0")
-        self.nesterov = bool(nesterov)
+        return checked
 
     def _update(
         self,
@@ -91,11 +98,11 @@ class Adam(Optimizer):
     """
 
     ranges: ClassVar[Ranges] = {
-        "lr": ANY_POSITIVE,
+        "lr": NOT_NEGATIVE,
         "beta1": BELOW_ONE,
         "beta2": BELOW_ONE,
-        "eps": ANY_POSITIVE,
-        "weight_decay": ANY_POSITIVE,
+        "eps": NOT_NEGATIVE,
+        "weight_decay": NOT_NEGATIVE,
     }
     slots = ("m", "v")
     lr: float

@@ -11,7 +11,7 @@ import numpy as np
 from needle import backend_ndarray as nd
 from needle.autograd import Tensor
 from needle.backend_ndarray import DeviceError, NDArray, ShapeError
-from needle.nn.checks import number
+from needle.nn.checks import number, switch
 from needle.nn.state import array_of, check_state, copy_of, replace, to_numpy
 
 __all__ = ["Optimizer"]
@@ -19,7 +19,7 @@ __all__ = ["Optimizer"]
 Ranges = Mapping[str, tuple[float, float, str]]
 """For each hyper-parameter the least and the greatest value, and the rule in words."""
 
-ANY_POSITIVE = (0.0, math.inf, ">= 0")
+NOT_NEGATIVE = (0.0, math.inf, ">= 0")
 BELOW_ONE = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
 
 
@@ -29,8 +29,8 @@ class Optimizer:
     A parameter without a gradient is left alone, and its state too. Each parameter counts its own
     steps. Hyper-parameters are attributes and may be changed between steps (`opt.lr = 0.1`).
 
-    A subclass names its hyper-parameters in `ranges`, its state arrays in `slots`, and defines
-    `_update`.
+    A subclass names its hyper-parameters in `ranges` and `switches`, its state arrays in `slots`,
+    and defines `_update`.
 
     Raises:
         TypeError: params is not an iterable of Tensors.
@@ -39,6 +39,7 @@ class Optimizer:
     """
 
     ranges: ClassVar[Ranges] = {}
+    switches: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that are True or False
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: Iterable[Tensor], **hyper: float) -> None:
@@ -56,7 +57,7 @@ class Optimizer:
             ValueError: a hyper-parameter was set out of range.
             ShapeError, DeviceError: a gradient is unlike its parameter.
         """
-        self._checked({name: getattr(self, name) for name in self.ranges})
+        self._checked(self._hyper())
         gradients = self._gradients()
         for group in self._groups(gradients):
             weights = [_writable(self.params[i]) for i in group]
@@ -121,7 +122,7 @@ class Optimizer:
         1e-6 is PyTorch's.
         """
         op = f"{type(self).__name__}.clip_grad_norm"
-        max_norm = number(op, "max_norm", max_norm, *ANY_POSITIVE)
+        max_norm = number(op, "max_norm", max_norm, *NOT_NEGATIVE)
         gradients = self._gradients()
         groups = self._groups(gradients)
         if nd.recording_graph() is not None:
@@ -203,9 +204,9 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Returns the hyper-parameters as floats, and copies of `steps` and the state arrays.
 
-        The name of an array is its slot and its parameter's number: `u.0`.
+        The name of an array is its slot and its parameter's number: `u.0`. A switch is 0.0 or 1.0.
         """
-        state: dict[str, Any] = {name: getattr(self, name) for name in self.ranges}
+        state: dict[str, Any] = {name: float(value) for name, value in self._hyper().items()}
         return state | {name: copy_of(tensor) for name, tensor in self._arrays()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -220,11 +221,12 @@ class Optimizer:
         """
         op = f"{type(self).__name__}.load_state_dict"
         arrays = dict(self._arrays())
-        lacking = [name for name in self.ranges if name not in state]
+        names = list(self._hyper())
+        lacking = [name for name in names if name not in state]
         if lacking:
-            raise KeyError(f"{op}: names differ: missing {lacking}: need {list(self.ranges)}")
-        hyper = self._checked({name: state[name] for name in self.ranges})
-        check_state(op, arrays, {k: v for k, v in state.items() if k not in self.ranges})
+            raise KeyError(f"{op}: names differ: missing {lacking}: need {names}")
+        hyper = self._checked({name: state[name] for name in names})
+        check_state(op, arrays, {k: v for k, v in state.items() if k not in names})
         steps = [int(n) for n in to_numpy(state["steps"])]
         if min(steps) < 0:
             raise ValueError(f"{op}: steps is {steps}: need numbers >= 0")
@@ -244,12 +246,18 @@ class Optimizer:
 
     # ---- checks and printing ------------------------------------------------------------------
 
+    def _hyper(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in (*self.ranges, *self.switches)}
+
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, float]:
+        """The hyper-parameters as floats and bools."""
         op = type(self).__name__
-        return {name: number(op, name, hyper[name], *self.ranges[name]) for name in self.ranges}
+        numbers = {name: number(op, name, hyper[name], *self.ranges[name]) for name in self.ranges}
+        return numbers | {name: switch(op, name, hyper[name]) for name in self.switches}
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={getattr(self, name)}" for name in self.ranges)
+        shown = {name: value for name, value in self._hyper().items() if value is not False}
+        settings = ", ".join(f"{name}={value}" for name, value in shown.items())
         return f"{type(self).__name__}({len(self.params)} parameters, {settings})"
 
 

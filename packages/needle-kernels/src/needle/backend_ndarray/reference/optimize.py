@@ -14,7 +14,7 @@ def sgd(*operands: Any) -> None:
 
     d = g + weight_decay * w        u = momentum * u + (1 - momentum) * d        w = w - lr * u
 
-    With nesterov the last u is momentum * u + (1 - momentum) * d once more.
+    With nesterov, w = w - lr * (momentum * u + (1 - momentum) * d), with the new u.
     """
     arrays, (lr, momentum, weight_decay, nesterov) = operands[:-4], operands[-4:]
     for w, u, g in zip(arrays[0::3], arrays[1::3], arrays[2::3], strict=True):
