@@ -501,6 +501,37 @@ def test_operations_that_save_nothing_do_not_mind() -> None:
     close(w.grad, [1.0, 1.0])
 
 
+@pytest.mark.parametrize("retain_graph", [False, True])
+def test_gradients_share_no_memory(retain_graph: bool) -> None:
+    a, b, c, d = (leaf([1.0, 2.0]) for _ in range(4))
+    seed = Tensor([3.0, 5.0], requires_grad=False)
+    (a + b + c.reshape((2, 1)).reshape((2,))).backward(seed, retain_graph=retain_graph)
+    d.sum().backward(retain_graph=retain_graph)
+    for i, x in enumerate((a, b, c)):
+        x.grad.cached_data *= i + 2.0
+    d.grad.cached_data[0] = 7.0
+    close(seed, [3.0, 5.0])
+    close(a.grad, [6.0, 10.0])
+    close(b.grad, [9.0, 15.0])
+    close(c.grad, [12.0, 20.0])
+    close(d.grad, [7.0, 1.0])
+
+
+def test_a_gradient_that_was_copied_has_gradients() -> None:
+    x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    z = x * x * y
+    (z + 0).backward(z)
+    first = (x.grad * x.grad).sum()
+    assert first.requires_grad
+    a, b = leaf([2.0]), leaf([3.0])
+    seed = a * b
+    (a + b).backward(seed)
+    assert a.grad is not b.grad
+    b.grad.backward()
+    close(a.grad, [3.0])
+    close(b.grad, [2.0])
+
+
 def test_gradient_as_tuple_may_be_called_directly() -> None:
     x, w = Tensor([1.0, 2.0]), Tensor([3.0, 4.0])
     y = x * w
@@ -511,6 +542,37 @@ def test_gradient_as_tuple_may_be_called_directly() -> None:
 
 
 # ---- modes --------------------------------------------------------------------------------------
+
+
+def test_no_grad_of_a_generator_function() -> None:
+    x = leaf([1.0])
+    log = []
+
+    @ndl.no_grad()
+    def body(count):
+        try:
+            for i in range(count):
+                got = yield x * i
+                log.append((got, (x * 2).requires_grad))
+        except ValueError as error:
+            yield str(error)
+        finally:
+            log.append(("end", (x * 2).requires_grad))
+        return "done"
+
+    steps = body(2)
+    assert not next(steps).requires_grad
+    assert (x * 2).requires_grad
+    assert not steps.send("a").requires_grad
+    with pytest.raises(StopIteration, match="done"):
+        steps.send("b")
+    assert log == [("a", False), ("b", False), ("end", False)]
+    steps = body(2)
+    next(steps)
+    assert steps.throw(ValueError("wrong")) == "wrong"
+    steps.close()
+    assert log[3:] == [("end", False)]
+    assert (x * 2).requires_grad
 
 
 def test_no_grad_as_context_decorator_and_nested() -> None:

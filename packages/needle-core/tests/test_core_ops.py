@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import needle as ndl
-from needle import Tensor, autograd, ops
+from needle import Tensor, autograd, init, ops
 from needle.backend_ndarray import AxisError, DeviceError, DTypeError, ShapeError
 from needle.backend_ndarray.devices import REFERENCE_MODE
 
@@ -48,6 +49,33 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: ops.add(t(2), np.ones(2)), TypeError, "add: argument 1 is not a Tensor: got ndarray"),
     (lambda: ops.relu([1.0]), TypeError, "relu: argument 0 is not a Tensor: got list"),
     (lambda: ops.stack([t(2), 3]), TypeError, "stack: argument 1 is not a Tensor: got int"),
+    (
+        lambda: ops.relu(ops.split(t(2, 3))),
+        TypeError,
+        "relu: argument 0 is not a Tensor: got TensorTuple: need one of its items",
+    ),
+    (
+        lambda: ops.make_tuple(ops.split(t(2, 3)), t(3)),
+        TypeError,
+        "argument 0 is not a Tensor: got TensorTuple",
+    ),
+    (lambda: ops.maximum(None, 0), TypeError, "maximum: argument 0 is not a Tensor: got NoneType"),
+    (lambda: ops.maximum(np.ones(2), 0), TypeError, "maximum: argument 0 is not a Tensor: got nda"),
+    (lambda: init.zeros_like(None), TypeError, "zeros_like: argument 0 is not a Tensor: got None"),
+    (lambda: init.ones_like(np.ones(2)), TypeError, "ones_like: argument 0 is not a Tensor"),
+    (lambda: ops.split(t(2, 3), (1, 0)), TypeError, "split: axis is not an integer: got (1, 0)"),
+    (lambda: ops.stack([t(2)], ()), TypeError, "stack: axis is not an integer: got ()"),
+    (lambda: ops.dilate(t(2), 0, (1, 2)), TypeError, "dilate: dilation is not an integer: got (1"),
+    (
+        lambda: ops.conv(t(1, 4, 4, 1), t(2, 2, 1, 1), stride=(2, 1)),
+        TypeError,
+        "conv: stride is not an integer: got (2, 1): need an int",
+    ),
+    (
+        lambda: ops.conv(t(1, 4, 4, 1), t(2, 2, 1, 1), padding=(0, 1)),
+        TypeError,
+        "conv: padding is not an integer: got (0, 1): need an int",
+    ),
     (lambda: -t(2, dtype="bool"), DTypeError, "negate: bools have no negate: got bool"),
     (lambda: t(2, dtype="bool") - t(2, dtype="bool"), DTypeError, "subtract: bools have no subt"),
     (lambda: t(2, dtype="uint8") + 300, OverflowError, "add_scalar: Python integer is out of boun"),
@@ -462,3 +490,78 @@ def test_a_single_step_does_not_pack_the_weights(op: Callable[..., Any]) -> None
     output = recurrent(op, x=t(1, 3, 4))[0]
     output.sum().backward(retain_graph=False)
     assert not [name for _, name in nd.counters() if "sequence" in name]
+
+
+# ---- gradients beside integers and at the ends of the range -------------------------------------
+
+OTHERS = [
+    np.array([3, 1, 0], "uint8"),
+    np.array([-128, 2, 1], "int8"),
+    np.array([True, False, True]),
+    np.array([7, -5, 2], "int64"),
+]
+BINARY: list[tuple[str, Callable[[Any, Any], Any]]] = [
+    ("a / x", lambda a, x: a / x),
+    ("x / a", lambda a, x: x / (a + 1)),
+    ("x ** a", lambda a, x: x**a),
+    ("a ** x", lambda a, x: a**x),
+    ("a - x", lambda a, x: a - x),
+    ("x - a", lambda a, x: x - a),
+    ("a * x", lambda a, x: a * x),
+]
+
+
+@pytest.mark.parametrize("others", [OTHERS[0], *OTHERS[2:]], ids=lambda a: a.dtype.name)
+@pytest.mark.parametrize(("name", "function"), BINARY, ids=[name for name, _ in BINARY])
+def test_gradient_beside_an_integer_or_bool_tensor(
+    name: str, function: Callable[[Any, Any], Any], others: np.ndarray[Any, Any]
+) -> None:
+    if name == "a ** x" and others.dtype == np.int64:
+        others = abs(others)
+    values = np.array([1.5, 2.0, 0.75])
+    x = Tensor(values, dtype="float64")
+    function(Tensor(others, dtype=others.dtype), x).sum().backward()
+    wide, step = others.astype("float64"), 1e-6
+    with np.errstate(divide="ignore"):
+        want = (function(wide, values + step) - function(wide, values - step)) / (2 * step)
+    np.testing.assert_allclose(x.grad.numpy(), want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("number", [n for a in OTHERS for n in a] + [np.int32(-(2**31))], ids=repr)
+@pytest.mark.parametrize(("name", "function"), BINARY, ids=[name for name, _ in BINARY])
+def test_gradient_beside_an_integer_or_bool_number(
+    name: str, function: Callable[[Any, Any], Any], number: Any
+) -> None:
+    if name == "x / a" or (name == "a ** x" and number < 0) or (name == "x ** a" and number < -999):
+        return
+    values = np.array([1.5, 2.0, 0.75])
+    x = Tensor(values, dtype="float64")
+    function(number, x).sum().backward()
+    wide, step = float(number), 1e-6
+    with np.errstate(divide="ignore"):
+        want = (function(wide, values + step) - function(wide, values - step)) / (2 * step)
+    np.testing.assert_allclose(x.grad.numpy(), want, rtol=1e-5, atol=1e-7 * max(1, abs(wide)))
+
+
+@pytest.mark.parametrize(("a", "b"), [(1e30, 1e20), (1e-30, 1e-25), (1e25, 1e25), (-3e38, 2e38)])
+def test_the_gradient_of_a_quotient_stays_in_range(a: float, b: float) -> None:
+    x, y = floats(a), floats(b)
+    (x / y).backward()
+    np.testing.assert_allclose(y.grad.numpy(), -a / b / b, rtol=1e-6)
+    y = floats(b)
+    (a / y).backward()
+    np.testing.assert_allclose(y.grad.numpy(), -a / b / b, rtol=1e-6)
+
+
+def test_a_tensor_compares_with_an_array() -> None:
+    x = floats(1.0, 2.0)
+    other = Tensor([1.0, 3.0]).cached_data
+    assert (x == other).numpy().tolist() == [True, False]
+    assert (x != other).numpy().tolist() == [False, True]
+    assert (x < other).numpy().tolist() == [False, True]
+
+
+def test_a_tuple_of_tensors_is_pickled() -> None:
+    parts = ops.split(t(2, 3))
+    again = pickle.loads(pickle.dumps(parts))
+    assert [part.numpy().tolist() for part in again] == [[1.0] * 3] * 2

@@ -7,14 +7,12 @@
 
 namespace needle::NEEDLE_TARGET {
 
-// The first `rows` rows of C, n columns from j on: (C or 0) plus `count` columns of A, from k on,
-// times as many rows of B.
+// Rows of C, so far apart, n columns from j on: (C or 0) plus `count` columns of A, from k on, times
+// as many rows of B.
 template <class T, int rows, int count>
-void add_rows(const Product<T>& p, int64_t j, int64_t n, int64_t k)
+void add_rows(const Product<T>& p, T* c, int64_t c_row, bool onto, int64_t j, int64_t n, int64_t k)
 {
     const T* b = p.b + k * p.b_depth + j;
-    T* c = p.c + j;
-    const bool onto = p.accumulate || k > 0;
     Vec<T> a[rows][count];
     for (int i = 0; i < rows; ++i)
         for (int u = 0; u < count; ++u) a[i][u] = broadcast(p.a[i * p.a_row + (k + u) * p.a_depth]);
@@ -22,7 +20,7 @@ void add_rows(const Product<T>& p, int64_t j, int64_t n, int64_t k)
         Vec<T> sum[rows];
 #pragma GCC unroll 4
         for (int i = 0; i < rows; ++i)
-            sum[i] = onto ? load_lanes(c + i * p.c_row + at, 1, m) : Vec<T>{};
+            sum[i] = onto ? load_lanes(c + i * c_row + at, 1, m) : Vec<T>{};
 #pragma GCC unroll 8
         for (int u = 0; u < count; ++u) {
             Vec<T> row = load_lanes(b + u * p.b_depth + at, 1, m);
@@ -30,21 +28,42 @@ void add_rows(const Product<T>& p, int64_t j, int64_t n, int64_t k)
             for (int i = 0; i < rows; ++i) sum[i] += a[i][u] * row;
         }
 #pragma GCC unroll 4
-        for (int i = 0; i < rows; ++i) store_lanes(c + i * p.c_row + at, 1, sum[i], m);
+        for (int i = 0; i < rows; ++i) store_lanes(c + i * c_row + at, 1, sum[i], m);
     });
 }
 
+// The part of the depth [k, end) of rows of C, or its sum with them.
+template <class T, int rows>
+void add_depth(const Product<T>& p, T* c, int64_t c_row, bool onto, int64_t j, int64_t n, int64_t k,
+               int64_t end)
+{
+    constexpr int at_once = tile_rows == 12 ? 8 : 8 / rows;  // as many as registers hold
+    for (; k + at_once <= end; k += at_once, onto = true)
+        add_rows<T, rows, at_once>(p, c, c_row, onto, j, n, k);
+    for (; k < end; ++k, onto = true) add_rows<T, rows, 1>(p, c, c_row, onto, j, n, k);
+}
+
 // A product of very few rows: B is read along its rows, some at a time, as memory is fastest. C,
-// or so much of it, stays in the first-level cache.
+// or so much of it, stays in the first-level cache. A great depth is summed in parts: to a large sum
+// each single product would be added with a large error.
 template <class T, int rows>
 void run_rows(const Product<T>& p)
 {
-    constexpr int at_once = tile_rows == 12 ? 8 : 8 / rows;  // as many as registers hold
     constexpr int64_t columns = 16384 / rows / static_cast<int64_t>(sizeof(T)) / 64 * 64;
+    constexpr int64_t part = 1024;
     for (int64_t j = 0; j < p.columns; j += columns) {
-        int64_t n = min64(columns, p.columns - j), k = 0;
-        for (; k + at_once <= p.depth; k += at_once) add_rows<T, rows, at_once>(p, j, n, k);
-        for (; k < p.depth; ++k) add_rows<T, rows, 1>(p, j, n, k);
+        int64_t n = min64(columns, p.columns - j);
+        add_depth<T, rows>(p, p.c + j, p.c_row, p.accumulate, j, n, 0, min64(part, p.depth));
+        for (int64_t k = part; k < p.depth; k += part) {
+            T sums[rows * columns];
+            add_depth<T, rows>(p, sums, columns, false, j, n, k, min64(k + part, p.depth));
+            for (int i = 0; i < rows; ++i)
+                for_vectors<T>(n, [&](int64_t at, int64_t m) {
+                    T* c = p.c + i * p.c_row + j + at;
+                    Vec<T> more = load_lanes(sums + i * columns + at, 1, m);
+                    store_lanes(c, 1, load_lanes(c, 1, m) + more, m);
+                });
+        }
         if (p.bias == nullptr && p.activation == no_activation) continue;
         for (int i = 0; i < rows; ++i) {
             T* c = p.c + i * p.c_row + j;

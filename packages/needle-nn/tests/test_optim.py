@@ -534,6 +534,14 @@ def test_a_gradient_on_another_device(make: Callable[..., optim.Optimizer]) -> N
         make([p]).step()
 
 
+def test_a_gradient_that_is_no_tensor(make: Callable[..., optim.Optimizer]) -> None:
+    p = nn.Parameter(np.ones(3), dtype="float32")
+    for wrong in (np.ones(3), 1.0):
+        p.grad = wrong  # type: ignore[assignment]
+        with pytest.raises(TypeError, match=r"the grad of parameter 0 is a .*: need a Tensor"):
+            make([p]).step()
+
+
 def test_repr_and_iterators() -> None:
     model = nn.Linear(2, 2)
     assert repr(optim.SGD(p for p in model.parameters())) == (

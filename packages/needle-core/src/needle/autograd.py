@@ -308,8 +308,8 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
                 realize(edge)
             edges.append(edge)
             arrays.append(edge._data)
-    except AttributeError:
-        _check_values(op, args)
+    except AttributeError as error:
+        _check_values(op, args, error)
         raise
     if apart:
         _check_devices(op, edges)
@@ -380,12 +380,14 @@ def realize(node: Node) -> None:
             top._inputs = ()
 
 
-def _check_values(op: Op, args: tuple[Any, ...]) -> None:
+def _check_values(op: Op, args: tuple[Any, ...], error: AttributeError) -> None:
+    """Raises TypeError where an argument that has no such attribute is no Tensor."""
     for i, arg in enumerate(args):
-        if not isinstance(arg, Value):
+        if not isinstance(arg, Tensor):
+            need = "one of its items" if isinstance(arg, TensorTuple) else "Tensor(x)"
             raise TypeError(
-                f"{op.name}: argument {i} is not a Tensor: got {type(arg).__name__}: need Tensor(x)"
-            )
+                f"{op.name}: argument {i} is not a Tensor: got {type(arg).__name__}: need {need}"
+            ) from error
 
 
 def _check_devices(op: Op, edges: list[Node]) -> None:
@@ -445,6 +447,9 @@ class TensorTuple(Value):
         """The items as a Python tuple."""
         items: Tensors = self[:]
         return items
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ops.make_tuple, self[:]
 
     def __repr__(self) -> str:
         return f"needle.TensorTuple{self[:]}"
@@ -832,7 +837,7 @@ def _unpickle(kind: type[Tensor], data: NDArray, requires_grad: bool) -> Tensor:
 def _compare(function: Callable[[Any, Any], NDArray], a: Tensor, b: Any) -> Tensor:
     if isinstance(b, Tensor):
         b = b.realize_cached_data()
-    elif not isinstance(b, (bool, int, float, np.generic, np.ndarray)):
+    elif not isinstance(b, (bool, int, float, np.generic, np.ndarray, NDArray)):
         return NotImplemented  # type: ignore[no-any-return]
     return constant(function(a.realize_cached_data(), b))
 

@@ -77,19 +77,28 @@ def backward(root: Tensor, out_grad: Any, retain_graph: bool, accumulate: bool) 
     with recording(graph, walking=not graph):
         found = _propagate(order, {id(node): seed}, frozenset(), release=not retain_graph)
         assigned = []
+        taken = set() if out_grad is None else {id(seed.realize_cached_data()._handle)}
         for leaf, grad in found:
             tensor = leaf.tensor()  # type: ignore[attr-defined]
             if tensor is not None:
-                assigned.append((tensor, _final(tensor, grad, accumulate)))
+                assigned.append((tensor, _final(tensor, grad, accumulate, taken)))
     for tensor, grad in assigned:
         tensor.grad = grad
 
 
-def _final(tensor: Tensor, grad: Tensor, accumulate: bool) -> Tensor:
-    """What `tensor.grad` becomes: computed, and never the Tensor itself."""
+def _final(tensor: Tensor, grad: Tensor, accumulate: bool, taken: set[int]) -> Tensor:
+    """What `tensor.grad` becomes: computed, and in memory of its own.
+
+    `taken` has the storages (by id) that others hold: whoever writes to one gradient must not
+    change another, nor the caller's out_grad.
+    """
     if accumulate and tensor.grad is not None:
         grad = tensor.grad + grad
-    grad.realize_cached_data()
+    data = grad.realize_cached_data()
+    if id(data._handle) in taken or 0 in data._strides:  # a stride of 0: elements share a place
+        grad = ops.Copy()(grad)
+        data = grad.realize_cached_data()
+    taken.add(id(data._handle))
     return grad.detach() if grad._leaf is not None else grad
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,7 +51,8 @@ class recording:
 class no_grad(recording):
     """Within it, results require no gradient and keep no graph; per thread.
 
-    Used as `with no_grad():`, or as a decorator, `@no_grad()`.
+    Used as `with no_grad():`, or as a decorator, `@no_grad()`. Of a generator function the body
+    runs in it, and what is done between its steps does not.
     """
 
     __slots__ = ()
@@ -61,6 +63,8 @@ class no_grad(recording):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """`function`, run without recording."""
+        if inspect.isgeneratorfunction(function):
+            return _step_by_step(function)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -68,3 +72,29 @@ class no_grad(recording):
                 return function(*args, **kwargs)
 
         return run
+
+
+def _step_by_step(function: Callable[P, R]) -> Callable[P, R]:
+    """A generator function whose steps run without recording."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
+        with no_grad():
+            generator: Any = function(*args, **kwargs)
+        step, sent = generator.send, None
+        while True:
+            try:
+                with no_grad():
+                    item = step(sent)
+            except StopIteration as end:
+                return end.value
+            try:
+                step, sent = generator.send, (yield item)
+            except GeneratorExit:
+                with no_grad():
+                    generator.close()
+                raise
+            except BaseException as error:
+                step, sent = generator.throw, error
+
+    return run  # type: ignore[return-value]

@@ -16,6 +16,7 @@ from ..autograd import Tensor
 from ..backend_ndarray import Device, NDArray, default_device
 from ..backend_ndarray.devices import check_device
 from ..backend_ndarray.layout import as_shape
+from ..ops.common import check_tensor
 
 Size: TypeAlias = "int | Sequence[int]"
 
@@ -140,6 +141,7 @@ def zeros_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """Zeros with the shape of `array`, and its device and dtype unless others are named."""
+    check_tensor("zeros_like", 0, array)
     where = array.device if device is None else device
     kind = array.dtype if dtype is None else dtype
     return zeros(*array.shape, device=where, dtype=kind, requires_grad=requires_grad)
@@ -153,6 +155,7 @@ def ones_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """Ones with the shape of `array`, and its device and dtype unless others are named."""
+    check_tensor("ones_like", 0, array)
     where = array.device if device is None else device
     kind = array.dtype if dtype is None else dtype
     return ones(*array.shape, device=where, dtype=kind, requires_grad=requires_grad)

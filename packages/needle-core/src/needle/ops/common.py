@@ -104,6 +104,14 @@ def operate_right(binary: Binary, with_scalar: WithScalar, b: Tensor, a: Any) ->
     return NotImplemented if other is None else binary(other, b)
 
 
+def check_tensor(op: str, position: int, value: object) -> None:
+    """Raises TypeError unless an argument is a Tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{op}: argument {position} is not a Tensor: got {type(value).__name__}: need Tensor(x)"
+        )
+
+
 def check_floats(op: str, *inputs: Tensor | None) -> DType:
     """The float dtype that all inputs share; None stands for an absent input.
 

@@ -8,7 +8,7 @@ from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, spec_of
 from ..backend_ndarray import NDArray
 from ..backend_ndarray.conv import conv_output_shape
-from ..backend_ndarray.layout import Shape, as_ints
+from ..backend_ndarray.layout import Shape, as_int
 from .common import check_floats, check_shape
 from .fused import FusedBackward
 from .matmul import matmul
@@ -34,8 +34,8 @@ class Conv(TensorOp):
     saves = (0, 1)
 
     def __init__(self, stride: int = 1, padding: int = 0, channels_first: bool = False) -> None:
-        self.stride = stride if type(stride) is int else as_ints("conv", stride)[0]
-        self.padding = padding if type(padding) is int else as_ints("conv", padding)[0]
+        self.stride = as_int("conv", "stride", stride)
+        self.padding = as_int("conv", "padding", padding)
         self.channels_first = channels_first
 
     def infer(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Spec:

@@ -15,7 +15,7 @@ from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_
 from ..backend_ndarray import Device, DTypeError, NDArray
 from ..backend_ndarray.devices import check_device
 from ..backend_ndarray.dtypes import BOOL, INT64, DType, as_dtype, promote, promote_scalar
-from .common import Scalar, as_float, as_scalar, infer_broadcast, unbroadcast
+from .common import Scalar, as_float, as_scalar, check_tensor, infer_broadcast, unbroadcast
 
 # ---- two Tensors --------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class EWiseDiv(TensorOp):
     """a / b; of integers, float64."""
 
     name = "divide"
-    saves = (0, 1)
+    saves = (1, -1)
 
     def infer(self, a: Tensor, b: Tensor) -> Spec:
         shape, dtype = infer_broadcast("divide", a, b)
@@ -99,7 +99,7 @@ class EWiseDiv(TensorOp):
         a, b = node.inputs
         return (
             unbroadcast(out_grad / b, a) if a.requires_grad else None,
-            unbroadcast(out_grad * negate(a) / (b * b), b) if b.requires_grad else None,
+            unbroadcast(negate(out_grad * node / b), b) if b.requires_grad else None,
         )
 
 
@@ -123,7 +123,9 @@ class EWisePow(TensorOp):
         a, b = node.inputs
         by_a = by_b = None
         if a.requires_grad:
-            by_a = unbroadcast(out_grad * b * power(a, b - NotBothZero()(a, b)), a)
+            exponent = astype(b, node.dtype)  # of small or unsigned integers b - 1 may not exist
+            slope = exponent * power(a, exponent - NotBothZero()(a, exponent))
+            by_a = unbroadcast(out_grad * slope, a)
         if b.requires_grad:
             by_b = unbroadcast(out_grad * power(a, b) * SafeLog()(a), b)
         return by_a, by_b
@@ -284,14 +286,14 @@ class ScalarDiv(DivScalar):
     """scalar / a; of integers, float64."""
 
     name = "scalar_divide"
-    saves = (0,)
+    saves = (0, -1)
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.divide(self.scalar, a)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         (a,) = node.inputs
-        return unbroadcast(out_grad * (-self.scalar) / (a * a), a)
+        return unbroadcast(negate(out_grad * node / a), a)
 
 
 class PowerScalar(ScalarOp):
@@ -311,8 +313,10 @@ class PowerScalar(ScalarOp):
         (a,) = node.inputs
         if self.scalar == 0:
             return unbroadcast(out_grad * 0, a)
-        slope = power_scalar(a, self.scalar - 1) * self.scalar
-        return unbroadcast(out_grad * slope, a)
+        # Of NumPy's integers scalar - 1 may not exist.
+        whole = isinstance(self.scalar, (np.integer, np.bool_))
+        exponent = int(self.scalar) if whole else self.scalar
+        return unbroadcast(out_grad * (power_scalar(a, exponent - 1) * exponent), a)
 
 
 class ScalarPower(ScalarOp):
@@ -326,7 +330,7 @@ class ScalarPower(ScalarOp):
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         with np.errstate(invalid="ignore"):  # the logarithm of a negative number is NaN
-            slope = float(np.log(self.scalar)) if self.scalar != 0 else 0.0
+            slope = float(np.log(float(self.scalar))) if self.scalar != 0 else 0.0
         return unbroadcast(out_grad * node * slope, node.inputs[0])
 
 
@@ -542,6 +546,21 @@ class Alias(TensorOp):
         return out_grad
 
 
+class Copy(TensorOp):
+    """The same values in memory of their own."""
+
+    saves = ()
+
+    def infer(self, a: Tensor) -> Spec:
+        return spec_of(a.shape, a.dtype)
+
+    def compute(self, a: NDArray) -> NDArray:
+        return a.copy()
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return out_grad
+
+
 class FusedAddScalars(TensorTupleOp):
     """(a + c0, a + c1): the smallest operation with two results."""
 
@@ -673,6 +692,7 @@ def scalar_power(a: Tensor, scalar: Scalar) -> Tensor:
 def maximum(a: Tensor, b: Tensor | Scalar) -> Tensor:
     """The larger of each pair of elements; where they are equal each gets half the gradient."""
     if not isinstance(b, Tensor):
+        check_tensor("maximum", 0, a)
         dtype = promote_scalar("maximum", a.dtype, as_scalar("maximum", b))
         b = Tensor(np.asarray(b), device=a.device, dtype=dtype, requires_grad=False)
     return Maximum()(a, b)

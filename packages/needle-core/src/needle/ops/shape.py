@@ -14,6 +14,7 @@ from ..backend_ndarray import shape as nd_shape
 from ..backend_ndarray.dtypes import promote
 from ..backend_ndarray.layout import (
     Shape,
+    as_int,
     as_ints,
     as_shape,
     axes_order,
@@ -199,7 +200,7 @@ class Spaced(TensorOp):
 
     def __init__(self, axes: Axes, dilation: int) -> None:
         self.axes = as_ints(self.name, () if axes is None else axes)
-        (self.dilation,) = as_ints(self.name, dilation)
+        self.dilation = as_int(self.name, "dilation", dilation)
         if self.dilation < 0:
             raise ShapeError(f"{self.name}: dilation is {dilation}: need dilation >= 0")
 
@@ -510,7 +511,6 @@ def split(a: Tensor, axis: int = 0) -> TensorTuple:
 
     Raises:
         AxisError: there is no such axis.
-        ShapeError: the axis is empty.
     """
     return Split(axis)(a)
 
@@ -529,7 +529,7 @@ def tuple_get_item(value: TensorTuple, index: int) -> Tensor:
     """
     if not isinstance(value, TensorTuple):
         raise TypeError(f"tuple_get_item: got {type(value).__name__}: need a TensorTuple")
-    i = index if type(index) is int else as_ints("tuple_get_item", index)[0]
+    i = index if type(index) is int else as_int("tuple_get_item", "index", index)
     count = len(value)
     if not -count <= i < count:
         raise IndexError(

@@ -264,6 +264,7 @@ ELEMENTWISE = [
     ),
     OpCase("to", ops.ToDevice, lambda a: ops.ToDevice(a.device)(a), lambda a: a, normal((2, 3))),
     OpCase("alias", ops.Alias, lambda a: ops.Alias()(a), lambda a: a, normal((2, 3))),
+    OpCase("copy", ops.Copy, lambda a: ops.Copy()(a), lambda a: a, normal((2, 3))),
     OpCase(
         "relu-grad",
         ops.ReLUGrad,

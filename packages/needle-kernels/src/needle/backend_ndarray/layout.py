@@ -55,6 +55,14 @@ def as_ints(op: str, values: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
         raise TypeError(f"{op}: not integers: got {values!r}: need an int or a tuple") from None
 
 
+def as_int(op: str, name: str, value: SupportsIndex) -> int:
+    """An int; TypeError where `value`, the argument `name`, is anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is not an integer: got {value!r}: need an int") from None
+
+
 def unpack(arguments: tuple[Any, ...]) -> Any:
     """The tuple meant by `f((2, 3))` and by `f(2, 3)`."""
     if len(arguments) != 1:
@@ -195,7 +203,7 @@ def normalize_axis(op: str, axis: SupportsIndex, rank: int) -> int:
         AxisError: there is no such axis.
         TypeError: the axis is not an integer.
     """
-    return _count_from_left(op, as_ints(op, axis), rank)[0]
+    return _count_from_left(op, (as_int(op, "axis", axis),), rank)[0]
 
 
 def normalize_axes(op: str, axes: Axes, rank: int) -> Shape:

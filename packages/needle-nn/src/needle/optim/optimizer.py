@@ -55,6 +55,7 @@ class Optimizer:
 
         Raises:
             ValueError: a hyper-parameter was set out of range.
+            TypeError: a gradient is not a Tensor.
             ShapeError, DeviceError: a gradient is unlike its parameter.
         """
         self._checked(self._hyper())
@@ -152,6 +153,11 @@ class Optimizer:
         for i, parameter in enumerate(self.params):
             if parameter.grad is None:
                 continue
+            if not isinstance(parameter.grad, Tensor):
+                kind = type(parameter.grad).__name__
+                raise TypeError(
+                    f"{type(self).__name__}: the grad of parameter {i} is a {kind}: need a Tensor"
+                )
             gradient, weight = array_of(parameter.grad), array_of(parameter)
             if gradient._shape != weight._shape or gradient._device is not weight._device:
                 self._check_gradient(i, gradient, weight)
