@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -137,6 +138,10 @@ def test_a_safetensors_file_of_another_program(tmp_path):
         spec_text(config={**LM, "hidden_size": True}),
         spec_text(config={**LM, "seq_model": "gru"}),
         spec_text(config={**LM, "extra": 1}),
+        spec_text(config={**LM, "tied": True}),
+        spec_text(config={**LM, "tied": 1}),
+        spec_text(config={**LM, "dropout": 10**400}),
+        spec_text(config={**LM, "hidden_size": {"a": [[5]]}}),
         spec_text(config=None),
         spec_text(data=3),
         spec_text(vocabulary=None),
@@ -150,15 +155,68 @@ def test_a_description_of_no_known_model(tmp_path, text):
         checkpoint.load(path)
 
 
+def test_a_description_nested_too_deep(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for depth in (900, 100_000):  # the one can be parsed
+        write(path, spec_text().replace('"ptb"', "[" * depth + "]" * depth), lm_arrays())
+        with pytest.raises(CheckpointError, match="describes no known model"):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("name", ["embedding_size", "output_size", "hidden_size", "num_layers"])
+@pytest.mark.parametrize("size", [0, -1, -(10**30)])
+def test_sizes_below_one(tmp_path, name, size):
+    """With arrays that agree, as far as there can be such."""
+    path, config = tmp_path / "model.safetensors", {**LM, name: size}
+    a, b, h = (max(config[n], 0) for n in ("output_size", "embedding_size", "hidden_size"))
+    shapes = {"embedding.weight": (a, b), "linear.weight": (h, a)}
+    write(path, spec_text(config=config), {n: np.zeros(s, "float32") for n, s in shapes.items()})
+    with pytest.raises(CheckpointError, match=rf"known model: {name} is {size}: need at least 1"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("seq_model", ["rnn", "lstm"])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_array_is_there_before_one_is_made(tmp_path, seq_model, num_layers, tied):
+    """`read` alone makes no model: a file of 240 KB could ask for more than 100 GB."""
+    path = tmp_path / "model.safetensors"
+    sizes = {"embedding_size": 5 if tied else 4, "hidden_size": 5, "num_layers": num_layers}
+    spec = ModelSpec("lm", "ptb", {**LM, **sizes, "seq_model": seq_model, "tied": tied})
+    arrays = {n: t.numpy() for n, t in spec.build(ndl.cpu()).state_dict().items()}
+    write(path, spec_text(config=spec.config), arrays)
+    checkpoint.load(path)
+    for name, array in arrays.items():
+        less = {n: a for n, a in arrays.items() if n != name}
+        shape = re.escape(str(array.shape))
+        write(path, spec_text(config=spec.config), less)
+        with pytest.raises(CheckpointError, match=f"{name} is missing: its config needs {shape}"):
+            checkpoint.read(path)
+        write(path, spec_text(config=spec.config), {**arrays, name: array[..., :-1].copy()})
+        with pytest.raises(CheckpointError, match=rf"{name} is \(.*\): its config needs {shape}"):
+            checkpoint.read(path)
+
+
+def test_a_large_model_in_a_small_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    config = {**LM, "hidden_size": 60_000, "embedding_size": 1, "output_size": 1}
+    shapes = {"embedding.weight": (1, 1), "linear.weight": (60_000, 1), "linear.bias": (1, 1)}
+    write(path, spec_text(config=config), {n: np.zeros(s, "float32") for n, s in shapes.items()})
+    assert path.stat().st_size < 250_000
+    with pytest.raises(
+        CheckpointError, match=r"lstm_cells.0.W_ih is missing: its config needs \(1, 240000\)"
+    ):
+        checkpoint.read(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"output_size": 10**12}, r"embedding.weight is \(11, 4\): its config needs \(1000000"),
         ({"hidden_size": 6}, r"linear.weight is \(5, 11\): its config needs \(6, 11\)"),
-        ({"num_layers": 10**9}, "num_layers is 1000000000: it holds 11 arrays"),
-        ({"num_layers": 0}, "num_layers is 0"),
+        ({"num_layers": 10**9}, "seq_model.lstm_cells.2.W_ih is missing"),
         ({"num_layers": 1}, "does not fit its model lm"),
-        ({"seq_model": "rnn"}, "does not fit its model lm"),
+        ({"seq_model": "rnn"}, "seq_model.rnn_cells.0.W_ih is missing"),
     ],
 )
 def test_a_config_that_does_not_fit_the_arrays(tmp_path, changes, message):

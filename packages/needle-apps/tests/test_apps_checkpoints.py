@@ -211,6 +211,9 @@ def test_another_machine_is_worth_a_warning(trained, tmp_path, monkeypatch):
     assert re.search(r"the run began elsewhere \(numpy \S+ -> 9.9\): its last bits may", warning)
 
 
+HUGE = 10**400  # JSON has whole numbers of any size; a float ends at 10**308
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -221,14 +224,23 @@ def test_another_machine_is_worth_a_warning(trained, tmp_path, monkeypatch):
         ({"progress": {"seconds": "x"}}, "seconds is 'x': need a number"),
         ({"progress": {"best_loss": "low"}}, "best_loss is 'low': need a number"),
         ({"progress": {"score": []}}, r"score is \[\]: need an object"),
+        ({"progress": {"seconds": HUGE}}, "seconds is 1000"),
+        ({"progress": {"best_loss": -HUGE}}, "best_loss is -1000"),
+        ({"progress": {"batch": 3, "step": 3}}, "batch is 3: its score has 0 steps, 0 examples"),
         ({"optimizer": {"lr": "x"}}, "lr is 'x': need a number"),
+        ({"optimizer": {"lr": HUGE}}, "lr is 1000"),
+        ({"optimizer": {"lr": True}}, "lr is True: need a number"),
+        ({"now": {"gauss": HUGE}}, "gauss is 1000"),
         ({"now": {"pos": 625}}, "now: pos is 625"),
         ({"now": None}, "now is None: need an object"),
         ({"order": {"has_gauss": 7}}, "has_gauss 7"),
         ({"task": "gpt"}, "unknown task: 'gpt'"),
+        ({"config": {"lr": HUGE}}, "lr: got 1000"),
+        ({"config": {"momentum": -HUGE}}, "momentum: got -1000"),
         ({"config": {"epochs": "many"}}, "epochs: got 'many': need a whole number"),
         ({"config": {"exec": "rm"}}, "unknown setting: exec"),
         ({"environment": []}, r"environment is \[\]: need an object"),
+        ({"environment": {"numpy": [2]}}, r"numpy is \[2\]: need a text"),
     ],
 )
 def test_every_value_is_checked_whoever_wrote_it(trained, tmp_path, change, message):
@@ -252,6 +264,7 @@ def test_every_value_is_checked_whoever_wrote_it(trained, tmp_path, change, mess
         ("{", "does not say how to go on"),
         ("[" * 100_000, "does not say how to go on"),
         ('{"progress": NaN}', "NaN is not a number"),
+        ('{"progress": 1%s}' % ("0" * 5000), "does not say how to go on"),
         (" " * 2**20 + "{}", "text too long: 1048578 characters: need at most 1048576"),
         ("{}", "config is None: need an object"),
     ],

@@ -217,6 +217,20 @@ def test_unknown_words_are_noted(tmp_path):
     assert "<unk>" not in result.stdout.removeprefix("a <unk>")
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_model_that_has_diverged(tmp_path, options):
+    path = lm_file(tmp_path / "a.safetensors", WORDS)
+    model, spec = checkpoint.load(path)
+    state = {name: np.full(t.shape, np.nan, t.dtype) for name, t in model.state_dict().items()}
+    model.load_state_dict(state)
+    checkpoint.save(path, model, spec)
+    line = fail("generate", path, "--seed", 1, *options)
+    assert line == (
+        "error: generate: no word to choose: the largest logit is nan: need a number: has the "
+        "model's training diverged?"
+    )
+
+
 def test_a_vocabulary_comes_back_or_is_refused(tmp_path):
     path = lm_file(tmp_path / "a.safetensors", WORDS)
     assert checkpoint.read(path).spec.words == WORDS

@@ -96,6 +96,8 @@ def test_every_setting_says_what_it_is(kind):
         ({"epochs": True}, "epochs: got True: need a whole number"),
         ({"epochs": 1.5}, "epochs: got 1.5: need a whole number"),
         ({"lr": float("nan")}, "lr: got nan: need a positive number"),
+        ({"lr": 10**400}, f"lr: got 1{'0' * 49}: need a number that a float can hold"),
+        ({"momentum": -(10**400)}, f"momentum: got -1{'0' * 48}: need a number that"),
         ({"lr": "fast"}, "lr: got 'fast': need a number"),
         ({"dropout": 1}, "dropout: got 1.0: need 0 <= x < 1"),
         ({"tie_weights": 1}, "tie_weights: got 1: need true or false"),

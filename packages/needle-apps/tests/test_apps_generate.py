@@ -79,6 +79,18 @@ def test_a_top_k_out_of_range():
         Sampling(top_k=0)
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 2}])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_no_numbers(bad, options):
+    with pytest.raises(PromptError, match=f"generate: no word to choose: .* logit is {bad}: need"):
+        Sampling(**options).probabilities(np.array([1, bad, 0], np.float32))
+
+
+def test_all_words_banned():
+    with pytest.raises(PromptError, match="generate: no word to choose: the largest logit is -inf"):
+        Sampling(banned=(0, 1)).probabilities(np.ones(2))
+
+
 # ---- the model's state ---------------------------------------------------------------------------
 
 

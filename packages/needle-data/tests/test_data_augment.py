@@ -13,6 +13,7 @@ from needle.data import (
     NDArrayDataset,
     Normalize,
     RandomCrop,
+    RandomFlipHorizontal,
     as_bytes,
 )
 from needle.data.augment import generator
@@ -173,6 +174,60 @@ def test_labels_and_types():
     assert not image.numpy().any()
 
 
+class ChannelsLast(ImageDataset):
+    channels_first = False
+
+
+class Listed:
+    """Not a Dataset: items alone, and where their channels are."""
+
+    channels_first = False
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [BatchFlip(1)],
+        [BatchCrop(2), BatchFlip(), BatchCutout(3), Normalize(0.5, 0.25)],
+        [Normalize(), BatchCrop(2, reflect=True)],  # no kernel has this order
+    ],
+    ids=["flip", "all", "numpy"],
+)
+def test_channels_last(transforms, dtype, channels):
+    """Each image as if its channels came first, in the layout that the data set has."""
+    x = images(dtype, (50, channels, 8, 9)) / 255
+    last, y = np.ascontiguousarray(np.moveaxis(x, 1, -1)), np.arange(50)
+    want = values(pass_over(ImageDataset(x, y), transforms, dtype))
+    for data in (
+        ChannelsLast(last, y),
+        ChannelsLast(last, y, [lambda image: image]),
+        ChannelsLast(last, y, [RandomFlipHorizontal(0)]),
+    ):
+        got = values(pass_over(data, transforms, dtype))
+        for (ours, labels), (theirs, ids) in zip(got, want, strict=True):
+            np.testing.assert_array_equal(ours, np.moveaxis(theirs, 1, -1))
+            np.testing.assert_array_equal(labels, ids)
+    listed = values(pass_over(Listed(last), transforms, dtype))
+    np.testing.assert_array_equal(listed[6][0], np.moveaxis(want[6][0], 1, -1))
+    np.testing.assert_array_equal(last, np.moveaxis(x, 1, -1), err_msg="the data set has changed")
+
+
+def pass_over(data, transforms, dtype):
+    np.random.seed(3)
+    return DataLoader(data, 8, dtype=dtype, batch_transforms=transforms).start()
+
+
 BAD = [
     (lambda: BatchFlip(2), ValueError, r"BatchFlip: p is not a probability: got 2: need \[0, 1\]"),
     (lambda: BatchCrop(-1), ValueError, "BatchCrop: padding is too small: got -1: need an int"),
@@ -187,6 +242,16 @@ BAD = [
         lambda: BatchCrop(6, reflect=True)(images(), generator(0, 0)),
         ShapeError,
         r"nothing to reflect: images are \(7, 3, 6, 9\), padding is 6: need padding < height",
+    ),
+    *(
+        (
+            lambda transform=transform: list(
+                DataLoader(NDArrayDataset(np.ones((4, 784))), batch_transforms=[transform])
+            ),
+            ShapeError,
+            rf"{type(transform).__name__}: not images: got \(1, 784\): need \(N, C, H, W\)",
+        )
+        for transform in (BatchFlip(), BatchCrop(), BatchCutout(), Normalize())
     ),
     (
         lambda: DataLoader(NDArrayDataset(images()), batch_transforms=[RandomCrop()]),

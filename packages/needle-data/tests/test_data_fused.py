@@ -106,6 +106,19 @@ def test_any_layout_in_memory():
     np.testing.assert_equal(fused, plain)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_last_takes_the_kernel(channels):
+    class Last(ImageDataset):
+        channels_first = False
+
+    data = Last(pixels((50, 9, 17, channels), "float32"), np.arange(50))
+    chain = [BatchCrop(3), BatchFlip(), BatchCutout(4), Normalize([0.5] * channels)]
+    fused, plain, launches = passes(data, chain)
+    assert launches == 7
+    assert fused[0][0].shape == (8, 9, 17, channels)
+    np.testing.assert_equal(fused, plain)
+
+
 class Brighter(BatchFlip):
     def __call__(self, images, rng):
         return images + 1

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from data_files import idx, write_mnist
 
-from needle.data import DataFileError, DataLoader, MNISTDataset, RandomCrop
+from needle.data import (
+    BatchCrop,
+    BatchCutout,
+    BatchFlip,
+    DataFileError,
+    DataLoader,
+    MNISTDataset,
+    Normalize,
+    RandomCrop,
+)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -38,6 +47,24 @@ def test_batches_equal_items(tmp_path):
     np.testing.assert_array_equal(np.concatenate(batches), [data[i][0] for i in range(7)])
     data = MNISTDataset(*paths)
     np.testing.assert_array_equal(data[2:5][0], data.X[2:5])
+
+
+def test_batch_transforms(tmp_path):
+    """They change pictures, not columns of numbers."""
+    paths, _, _ = write_mnist(tmp_path)
+    data = MNISTDataset(*paths)
+    for transform, want in (
+        (BatchFlip(1), data.X[:, :, ::-1]),
+        (BatchCutout(28), np.zeros_like(data.X)),
+        (Normalize(0.5, 0.25), (data.X - np.float32(0.5)) / np.float32(0.25)),
+    ):
+        ((x, y),) = DataLoader(data, 7, batch_transforms=[transform])
+        np.testing.assert_allclose(x.numpy(), want, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(y.numpy(), data.y)
+    ((x, _),) = DataLoader(data, 7, batch_transforms=[BatchCrop(4)])
+    assert x.shape == (7, 28, 28, 1)
+    # A shift by 4 leaves 24 x 24 pixels, of which in 255 about one is black.
+    assert (np.count_nonzero(x.numpy(), axis=(1, 2, 3)) > 24 * 24 - 20).all()
 
 
 def test_missing(tmp_path):

@@ -1,8 +1,12 @@
 """What a pickle can hold, and what it must never do."""
 
+import json
 import os
 import pickle
+import re
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -125,8 +129,13 @@ ATTACKS = {
     "huge sizes": (array_opcodes((2**31 - 1,) * 4, b""), r"shape \(2147483647, 2147483647"),
     "append to a tuple": (b")K\x01a", "APPEND at byte .*got a tuple"),
     "set an item of a list": (b"]K\x01K\x02s", "SETITEM at byte .*got a list"),
-    "unhashable key": (b"}]K\x02s", "malformed after SETITEM at byte .*unhashable"),
-    "odd number of items": (b"}(K\x01u", "malformed after SETITEMS"),
+    "unhashable key": (b"}]K\x02s", "SETITEM at byte .*got a list"),
+    "a number as a key": (b"}(K\x01K\x02u", "SETITEMS at byte .*got a int"),
+    "arguments that are no tuple": (DTYPE + b"]K\x01aR", "REDUCE at byte .*got a list"),
+    "arguments that are text": (DTYPE + short(b"u1") + b"R", "REDUCE at byte .*got a str"),
+    "a class as data": (NDARRAY, "STOP at byte .*got a _Name"),
+    "an element type as data": (b"](" + DTYPE + short(b"u1") + b"\x85Re", "got a _DType"),
+    "odd number of items": (b"}(" + short(b"a") + b"u", "malformed after SETITEMS"),
     "memo never written": (b"h\x63", "malformed after BINGET at byte"),
     "no list to append to": (b"e", "APPENDS at byte .*got a dict"),
 }
@@ -173,11 +182,140 @@ def test_bombs_stay_small():
     far = b"\x80\x02]r\xff\xff\xff\x7f0."
     with pytest.raises(UnsafePickleError, match="POP at byte"):
         read_pickle(far)
-    # Lists of lists of references: 2**60 items if anything were to walk through them.
-    doubled = b"](" + b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(60))
-    assert read_pickle(dict_opcodes(data=b"]" + doubled[2:])) is not None
     with pytest.raises(UnsafePickleError, match="more than 1000000 opcodes"):
         read_pickle(b"\x80\x02" + b"]" * 1_000_001 + b".")
+
+
+DEEP = b")" + b"\x85" * 200_000  # a tuple of a tuple of ...
+# A pair of one pair twice, and so on: 2**60 items if anything were to walk through them.
+DOUBLED = b")q\x20" + b"".join(b"h%c\x86q%c" % (k, k + 1) for k in range(32, 92))
+FROMBUFFER = b"cnumpy.core.numeric\n_frombuffer\n"
+
+
+def with_byte_order(value):
+    content = array_opcodes((1,), b"\0")
+    assert content.count(short(b"|")) == 1
+    return content.replace(short(b"|"), value)
+
+
+def nested(value):
+    """What Python's C stack or all of time would not be enough for, were it hashed or printed."""
+    return {
+        "key": (b"}" + value + b"Ns", "SETITEM at byte .*got a tuple"),
+        "key of many": (b"}(" + value + b"Nu", "SETITEMS at byte .*got a tuple"),
+        "module": (value + short(b"f") + b"\x93", "STACK_GLOBAL at byte .*got a tuple"),
+        "function": (short(b"m") + value + b"\x93", "STACK_GLOBAL at byte .*got a tuple"),
+        "arguments": (DTYPE + value + b"R", "STOP at byte .*got a _DType"),
+        "called": (value + b")R", "REDUCE at byte .*got a tuple"),
+        "state": (DTYPE + short(b"u1") + b"\x85R" + value + b"b", "STOP at byte .*got a _DType"),
+        "byte order": (with_byte_order(value), "STOP at byte .*got a tuple"),
+        "memory order": (
+            FROMBUFFER + b"(" + short(b"a") + DTYPE + short(b"u1") + b"\x85R"
+            b"(K\x03" + short(b"|") + b"tb" + b"K\x01\x85" + value + b"tR",
+            r"^{'data': array\(\[97\], dtype=uint8\)}$",
+        ),
+        "value": (value, "STOP at byte .*nested more than 32 deep"),
+        "value in a list": (b"]" + value + b"a", "STOP at byte .*nested more than 32 deep"),
+    }  # fmt: skip
+
+
+BOMBS = {f"deep {name}": case for name, case in nested(DEEP).items()}
+BOMBS |= {f"doubled {name}": case for name, case in nested(DOUBLED).items()}
+MANY = b"K\x00" * 300_000
+BOMBS |= {
+    "a call's many arguments, many times": (
+        b"](" + RECONSTRUCT + b"q\x20(" + MANY + b"tq\x21R" + b"h\x20h\x21R" * 200_000 + b"e",
+        "STOP at byte .*got a NoneType",
+    ),
+    "a dtype of many fields, many times": (
+        b"]("
+        + array_opcodes((1,), b"a").replace(b"NNN", b"NNN" + MANY)
+        + b"h\x09" * 100_000
+        + DTYPE
+        + b"e",
+        "STOP at byte .*got a _Name",
+    ),
+    "a list in itself": (b"]q\x20h\x20a", "STOP at byte .*nested more than 32 deep"),
+    "a dict in itself": (b"}q\x20" + short(b"a") + b"h\x20s", "STOP .*nested more than 32 deep"),
+    "an array in itself": (RECONSTRUCT + b")Rq\x20h\x20b", "STOP at byte .*got a _Array"),
+    "arrays in arrays": ((RECONSTRUCT + b")R") * 20_000 + b"b" * 19_999, "STOP .*got a _Array"),
+    "lists of one long list": (
+        # 2,000 times the same 2,000 numbers
+        b"](](" + b"K\x00" * 2000 + b"eq\x20" + b"h\x20" * 1999 + b"e",
+        "STOP at byte .*more than 1000000 values",
+    ),
+    "a product of huge sizes": (
+        array_opcodes((), b"a").replace(
+            b"(t", b"(\x8a\xff" + b"\x7f" * 255 + b"q\x20" + b"h\x20" * 400_000 + b"t", 1
+        ),
+        "STOP at byte .*an array of 400001 axes: need at most 32",
+    ),
+}
+READ = """
+import json, resource, sys
+from needle.data.pickles import UnsafePickleError, read_pickle
+
+bombs = json.load(sys.stdin)
+resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30,) * 2)
+for name, text in bombs.items():
+    try:
+        said = repr(read_pickle(text.encode("latin-1")))
+    except UnsafePickleError as error:
+        said = str(error)
+    print(json.dumps([name, said]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def told():
+    """What became of each bomb, by name, in another process: up to one that ended or hung it."""
+    texts = {name: dict_opcodes(data=code).decode("latin-1") for name, (code, _) in BOMBS.items()}
+    with subprocess.Popen(
+        [sys.executable, "-c", READ], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            output, _ = process.communicate(json.dumps(texts), timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+    return dict(map(json.loads, output.splitlines()))
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_no_pickle_crashes_or_takes_forever(told, name):
+    said, (_, text) = told[name], BOMBS[name]
+    assert len(said) < 500
+    assert re.search(text, said), said
+
+
+def test_nesting_that_is_still_read():
+    value = 7
+    for _ in range(31):
+        value = [value]
+    assert read_pickle(pickle.dumps({"data": value}, 4)) == {"data": value}
+    with pytest.raises(UnsafePickleError, match="nested more than 32 deep"):
+        read_pickle(pickle.dumps({"data": [value]}, 4))
+
+
+def test_arrays_inside_of_lists():
+    value = read_pickle(pickle.dumps({"data": [(np.arange(3), {"a": np.ones(2)})]}, 4))
+    ((first, second),) = value["data"]
+    np.testing.assert_array_equal(first, np.arange(3))
+    np.testing.assert_array_equal(second["a"], np.ones(2))
+
+
+def test_arrays_of_one_text_share_its_memory():
+    """Else 60 MB of text and 100,000 names for it would be 6 TB."""
+    text = short(b"x" * 300)
+    head, tail = array_opcodes((300,), b"x" * 300).split(text)
+    data = dict_opcodes(
+        a=head + text + b"q\x30" + tail,
+        b=head + b"h\x30" + tail,
+        c=b"h\x09",  # the array before, by its memo
+    )
+    value = read_pickle(data)
+    assert np.shares_memory(value["a"], value["b"])
+    assert np.shares_memory(value["b"], value["c"])
 
 
 @settings(max_examples=300, deadline=None)

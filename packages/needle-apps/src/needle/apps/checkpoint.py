@@ -22,7 +22,8 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -255,7 +256,7 @@ def read(path: Path) -> Checkpoint:
     arrays, texts = _read(path)
     spec = _parse_spec(path, texts.get("spec", ""))
     if spec.model == "lm":
-        _check_sizes(path, arrays, spec.config)
+        _check_arrays(path, arrays, spec.config)
     given = texts.pop("checksum", "none")
     found = checksum(arrays, texts)
     if given != found:
@@ -283,7 +284,7 @@ def _read(path: Path) -> tuple[Arrays, dict[str, str]]:
         raise CheckpointError(f"load: {path} is not a checkpoint, or damaged: {error}") from error
     if texts.get("format") != FORMAT:
         found = texts.get("format", "none")
-        raise CheckpointError(f"load: {path} is not needle's: format is {found}: need {FORMAT}")
+        raise CheckpointError(f"load: {path} is not needle's: format is {found:.50}: need {FORMAT}")
     return arrays, texts
 
 
@@ -314,14 +315,29 @@ def _parse_spec(path: Path, text: str) -> ModelSpec:
         found = {name: type(value) for name, value in spec.config.items()}
         wanted = needed | {name: kind for name, kind in optional.items() if name in found}
         if found != wanted or not 0 <= spec.config.get("dropout", 0.0) < 1:
-            raise ValueError(f"config is {dict(spec.config)}")
-        if spec.config.get("seq_model", "rnn") not in ("rnn", "lstm"):
-            raise ValueError(f"seq_model is {spec.config['seq_model']!r}")
+            raise ValueError(f"config is {dict(spec.config)!r:.200}")
+        if spec.model == "lm":
+            _check_lm_config(spec.config)
         if spec.data not in ("cifar10", "ptb", "synthetic") or not isinstance(spec.vocabulary, str):
-            raise ValueError(f"data is {spec.data!r}, vocabulary is {spec.vocabulary!r}")
+            raise ValueError(f"data is {spec.data!r:.50}, vocabulary is {spec.vocabulary!r:.50}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"load: {path} describes no known model: {error}") from error
     return spec
+
+
+def _check_lm_config(config: Mapping[str, Any]) -> None:
+    """What a LanguageModel would refuse of values of the right types.
+
+    Raises:
+        ValueError: it would.
+    """
+    for name, kind in LM_CONFIG.items():
+        if kind is int and config[name] < 1:
+            raise ValueError(f"{name} is {config[name]!r:.50}: need at least 1")
+    if config["seq_model"] not in ("rnn", "lstm"):
+        raise ValueError(f"seq_model is {config['seq_model']!r:.50}")
+    if config.get("tied", False) and config["embedding_size"] != config["hidden_size"]:
+        raise ValueError("tied is True: embedding_size and hidden_size differ")
 
 
 def _parse_words(path: Path, spec: ModelSpec, text: str) -> tuple[str, ...]:
@@ -336,22 +352,27 @@ def _parse_words(path: Path, spec: ModelSpec, text: str) -> tuple[str, ...]:
     return words
 
 
-def _check_sizes(path: Path, arrays: Arrays, config: Mapping[str, Any]) -> None:
-    """Compare sizes before building, so that a forged config cannot ask for all memory."""
-    sizes = {
-        "embedding.weight": (config["output_size"], config["embedding_size"]),
-        "linear.weight": (config["hidden_size"], config["output_size"]),
-    }
-    if config.get("tied", False):
-        sizes["linear.weight"] = (config["output_size"], config["hidden_size"])
-    for name, shape in sizes.items():
+def _check_arrays(path: Path, arrays: Arrays, config: Mapping[str, Any]) -> None:
+    """Compare all shapes before building, so that a forged config cannot ask for all memory."""
+    for name, shape in _lm_shapes(config):
         found = arrays[name].shape if name in arrays else "missing"
         if found != shape:
             raise CheckpointError(f"load: {path}: {name} is {found}: its config needs {shape}")
-    if not 1 <= config["num_layers"] <= len(arrays):
-        raise CheckpointError(
-            f"load: {path}: num_layers is {config['num_layers']}: it holds {len(arrays)} arrays"
-        )
+
+
+def _lm_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every array of a LanguageModel; one by one: there may be 10**9 layers."""
+    words, size, hidden = (config[f"{n}_size"] for n in ("output", "embedding", "hidden"))
+    yield "embedding.weight", (words, size)
+    yield "linear.weight", (words, hidden) if config.get("tied", False) else (hidden, words)
+    yield "linear.bias", (1, words)
+    width = {"rnn": 1, "lstm": 4}[config["seq_model"]] * hidden
+    for i in range(config["num_layers"]):
+        cell = f"seq_model.{config['seq_model']}_cells.{i}"
+        yield f"{cell}.W_ih", (hidden if i else size, width)
+        yield f"{cell}.W_hh", (hidden, width)
+        yield f"{cell}.bias_ih", (width,)
+        yield f"{cell}.bias_hh", (width,)
 
 
 def _parse_training(path: Path, text: str, arrays: Arrays) -> Training:
@@ -370,21 +391,29 @@ def _parse_training(path: Path, text: str, arrays: Arrays) -> Training:
             tuple(hidden[str(i)] for i in range(len(hidden))),
             *(_parse_generator(plain[name], arrays, name) for name in ("now", "order")),
         )
-        recorded = _dict(plain["environment"], "environment")
+        recorded = {
+            name: _text(value, name)
+            for name, value in _dict(plain["environment"], "environment").items()
+        }
     except (ConfigError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"load: {path} does not say how to go on training: {_reason(error)}"
         ) from error
-    return Training(config, state, {str(k): str(v) for k, v in recorded.items()})
+    return Training(config, state, recorded)
 
 
 def _parse_progress(plain: dict[str, Any]) -> Progress:
-    best = plain["best_loss"]
+    best, batch = plain["best_loss"], _count(plain["batch"], "batch")
+    score = _parse_score(_dict(plain["score"], "score"))
+    if score.steps != batch or score.examples < batch:  # a mean over no examples is none
+        raise ValueError(
+            f"batch is {batch}: its score has {score.steps} steps, {score.examples} examples"
+        )
     return Progress(
         epoch=_count(plain["epoch"], "epoch"),
-        batch=_count(plain["batch"], "batch"),
+        batch=batch,
         step=_count(plain["step"], "step"),
-        score=_parse_score(_dict(plain["score"], "score")),
+        score=score,
         best_loss=math.inf if best is None else _number(best, "best_loss"),
         best_epoch=_count(plain["best_epoch"], "best_epoch"),
         seconds=_number(plain["seconds"], "seconds"),
@@ -434,9 +463,16 @@ def _count(value: Any, name: str) -> int:
 
 
 def _number(value: Any, name: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    # JSON's whole numbers may be larger than any float; NaN is not <= anything.
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r:.50}: need a number")
     return float(value)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r:.50}: need a text")
+    return value
 
 
 def _reason(error: Exception) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import sys
 import tomllib
 import types
 import typing
@@ -464,6 +465,8 @@ def _converted(name: str, hint: Any, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is float and type(value) is int:
+        if abs(value) > sys.float_info.max:
+            raise ConfigError(f"{name}: got {value!r:.50}: need a number that a float can hold")
         return float(value)
     # bool is an int, but True is not a number of epochs.
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):

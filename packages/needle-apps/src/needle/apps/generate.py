@@ -27,7 +27,7 @@ CHUNK = 128  # words of a prompt that go through the model at once: bounds the m
 
 
 class PromptError(ValueError):
-    """A prompt cannot be given to the model, or sampling is set up wrongly."""
+    """A prompt cannot be given to the model, or no word can be drawn as it is asked."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,18 @@ class Sampling:
             raise PromptError(f"generate: top_k: got {self.top_k}: need at least 1")
 
     def probabilities(self, logits: Array[np.floating[Any]]) -> Array[np.float64]:
-        """Of each word to be the next, float64 (words,): what `choose` draws from."""
+        """Of each word to be the next, float64 (words,): what `choose` draws from.
+
+        Raises:
+            PromptError: a logit is NaN or infinite, or all words are banned.
+        """
         scores = logits.astype(np.float64)
         scores[list(self.banned)] = -np.inf
+        if not np.isfinite(largest := scores.max()):
+            raise PromptError(
+                f"generate: no word to choose: the largest logit is {largest}: need a number: has "
+                "the model's training diverged?"
+            )
         order = np.argsort(-scores, kind="stable")  # of equal ones the first ids
         kept = order[: 1 if self.temperature == 0 else self.top_k]
         found = np.zeros(len(scores))
@@ -89,7 +98,7 @@ def generate(
         rng: where the draws come from: the same generator, the same text.
 
     Raises:
-        PromptError: the prompt is empty.
+        PromptError: the prompt is empty, or the model's logits are no numbers.
     """
     if len(prompt) == 0:
         raise PromptError("generate: prompt is empty: got 0 words: need at least 1")

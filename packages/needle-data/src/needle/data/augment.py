@@ -4,7 +4,8 @@ They are the definition, and what happens wherever a loader cannot do it all in 
 (`fused.py`). A transform takes images (N, C, H, W) and a generator, and returns the changed images;
 it may write into those it was given. `DataLoader(batch_transforms=[...])` applies them in order,
 each batch with a generator of its own, made of the pass's seed and the batch's number: a pass that
-goes on at batch k draws what it would have drawn.
+goes on at batch k draws what it would have drawn. A data set with `channels_first = False`, as
+MNIST's, has its batches turned for the transforms and turned back.
 
 Bytes are a quarter of the work: keep images as uint8 (`as_bytes`) and end with `Normalize`.
 """
@@ -20,6 +21,16 @@ from numpy.typing import NDArray as Array
 from needle.backend_ndarray import DTypeError, ShapeError
 
 from ._checks import check_integer
+
+
+def check_images(op: str, shape: tuple[int, ...]) -> None:
+    """Four axes; which of them is the channels' cannot be seen.
+
+    Raises:
+        ShapeError: there are more or fewer.
+    """
+    if len(shape) != 4:
+        raise ShapeError(f"{op}: not images: got {shape}: need (N, C, H, W)")
 
 
 class BatchTransform(ABC):
@@ -43,7 +54,12 @@ class BatchFlip(BatchTransform):
         self.p = p
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.bool_]:
-        """Which images of (N, C, H, W) are mirrored: (N,)."""
+        """Which images of (N, C, H, W) are mirrored: (N,).
+
+        Raises:
+            ShapeError: these are no images.
+        """
+        check_images("BatchFlip", shape)
         return rng.random(shape[0]) < self.p
 
     def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
@@ -72,8 +88,9 @@ class BatchCrop(BatchTransform):
         """By how much each image of (N, C, H, W) is shifted, down and right: (N, 2).
 
         Raises:
-            ShapeError: the images are too small to be reflected.
+            ShapeError: these are no images, or too small to be reflected.
         """
+        check_images("BatchCrop", shape)
         if self.reflect and self.padding >= min(shape[2:]):
             raise ShapeError(
                 f"BatchCrop: nothing to reflect: images are {shape}, padding is "
@@ -125,8 +142,9 @@ class BatchCutout(BatchTransform):
         """Row and column of each square's upper left pixel in images (N, C, H, W): (N, 2).
 
         Raises:
-            ShapeError: the images are smaller than the square.
+            ShapeError: these are no images, or smaller than the square.
         """
+        check_images("BatchCutout", shape)
         n, _, height, width = shape
         if self.size > min(height, width):
             raise ShapeError(
@@ -167,6 +185,7 @@ class Normalize(BatchTransform):
         return self.std * whole, -(self.mean / self.std)
 
     def __call__(self, images: Array[Any], rng: np.random.Generator | None = None) -> Array[Any]:
+        check_images("Normalize", images.shape)
         divisor, offset = self.factors(images.dtype)
         out: Array[np.float32] = np.divide(images, divisor, dtype=np.float32)
         if offset.any():

@@ -40,9 +40,11 @@ class DataLoader:
         device: where the Tensors live; None means the default device.
         dtype: the type of all Tensors, class ids included (float32 holds ids up to 2**24 exactly).
         drop_last: leave out a last batch that is not full.
-        batch_transforms: change each batch's images, its first field, in order. Their draws are
-            fixed by one more number that the pass draws when it begins (after the order) and by
-            the batch's number, so a pass that goes on at a later batch draws the same.
+        batch_transforms: change each batch's images, its first field, in order. They see
+            (N, C, H, W), also where the data set says `channels_first = False` and gives
+            (N, H, W, C): its batches keep that layout. Their draws are fixed by one more number
+            that the pass draws when it begins (after the order) and by the batch's number, so a
+            pass that goes on at a later batch draws the same.
 
     Raises:
         TypeError: `batch_size` is not an integer, `dataset` cannot be indexed, needle has no
@@ -110,14 +112,25 @@ class DataLoader:
         self, order: Array[np.int64], seed: int, first: int
     ) -> Iterator[tuple[Tensor, ...]]:
         rows = self.dataset._rows() if isinstance(self.dataset, Dataset) else None
+        turned = self._turned
+        if rows and turned:
+            rows = np.moveaxis(rows[0], -1, 1), *rows[1:]
         if rows and self._fits_kernel(rows[0]):
             fused = FusedPass(rows, order, self.batch_size, self.batch_transforms, seed)
             for k in range(first, len(self)):
-                yield tuple([Tensor(field, requires_grad=False) for field in fused.batch(k)])
+                images, *rest = fused.batch(k)
+                if turned:
+                    images = images.permute((0, 2, 3, 1))
+                yield tuple([Tensor(field, requires_grad=False) for field in (images, *rest)])
             return
         for k in range(first, len(self)):
             ids = order[k * self.batch_size : (k + 1) * self.batch_size]
             yield self._fetch(ids, generator(seed, k) if self.batch_transforms else None)
+
+    @property
+    def _turned(self) -> bool:
+        """Whether the data set's images have another layout than batch transforms want."""
+        return bool(self.batch_transforms) and not getattr(self.dataset, "channels_first", True)
 
     def _fits_kernel(self, images: Array[Any]) -> bool:
         here = self.device in (None, cpu()) and cpu() != cpu_numpy()
@@ -138,9 +151,11 @@ class DataLoader:
     def _changed(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
         if not images.flags.owndata:  # a view, perhaps of the data set itself
             images = images.copy()
+        if self._turned:
+            images = np.moveaxis(images, -1, 1)
         for transform in self.batch_transforms:
             images = transform(images, rng)
-        return images
+        return np.moveaxis(images, 1, -1) if self._turned else images
 
     def _tensor(self, array: Array[Any], own: bool = False) -> Tensor:
         """The array as a Tensor; one that nobody else owns gives its memory away where it fits."""

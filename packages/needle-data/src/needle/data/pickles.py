@@ -4,10 +4,16 @@ A pickle is a program for a small stack machine, and Python's own machine calls 
 program names. The one below knows only the opcodes that build dicts, lists, tuples, strings and
 numbers, and it calls nothing: the few names that a pickled NumPy array mentions are labels to
 it, not functions, and the array's bytes are decoded here. Whatever it does not know is an error.
+
+A few bytes can describe a tuple that is 200,000 deep, or one of 2**60 items by means of references
+to its own parts. Hashing, comparing or printing the one overflows the C stack, and the other never
+ends. So no value is touched before its type is known, and what is given out is a copy of bounded
+depth and size.
 """
 
 import math
 import pickletools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +37,10 @@ NAMES = {
 DTYPES = {"b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"}
 # A CIFAR-10 file has 50,000. Each costs memory, so their number is bounded.
 MAX_OPCODES = 1_000_000
+# A CIFAR-10 file has 20,005, two deep.
+MAX_VALUES = 1_000_000
+MAX_DEPTH = 32
+MAX_AXES = 32  # as many as NumPy 1 knows
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {
@@ -67,12 +77,14 @@ class _Array:
 def read_pickle(data: bytes) -> dict[str, Any]:
     """The dict of plain data in a pickle (protocols 2 to 5).
 
-    Its values are lists, tuples, str, int, float, bool, None and arrays of numbers. Bytes and
-    Python-2 strings become str (latin-1, which keeps every byte).
+    Its values are lists, tuples, dicts, str, int, float, bool, None and arrays of numbers, at most
+    MAX_DEPTH deep and MAX_VALUES in all; keys are str. Bytes and Python-2 strings become str
+    (latin-1, which keeps every byte). What the pickle refers to twice is there twice; arrays, which
+    are read-only, share its memory.
 
     Raises:
-        UnsafePickleError: the pickle holds or names anything else, is no dict, is malformed, or is
-            cut short.
+        UnsafePickleError: the pickle holds or names anything else, is no dict, is malformed, cut
+            short, nested too deep or too large.
     """
     machine, where = _Machine(), "the start"
     try:
@@ -98,6 +110,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.copied = 0
+        self.contents: dict[int, bytes] = {}  # of arrays, by the id of their text, which stays
 
     def step(self, opcode: str, argument: Any) -> None:
         stack = self.stack
@@ -121,7 +135,7 @@ class _Machine:
             _check_type(stack[-1], list).extend(items)
         elif opcode in {"SETITEM", "SETITEMS"}:
             items = [stack.pop(-2), stack.pop()] if opcode == "SETITEM" else self.pop_to_mark()
-            _check_type(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+            _check_type(stack[-1], dict).update(_pairs(items))
         elif opcode == "TUPLE":
             stack.append(tuple(self.pop_to_mark()))
         elif opcode in _TUPLES:
@@ -129,9 +143,11 @@ class _Machine:
         elif opcode == "GLOBAL":
             stack.append(_allowed(argument))
         elif opcode == "STACK_GLOBAL":
-            stack.append(_allowed(f"{stack.pop(-2)} {stack.pop()}"))
+            module, name = _check_type(stack.pop(-2), str), _check_type(stack.pop(), str)
+            stack.append(_allowed(f"{module} {name}"))
         elif opcode == "REDUCE":
-            stack.append(_describe_call(_check_type(stack.pop(-2), _Name), *stack.pop()))
+            called, arguments = _check_type(stack.pop(-2), _Name), _check_type(stack.pop(), tuple)
+            stack.append(_describe_call(called, arguments))
         elif opcode == "BUILD":
             state = stack.pop()
             _check_type(stack[-1], _Array | _DType).state = state
@@ -145,13 +161,45 @@ class _Machine:
         return items
 
     def result(self) -> dict[str, Any]:
-        """The one value left, its arrays decoded."""
+        """The one value left, copied, its arrays decoded."""
         (value,) = self.stack
-        value = _check_type(value, dict)
-        return {
-            _check_type(key, str): _decode(item) if isinstance(item, _Array) else item
-            for key, item in value.items()
-        }
+        copy: dict[str, Any] = self.copy(_check_type(value, dict), 0)
+        return copy
+
+    def copy(self, value: Any, depth: int) -> Any:
+        """The value without references to shared parts: counting its copies bounds its size."""
+        self.copied += 1
+        if self.copied > MAX_VALUES:
+            raise UnsafePickleError(f"more than {MAX_VALUES} values, with all references followed")
+        if depth > MAX_DEPTH:
+            raise UnsafePickleError(f"nested more than {MAX_DEPTH} deep")
+        if isinstance(value, dict):
+            return {key: self.copy(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)([self.copy(item, depth + 1) for item in value])
+        if isinstance(value, _Array):
+            return self.decode(value)
+        return _check_type(value, str | int | float | None)
+
+    def decode(self, array: _Array) -> Array[Any]:
+        """The array that a description means, built from its bytes, read-only."""
+        _, shape, described, fortran, raw = _check_type(array.state, tuple)
+        dtype = _decode_dtype(_check_type(described, _DType))
+        sizes = [_check_type(n, int) for n in _check_type(shape, tuple)]
+        if len(sizes) > MAX_AXES:
+            raise UnsafePickleError(f"an array of {len(sizes)} axes: need at most {MAX_AXES}")
+        content = self.content(_check_type(raw, str))
+        if min(sizes, default=0) < 0 or math.prod(sizes) * dtype.itemsize != len(content):
+            raise UnsafePickleError(
+                f"an array of shape {tuple(sizes)[:8]}, dtype {dtype} has {len(content)} bytes"
+            )
+        return np.frombuffer(content, dtype).reshape(sizes, order="F" if fortran is True else "C")
+
+    def content(self, text: str) -> bytes:
+        """The bytes of a text, the same ones for all arrays that refer to it."""
+        if id(text) not in self.contents:
+            self.contents[id(text)] = text.encode("latin-1")
+        return self.contents[id(text)]
 
 
 def _check_type(value: Any, kind: Any) -> Any:
@@ -160,13 +208,18 @@ def _check_type(value: Any, kind: Any) -> Any:
     return value
 
 
+def _pairs(items: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and values, alternately in `items`; a key is checked before a dict hashes it."""
+    return zip([_check_type(key, str) for key in items[::2]], items[1::2], strict=True)
+
+
 def _allowed(name: str) -> _Name:
     if name not in NAMES:
         raise UnsafePickleError(f"names {name.replace(' ', '.', 1)[:80]!r}, which is not allowed")
     return _Name(NAMES[name])
 
 
-def _describe_call(name: _Name, *arguments: Any) -> Any:
+def _describe_call(name: _Name, arguments: tuple[Any, ...]) -> Any:
     """What the call would make, as a description; nothing is called."""
     if name.kind == "reconstruct":
         return _Array()
@@ -180,23 +233,11 @@ def _describe_call(name: _Name, *arguments: Any) -> Any:
     raise UnsafePickleError(f"calls {name.kind}")
 
 
-def _decode(array: _Array) -> Array[Any]:
-    """The array that a description means, built from its bytes, read-only."""
-    _, shape, described, fortran, raw = _check_type(array.state, tuple)
-    dtype = _decode_dtype(_check_type(described, _DType))
-    sizes = [_check_type(n, int) for n in _check_type(shape, tuple)]
-    content = _check_type(raw, str).encode("latin-1")
-    if min(sizes, default=0) < 0 or math.prod(sizes) * dtype.itemsize != len(content):
-        raise UnsafePickleError(
-            f"an array of shape {tuple(sizes)[:8]}, dtype {dtype} has {len(content)} bytes"
-        )
-    return np.frombuffer(content, dtype).reshape(sizes, order="F" if fortran is True else "C")
-
-
 def _decode_dtype(dtype: _DType) -> np.dtype[Any]:
     code = _check_type(dtype.code, str)
-    _, byte_order, *rest = _check_type(dtype.state, tuple)
-    if code not in DTYPES or byte_order not in {"<", ">", "|", "="} or any(rest[:3]):
+    # Version, byte order, then what makes an element more than a number.
+    _, order, *rest = _check_type(dtype.state, tuple)[:5]
+    if code not in DTYPES or _check_type(order, str) not in {"<", ">", "|", "="} or any(rest):
         raise UnsafePickleError(f"an array of dtype {code[:20]!r}, which is not one of numbers")
-    decoded: np.dtype[Any] = np.dtype(byte_order + code)
+    decoded: np.dtype[Any] = np.dtype(order + code)
     return decoded

@@ -14,10 +14,10 @@ import typer
 from needle.apps import checkpoint, runs, sources
 from needle.apps.checkpoint import Checkpoint, CheckpointError
 from needle.apps.checkpoints import model_file
-from needle.apps.commands.base import app, mistakes, prepare_machine
+from needle.apps.commands.base import CommandError, app, mistakes, prepare_machine
 from needle.apps.commands.options import DataDir, DeviceName, Json, Model, RunsDir, Threads, checked
 from needle.apps.config import at_least
-from needle.apps.generate import Sampling, encode, generate, pieces, printable
+from needle.apps.generate import PromptError, Sampling, encode, generate, pieces, printable
 from needle.apps.models import LanguageModel
 from needle.apps.report import print_json
 from needle.data.text import UNKNOWN
@@ -97,12 +97,15 @@ def generate_text(
             typer.echo(f"note: --seed {seed} writes this text again", err=True)
     told = ids if prompt.strip() else []
     rest = generate(network, ids, length, sampling, np.random.default_rng(seed))
-    if as_json:
-        text = "".join(pieces([*told, *rest], words))
-        print_json({"prompt": prompt, "seed": seed, "unknown": missing, "text": text})
-        return
-    for piece in pieces(chain(told, rest), words):
-        typer.echo(piece, nl=False)  # word by word: one can watch it being written
+    try:
+        if as_json:
+            text = "".join(pieces([*told, *rest], words))
+            print_json({"prompt": prompt, "seed": seed, "unknown": missing, "text": text})
+            return
+        for piece in pieces(chain(told, rest), words):
+            typer.echo(piece, nl=False)  # word by word: one can watch it being written
+    except PromptError as error:  # a reader that has gone is no mistake
+        raise CommandError(str(error)) from error
     typer.echo()
 
 
