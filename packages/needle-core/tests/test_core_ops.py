@@ -553,6 +553,17 @@ def test_the_gradient_of_a_quotient_stays_in_range(a: float, b: float) -> None:
     np.testing.assert_allclose(y.grad.numpy(), -a / b / b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("number", [256, -1, 2**40])
+def test_integers_are_divided_as_floats(number: int) -> None:
+    x = Tensor([1, 200], dtype="uint8")
+    for got, want in [
+        (x / number, [1 / number, 200 / number]),
+        (number / x, [number, number / 200]),
+    ]:
+        assert got.dtype == "float64"
+        assert got.numpy().tolist() == want
+
+
 def test_a_tensor_compares_with_an_array() -> None:
     x = floats(1.0, 2.0)
     other = Tensor([1.0, 3.0]).cached_data

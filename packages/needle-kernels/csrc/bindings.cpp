@@ -146,9 +146,7 @@ void launch_from_python(int device, int kernel, const py::tuple& operands, const
     constexpr size_t max_scalars = 16;
     double values[max_scalars];
     if (scalars.size() > max_scalars) throw py::value_error("launch: scalars: more than 16");
-    for (size_t i = 0; i < scalars.size(); ++i)
-        values[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(scalars.ptr(), static_cast<Py_ssize_t>(i)));
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    read_numbers(scalars.ptr(), kernel_names[kernel], values);
     Call call{read.arrays(), static_cast<int>(operands.size()),
               values,        static_cast<int>(scalars.size()),
               nullptr,       nullptr,

@@ -366,7 +366,9 @@ public:
         if (!read_inputs()) return nullptr;
         Array out = arrays_[0];
         out.shape[axis_] = 0;
-        for (const Array& array : arrays_) out.shape[axis_] += array.shape[axis_];
+        int64_t& length = out.shape[axis_];
+        for (const Array& array : arrays_)
+            if (__builtin_add_overflow(length, array.shape[axis_], &length)) return nullptr;
         set_compact_strides(out);
         py::object result = allocate_array(out, sizes_tuple(out.shape, out.rank),
                                            sizes_tuple(out.strides, out.rank), bound.device);
@@ -480,9 +482,7 @@ private:
     {
         scalar_count_ = PyTuple_GET_SIZE(scalars);
         if (scalar_count_ > max_scalars) throw py::value_error("update: more than 8 scalars");
-        for (Py_ssize_t i = 0; i < scalar_count_; ++i)
-            scalars_[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(scalars, i));
-        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+        read_numbers(scalars, kernel_names[kernel_], scalars_);
     }
 
     bool read_arrays()
@@ -490,7 +490,7 @@ private:
         if (!PyList_CheckExact(columns_[0]) || PyList_GET_SIZE(columns_[0]) == 0) return false;
         Py_ssize_t rows = PyList_GET_SIZE(columns_[0]);
         for (Py_ssize_t c = 1; c < width_; ++c) {
-            bool absent = columns_[c] == Py_None;
+            bool absent = is_absent(c);
             if (!absent && !PyList_CheckExact(columns_[c])) return false;
             if (!absent && PyList_GET_SIZE(columns_[c]) != rows) return false;
         }
@@ -501,10 +501,16 @@ private:
         return true;
     }
 
+    // Whether this is the momenta of sgd and None: no other column may be absent.
+    bool is_absent(Py_ssize_t column) const
+    {
+        return columns_[column] == Py_None && column == 1 && is_any(kernel_, {Kernel::sgd});
+    }
+
     bool read_one(Py_ssize_t row, Py_ssize_t column, Array* out)
     {
         Array& array = out[column];
-        if (columns_[column] == Py_None) {
+        if (is_absent(column)) {
             array.data = nullptr;
             array.rank = 0;
             return true;
@@ -672,7 +678,9 @@ PyObject* call_outside(PyObject*, PyObject* const* arguments, Py_ssize_t count)
         Array ids;
         read_array(arguments[0], ids);
         finish(ids.storage->last_call);
-        const int64_t* found = first_outside(ids, PyLong_AsLongLong(arguments[1]));
+        int64_t limit = PyLong_AsLongLong(arguments[1]);
+        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+        const int64_t* found = first_outside(ids, limit);
         return found == nullptr ? py::none().release().ptr() : PyLong_FromLongLong(*found);
     });
 }

@@ -35,7 +35,8 @@ namespace needle {
 // is an axis.
 //
 // update(kernel, columns, scalars): whether it ran an optimizer kernel, and marked what that wrote
-// as written. For columns that are lists of compact arrays of one float dtype, or None.
+// as written. For columns that are lists of compact arrays of one float dtype; sgd's momenta may be
+// None.
 //
 // sum_squares(arrays): the sum of the squares of all elements, a float. For a list or tuple of
 // compact arrays of one float dtype.

@@ -94,8 +94,8 @@ def update(kernel: int, columns: tuple[object, ...], scalars: tuple[float, ...],
     """Runs an optimizer kernel on the rows of `columns`; False unless they are the common case.
 
     That is: columns are lists of compact arrays on the bound device, all of one float dtype and
-    each row of one shape; or None. What the kernel wrote, all columns but the last, gets a new
-    version.
+    each row of one shape; sgd's momenta may be None. What the kernel wrote, all columns but the
+    last, gets a new version.
     """
 
 def sum_squares(arrays: object, /) -> float | None:

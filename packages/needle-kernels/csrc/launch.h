@@ -12,6 +12,7 @@ namespace needle {
 
 enum class Device : int { cpu, reference, cuda, count };
 
+constexpr int64_t too_many_elements = int64_t{1} << 60;  // below it, bytes fit into int64_t
 constexpr int device_count = static_cast<int>(Device::count);
 inline constexpr const char* device_names[] = {"cpu", "reference", "cuda"};
 
@@ -37,6 +38,12 @@ Table& device_table(Device device);
 class OutOfMemory : public std::bad_alloc {
 public:
     explicit OutOfMemory(std::string text) : text_(std::move(text)) {}
+    // For too_many_elements or more.
+    explicit OutOfMemory(Device device)
+        : text_(std::string(device_names[static_cast<int>(device)]) +
+                ": out of memory: asked for 2^60 elements or more")
+    {
+    }
     const char* what() const noexcept override { return text_.c_str(); }
 
 private:

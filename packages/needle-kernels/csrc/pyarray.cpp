@@ -36,18 +36,20 @@ py::object new_array(py::object handle, py::object shape, py::object strides, py
     return py::reinterpret_steal<py::object>(array);
 }
 
-// The number of elements; throws OutOfMemory where there are more than any memory holds.
+// The number of elements; throws OutOfMemory where there are more than any memory holds, not
+// counting axes of size 0, so that strides fit too.
 int64_t checked_size(const Array& array)
 {
     int64_t size = 1;
-    bool fits = true;
+    bool fits = true, is_empty = false;
     for (int axis = 0; axis < array.rank; ++axis) {
-        if (array.shape[axis] == 0) return 0;
-        fits &= !__builtin_mul_overflow(size, array.shape[axis], &size);
+        if (array.shape[axis] == 0)
+            is_empty = true;
+        else
+            fits &= !__builtin_mul_overflow(size, array.shape[axis], &size);
     }
-    if (!fits || size > INT64_MAX / 8)
-        throw OutOfMemory("cpu: out of memory: asked for 2^60 elements or more");
-    return size;
+    if (!fits || size >= too_many_elements) throw OutOfMemory(Device::cpu);
+    return is_empty ? 0 : size;
 }
 
 py::object empty(PyObject* shape, PyObject* kind, PyObject* device)
@@ -55,7 +57,11 @@ py::object empty(PyObject* shape, PyObject* kind, PyObject* device)
     Array out;
     out.dtype = dtype_of(kind);
     out.rank = read_sizes(shape, out.shape);
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (PyErr_Occurred() != nullptr) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError) == 0) throw py::error_already_set();
+        PyErr_Clear();
+        throw OutOfMemory(Device::cpu);
+    }
     set_compact_strides(out);
     return allocate_array(out, as_object(shape), sizes_tuple(out.strides, out.rank), device);
 }
@@ -150,6 +156,19 @@ int read_sizes(PyObject* tuple, int64_t* out)
         throw py::value_error("launch: rank: got " + std::to_string(n) + ": at most 16");
     for (Py_ssize_t i = 0; i < n; ++i) out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i));
     return static_cast<int>(n);
+}
+
+void read_numbers(PyObject* tuple, const char* kernel, double* out)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
+        PyObject* number = PyTuple_GET_ITEM(tuple, i);
+        out[i] = PyFloat_AsDouble(number);
+        if (out[i] != -1 || PyErr_Occurred() == nullptr) continue;
+        if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
+        PyErr_Clear();
+        throw py::type_error(std::string(kernel) + ": a setting is not a number: got " +
+                             Py_TYPE(number)->tp_name + ": need a float");
+    }
 }
 
 py::object sizes_tuple(const int64_t* sizes, int rank)

@@ -62,6 +62,9 @@ bool is_float(DType dtype);
 int read_sizes(PyObject* tuple, int64_t* out);
 pybind11::object sizes_tuple(const int64_t* sizes, int rank);
 
+// The numbers of a tuple as doubles; throws TypeError, in the name of a kernel, where one is none.
+void read_numbers(PyObject* tuple, const char* kernel, double* out);
+
 // A view of the storage `handle` with this layout.
 void read_parts(PyObject* handle, PyObject* shape, PyObject* strides, PyObject* offset,
                 Array& array);

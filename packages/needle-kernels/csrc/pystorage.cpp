@@ -24,16 +24,30 @@ DType dtype_from_name(const std::string& name)
                          ": need float32, float64, int32, int64, uint8 or bool");
 }
 
+// The number of elements that Python asks for; throws OutOfMemory where no memory holds so many.
+int64_t checked_size(PyObject* number, Device device)
+{
+    int overflow = 0;
+    int64_t size = PyLong_AsLongLongAndOverflow(number, &overflow);
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (overflow > 0 || size >= too_many_elements) throw OutOfMemory(device);
+    if (overflow < 0 || size < 0) throw py::value_error("Storage: size: negative: need 0 or more");
+    return size;
+}
+
 PyObject* construct(PyTypeObject*, PyObject* arguments, PyObject* named)
 {
     static const char* names[] = {"size", "dtype", nullptr};
-    long long size = 0;
+    PyObject* size = nullptr;
     const char* dtype = nullptr;
-    if (!PyArg_ParseTupleAndKeywords(arguments, named, "Ls:Storage", const_cast<char**>(names),
+    if (!PyArg_ParseTupleAndKeywords(arguments, named, "Os:Storage", const_cast<char**>(names),
                                      &size, &dtype))
         return nullptr;
-    return guarded(
-        [&] { return make_storage(int64_t{size}, dtype_from_name(dtype)).release().ptr(); });
+    return guarded([&] {
+        return make_storage(checked_size(size, Device::cpu), dtype_from_name(dtype))
+            .release()
+            .ptr();
+    });
 }
 
 void destroy(PyObject* self)
@@ -85,10 +99,11 @@ py::object borrow(uintptr_t address, int64_t size, const std::string& dtype, py:
 }
 
 // Memory of a device that is not the host's.
-py::object storage_on(int device, int64_t size, const std::string& dtype)
+py::object storage_on(int device, const py::object& number, const std::string& dtype)
 {
     if (device < 0 || device >= device_count)
         throw py::index_error("Storage.on: device: out of range");
+    int64_t size = checked_size(number.ptr(), static_cast<Device>(device));
     Backend& backend = device_backend(static_cast<Device>(device));
     DType kind = dtype_from_name(dtype);
     int64_t bytes = size * item_size(kind);

@@ -7,8 +7,8 @@
 
 namespace needle::NEEDLE_TARGET {
 
-// Rows of C, so far apart, n columns from j on: (C or 0) plus `count` columns of A, from k on, times
-// as many rows of B.
+// Rows of C, so far apart, n columns from j on: (C or 0) plus `count` columns of A, from k on,
+// times as many rows of B.
 template <class T, int rows, int count>
 void add_rows(const Product<T>& p, T* c, int64_t c_row, bool onto, int64_t j, int64_t n, int64_t k)
 {
@@ -44,8 +44,8 @@ void add_depth(const Product<T>& p, T* c, int64_t c_row, bool onto, int64_t j, i
 }
 
 // A product of very few rows: B is read along its rows, some at a time, as memory is fastest. C,
-// or so much of it, stays in the first-level cache. A great depth is summed in parts: to a large sum
-// each single product would be added with a large error.
+// or so much of it, stays in the first-level cache. A great depth is summed in parts: to a large
+// sum each single product would be added with a large error.
 template <class T, int rows>
 void run_rows(const Product<T>& p)
 {

@@ -229,7 +229,7 @@ BAD = [
     ),
     ({"cut": 3}, nd.ShapeError, r"image_batch: no corners: cut is 3: need corners \(2, 2\)"),
     ({"cut": -1}, nd.ShapeError, r"image_batch: .*-1"),
-    ({"data": np.zeros((1, 1, 1, 1))}, TypeError, "image_batch: not arrays: got ndarray"),
+    ({"data": np.zeros((1, 1, 1, 1))}, TypeError, "image_batch: data is not an array: got ndarray"),
 ]
 
 

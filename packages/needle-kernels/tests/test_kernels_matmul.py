@@ -109,14 +109,15 @@ def test_few_rows_of_gapped_operands(device, dtype, rows):
 
 @pytest.mark.parametrize("turned", [False, True], ids=["b", "b transposed"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 3), (2, 5), (6, 32), (3, 1)])
-def test_a_great_depth_is_summed_in_parts(device, rows, columns, turned):
+def test_a_great_depth_is_summed_in_parts(host_device, rows, columns, turned):
     """Of positive numbers: added one by one to a large sum they would be 10^-4 off."""
     rng = np.random.default_rng(0)
     x, y = rng.random((rows, 1 << 20), "float32"), rng.random((columns, 1 << 20), "float32").T
     want = x.astype("float64") @ y.astype("float64")
-    b = nd.array(y.T, device=device).permute(1, 0) if turned else nd.array(y, device=device)
-    for a in (nd.array(x, device=device), nd.array(x.T, device=device).permute(1, 0)):
-        compare(nd.matmul(a, b), want, dtype="float32", rtol=5e-5)
+    a, a_turned, b, b_turned = (nd.array(v, device=host_device) for v in (x, x.T, y, y.T))
+    right = b_turned.permute(1, 0) if turned else b
+    for left in (a, a_turned.permute(1, 0)):
+        compare(nd.matmul(left, right), want, dtype="float32", rtol=5e-5)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(651, 10000), (651, 9999), (7000, 912)])

@@ -134,6 +134,88 @@ class TestMake:
             nd.NDArray.make((2,), device=device, handle=handle, dtype="float64")
 
 
+class TestTooManyElements:
+    """An array, or a view, has fewer than 2^60 elements, not counting axes of size 0."""
+
+    def test_views(self, device):
+        one = nd.ones((1, 4), device=device)
+        for op, view in (
+            ("broadcast_to", lambda: one.broadcast_to((2**62, 4))),
+            ("broadcast_to", lambda: nd.broadcast_to(one, (2**58, 4))),
+            ("as_strided", lambda: one.as_strided((2**62, 4), (0, 0))),
+            ("make", lambda: nd.NDArray.make((2**60,), (0,), device, one._handle)),
+            ("reshape", lambda: nd.zeros((0,), device=device).reshape((2**70, 0))),
+            ("reshape", lambda: nd.zeros((0,), device=device).reshape(2**40, 0, 2**40)),
+        ):
+            with pytest.raises(nd.ShapeError, match=rf"{op}: too many .*: need fewer than 2\^60"):
+                view()
+        most = one.broadcast_to((2**58 - 1, 4))
+        assert most.size == 2**60 - 4
+        assert most[2**57, 3].item() == 1
+        assert nd.zeros((0, 2**59), device=device).sum(1).shape == (0,)
+
+    def test_strides(self, device):
+        one = nd.ones((1,), device=device)
+        for view in (
+            lambda: one.as_strided((1,), (2**70,)),
+            lambda: nd.NDArray.make((1,), (-(2**60),), device),
+            lambda: nd.NDArray.make((1,), (2**60,), device, one._handle),
+        ):
+            with pytest.raises(nd.ShapeError, match=r"a stride is too large: .* less than 2\^60"):
+                view()
+        with pytest.raises(nd.ShapeError, match=r"strides \(1, 2\): need one stride per axis"):
+            nd.NDArray.make((2,), (1, 2), device)
+
+    def test_new_arrays_of_a_given_shape(self, device):
+        ids = nd.zeros((2,), dtype="int64", device=device)
+        src, w = nd.ones((2, 3), device=device), nd.ones((1, 1, 1, 1), device=device)
+        for make in (
+            lambda: nd.NDArray.make((2**62 + 10,), device=device),
+            lambda: nd.zeros((2**60,), device=device),
+            lambda: nd.zeros((2**70,), device=device),
+            lambda: nd.zeros((2**62, 0, 2**62), device=device),
+            lambda: device.rand(2**70),
+            lambda: nd.one_hot(ids, 2**63),
+            lambda: device.one_hot(2**63, [0]),
+            lambda: nd.scatter_add(src, ids, 2**70),
+            lambda: nd.conv_input_grad(w, w, (1, 2**62, 2**62, 1), 2**62, 0),
+        ):
+            for kind in (nd.ShapeError, MemoryError):
+                with pytest.raises(kind, match=r"too many elements: got .*: need fewer than 2\^60"):
+                    make()
+
+    def test_results(self, device):
+        row = nd.ones((1,), device=device).broadcast_to((2**59,))
+        wide = nd.ones((1,), dtype="float64", device=device).broadcast_to((2**59,))
+        column, w = row[: 2**31].reshape((2**31, 1)), nd.ones((1, 1, 1, 1), device=device)
+        for call in (
+            lambda: nd.concatenate([row] * 2),
+            lambda: nd.concatenate([row] * 16),
+            lambda: nd.concatenate([row] * 32),  # 2^64 elements: 0, counted in int64
+            lambda: nd.concatenate([row, *[wide] * 31]),
+            lambda: nd.stack([row] * 32),
+            lambda: column + column.T,
+            lambda: column @ column.T,
+            lambda: nd.pad(row, (2**62, 2**62)),
+            lambda: nd.pad(row, (2**70, 0)),
+            lambda: nd.conv(w, w, padding=2**70),
+            lambda: nd.NDArray.make((2,), device=device, offset=2**63),
+            lambda: nd.NDArray.make((2, 2), (2**59, 2**59), device),
+        ):
+            with pytest.raises(
+                MemoryError, match=r"out of memory: asked for 2\^60 elements or mor"
+            ):
+                call()
+
+    def test_storage(self):
+        for size in (2**60, 2**62 + 10, 2**63, 2**70):
+            with pytest.raises(MemoryError, match=r"asked for 2\^60 elements or more"):
+                extension.Storage(size, "float32")
+        for size in (-1, -(2**70)):
+            with pytest.raises(ValueError, match="Storage: size: negative: need 0 or more"):
+                extension.Storage(size, "float32")
+
+
 class TestViews:
     def test_attributes(self, device):
         a = nd.array(count(2, 3, 4), device=device)
@@ -453,8 +535,20 @@ class TestWriting:
             a.astype("uint8")[0] = -1
         with pytest.raises(nd.DTypeError):
             a[0] = "x"
-        # one element of a broadcast view is one place in memory
-        a[0, :1].broadcast_to((5,))[2:3] = 4
+
+    def test_one_element_of_a_broadcast_view_is_one_place_in_memory(self, device):
+        a = nd.array([1.0], device=device)
+        b = a.broadcast_to((3,))
+        for index, value in ((0, 5), (slice(2, 3), 4), (-1, nd.array(3.0, device=device))):
+            b[index] = value
+            assert b.tolist() == [float(value)] * 3
+            assert a.tolist() == [float(value)]
+        version = a._handle.version
+        for index in (slice(None), slice(0, 2), ...):
+            with pytest.raises(nd.ShapeError, match="cannot write to a broadcast view"):
+                b[index] = 6
+        assert a.tolist() == [3.0]
+        assert a._handle.version == version
 
 
 class TestFlat:
@@ -628,9 +722,9 @@ def test_module_functions_take_numpy_arrays_and_lists():
 
 def test_functions_of_several_arrays_want_ndarrays():
     a = nd.ones((2, 2))
-    with pytest.raises(TypeError, match="gather: not arrays: got NDArray, list: need NDArrays"):
+    with pytest.raises(TypeError, match="gather: ids is not an array: got list: need an NDArray"):
         nd.gather(a, [0, 1])
-    with pytest.raises(TypeError, match="stack: not arrays: got float, float"):
+    with pytest.raises(TypeError, match="stack: one of arrays is not an array: got float"):
         nd.stack([1.0, 2.0])
 
 

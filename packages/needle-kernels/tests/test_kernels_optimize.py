@@ -178,7 +178,7 @@ def test_errors(device):
     with pytest.raises(
         nd.DTypeError, match="sgd: dtypes do not fit: got float32, float64, float32"
     ):
-        nd.sgd([a], [a.astype("float64")], [a], 0.1, 0.0, 0.0)
+        nd.sgd([a], [a.astype("float64")], [a.copy()], 0.1, 0.0, 0.0)
     with pytest.raises(ValueError, match="adam: step: got 0: need >= 1"):
         nd.adam([a], [a], [a], [a], 0.1, 0.9, 0.9, 1e-8, 0.0, 0)
     with pytest.raises(nd.ShapeError, match="scale: cannot write to a broadcast view"):

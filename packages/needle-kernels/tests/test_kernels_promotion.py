@@ -85,3 +85,36 @@ def test_unsupported_combinations(device):
         a + np.int8(1)
     with pytest.raises(nd.DTypeError, match="add: dtype is not supported: got complex128"):
         a + np.complex128(1)
+
+
+FUNCTIONS = [
+    *("add", "subtract", "multiply", "divide", "power", "maximum", "minimum"),
+    *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_python_ints_of_any_size_are_taken_as_in_numpy(device, dtype, function):
+    """NumPy makes float64 of what it divides, compares with what no element can be, or raises."""
+    x = np.array([1, 0, 1]).astype(dtype)
+    a = nd.array(x, dtype=dtype, device=device)
+    for value in (255, 256, -1, -129, 2**31, 2**63, 2**70, 10**400):
+        for operands, values in (((a, value), (x, value)), ((value, a), (value, x))):
+            try:
+                with np.errstate(all="ignore"):
+                    want = getattr(np, function)(*values)
+            except (OverflowError, ValueError) as error:
+                with pytest.raises(type(error)):
+                    getattr(nd, function)(*operands)
+            else:
+                got = getattr(nd, function)(*operands)
+                compare(got, want, dtype=want.dtype, rtol=1e-6, finite=False)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "bool"])
+def test_dividing_integers_in_place_is_refused(device, dtype):
+    a = nd.ones((2,), dtype=dtype, device=device)
+    for value in (2, 256, -1, 2**70):
+        with pytest.raises(nd.DTypeError, match=r"divide: cannot store .*: got float64 for"):
+            a /= value

@@ -186,7 +186,7 @@ class Node:
     _device: Device
     _inputs: tuple[Node, ...] | None  # None: freed by backward(retain_graph=False)
     _kept: tuple[NDArray, ...]  # what the operation keeps for its gradient; set where it keeps any
-    _saved: tuple[()] | tuple[Any, Any]  # what the gradient reads: (a tuple of data, its version)
+    _saved: Any  # what the gradient reads: (a tuple of data, its version), or ()
     _spec: Any  # Spec, or a tuple of them; for a node not computed yet
 
     def public(self) -> Value:
@@ -448,7 +448,7 @@ class TensorTuple(Value):
         items: Tensors = self[:]
         return items
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> Any:
         return ops.make_tuple, self[:]
 
     def __repr__(self) -> str:

@@ -64,7 +64,8 @@ class no_grad(recording):
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """`function`, run without recording."""
         if inspect.isgeneratorfunction(function):
-            return _step_by_step(function)
+            generating: Callable[P, R] = _step_by_step(function)
+            return generating
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -74,11 +75,11 @@ class no_grad(recording):
         return run
 
 
-def _step_by_step(function: Callable[P, R]) -> Callable[P, R]:
+def _step_by_step(function: Callable[..., Any]) -> Any:
     """A generator function whose steps run without recording."""
 
     @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
+    def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         with no_grad():
             generator: Any = function(*args, **kwargs)
         step, sent = generator.send, None
@@ -97,4 +98,4 @@ def _step_by_step(function: Callable[P, R]) -> Callable[P, R]:
             except BaseException as error:
                 step, sent = generator.throw, error
 
-    return run  # type: ignore[return-value]
+    return run

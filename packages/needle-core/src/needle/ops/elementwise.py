@@ -272,8 +272,8 @@ class DivScalar(ScalarOp):
     name = "divide_scalar"
 
     def infer(self, a: Tensor) -> Spec:
-        shape, dtype = super().infer(a)
-        return spec_of(shape, as_float(dtype))
+        dtype = promote_scalar(self.name, a.dtype, self.scalar, as_floats=True)
+        return spec_of(a.shape, as_float(dtype))
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.divide(a, self.scalar)

@@ -7,40 +7,36 @@ from needle.backend_ndarray.dtypes import FLOAT32, FLOAT64, INT64, DType
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape
-from needle.backend_ndarray.ndarray import NDArray, as_flat, check_same_device
+from needle.backend_ndarray.ndarray import NDArray, as_flat, check_arrays, check_same_device
 
 
-def check_floats(op: str, *arrays: NDArray | None) -> tuple[Device, DType]:
-    """The device and the float dtype that all arrays share; None stands for an absent array.
+def check_floats(op: str, names: str, *arrays: NDArray) -> tuple[Device, DType]:
+    """The device and the float dtype that all arrays share.
+
+    For one that is absent the caller gives another. `names` are the arrays' names as in
+    check_arrays.
 
     Raises:
+        TypeError: one is no NDArray.
         DeviceError: they live on different devices.
         DTypeError: they differ in dtype, or are not float32 or float64.
     """
     try:
-        device, dtype = arrays[0]._device, arrays[0]._dtype  # type: ignore[union-attr]
+        device, dtype = arrays[0]._device, arrays[0]._dtype
         for array in arrays:
-            if array is not None and (array._dtype is not dtype or array._device is not device):
+            if array._dtype is not dtype or array._device is not device:
                 break
         else:
             if dtype is FLOAT32 or dtype is FLOAT64:
                 return device, dtype
     except AttributeError:
         pass
-    return _explain(op, *arrays)
-
-
-def _explain(op: str, *arrays: NDArray | None) -> tuple[Device, DType]:
-    """What check_floats raises; it returns where only the first array is absent."""
-    device = check_same_device(op, *arrays)
-    present = [array for array in arrays if array is not None]
-    dtype = present[0]._dtype
-    if dtype.kind != "f" or any(array._dtype is not dtype for array in present):
-        raise DTypeError(
-            f"{op}: dtypes do not fit: got {', '.join(a._dtype.name for a in present)}: "
-            "need the same, float32 or float64"
-        )
-    return device, dtype
+    check_same_device(op, names, *arrays)
+    different = {id(array): array._dtype.name for array in arrays}
+    raise DTypeError(
+        f"{op}: dtypes do not fit: got {', '.join(different.values())}: "
+        "need the same, float32 or float64"
+    )
 
 
 def check_shape(op: str, name: str, array: NDArray | None, shape: Shape) -> None:
@@ -64,10 +60,16 @@ def as_ids(op: str, ids: NDArray, count: int) -> NDArray:
     comes with the next copy to the host, or synchronize().
 
     Raises:
+        TypeError: they are no NDArray.
         DTypeError: they are not integers.
         IndexError: one is out of range.
     """
-    if ids._dtype.kind not in "iu":
+    try:
+        kind = ids._dtype.kind
+    except AttributeError:
+        check_arrays(op, "ids", ids)
+        raise
+    if kind not in "iu":
         raise DTypeError(
             f"{op}: ids are not integers: got {ids._dtype.name}: need int64, int32 or uint8"
         )

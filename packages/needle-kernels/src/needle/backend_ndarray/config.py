@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import platform
 from typing import Any, SupportsIndex
@@ -12,6 +11,7 @@ import numpy as np
 from needle.backend_ndarray.devices import (
     Device,
     all_devices,
+    check_device,
     cuda,
     cuda_module,
     default_device,
@@ -19,6 +19,7 @@ from needle.backend_ndarray.devices import (
 )
 from needle.backend_ndarray.devices import precision as _precision
 from needle.backend_ndarray.extension import cpu as _cpu
+from needle.backend_ndarray.layout import as_int
 
 __all__ = [
     "available_isas",
@@ -52,7 +53,7 @@ def set_num_threads(n: SupportsIndex) -> None:
         ValueError: n is less than 1, or more than 1024.
         TypeError: n is not an integer.
     """
-    count = operator.index(n)
+    count = as_int("set_num_threads", "n", n)
     if count < 1:
         raise ValueError(f"set_num_threads: got {count}: need at least 1")
     if count > _cpu.MOST_THREADS:
@@ -136,9 +137,9 @@ def trace() -> list[tuple[str, str, int, int, str]]:
     return _cpu.trace()
 
 
-def _memory(device: Device | None) -> Any:
+def _memory(op: str, device: Device | None) -> Any:
     """The extension that holds the device's allocator: the CPU devices share one."""
-    return cuda_module() if device is not None and device.name == "cuda" else _cpu
+    return cuda_module() if check_device(op, device).name == "cuda" else _cpu
 
 
 def memory_stats(device: Device | None = None) -> dict[str, int]:
@@ -148,46 +149,49 @@ def memory_stats(device: Device | None = None) -> dict[str, int]:
     and `system_allocations` (those that the system had to give). On cuda() also `free`: bytes that
     the GPU could still give.
     """
-    stats: dict[str, int] = _memory(device).memory_stats()
+    stats: dict[str, int] = _memory("memory_stats", device).memory_stats()
     return stats
 
 
 def reset_peak(device: Device | None = None) -> None:
     """Starts the peak of memory_stats from what is in use now."""
-    _memory(device).reset_peak()
+    _memory("reset_peak", device).reset_peak()
 
 
 def set_memory_limit(limit: int, device: Device | None = None) -> None:
     """Lets the allocator hold at most `limit` bytes, beyond which it raises MemoryError; 0: any.
 
     Raises:
-        ValueError: the limit is negative.
+        ValueError: the limit is negative, or more than 2^63 - 1.
+        TypeError: it is not an integer.
     """
-    if limit < 0:
-        raise ValueError(f"set_memory_limit: got {limit} bytes: need 0 (none) or more")
-    _memory(device).set_memory_limit(limit)
+    limit = as_int("set_memory_limit", "limit", limit)
+    if not 0 <= limit < 2**63:
+        raise ValueError(f"set_memory_limit: got {limit} bytes: need 0 (none) or more, below 2^63")
+    _memory("set_memory_limit", device).set_memory_limit(limit)
 
 
 def empty_cache(device: Device | None = None) -> None:
     """Returns the allocator's unused blocks to the system."""
     with device_errors():
-        _memory(device).empty_cache()
+        _memory("empty_cache", device).empty_cache()
 
 
 def set_pooling(on: bool, device: Device | None = None) -> None:
     """Whether freed blocks are kept for reuse; without, sanitizers see every misuse."""
-    _memory(device).set_pooling(on)
+    _memory("set_pooling", device).set_pooling(bool(on))
 
 
 def synchronize(device: Device | None = None) -> None:
     """Waits until the device has done all that was asked of it.
 
     Raises:
-        DeviceError: a kernel failed since the last time.
+        DeviceError: a kernel failed since the last time, or it is not a device.
         IndexError: a kernel met an id that is out of range.
     """
+    where = check_device("synchronize", device)
     _cpu.finish()
-    if device is not None and device.name == "cuda":
+    if where.name == "cuda":
         with device_errors():
             cuda_module().synchronize()
 

@@ -8,9 +8,9 @@ from typing import Final
 from needle.backend_ndarray.checks import check_floats, check_rank, check_shape
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL
-from needle.backend_ndarray.layout import Shape, as_shape
+from needle.backend_ndarray.layout import Shape, as_int, as_shape
 from needle.backend_ndarray.matmul import activation_code
-from needle.backend_ndarray.ndarray import NDArray, new
+from needle.backend_ndarray.ndarray import NDArray, check_arrays, new
 
 __all__ = [
     "channels_first",
@@ -53,7 +53,7 @@ def conv(
         DTypeError: the dtypes differ or are not floats.
         DeviceError: the arrays are on different devices.
     """
-    device, dtype = check_floats("conv", x, w, bias)
+    device, dtype = check_floats("conv", "x, w, bias", x, w, x if bias is None else bias)
     shape = conv_output_shape("conv", x._shape, w._shape, stride, padding)
     if bias is not None:
         check_shape("conv", "bias", bias, w._shape[-1:])
@@ -73,7 +73,7 @@ def conv_input_grad(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "conv_input_grad"
-    device, dtype = check_floats(op, dy, w)
+    device, dtype = check_floats(op, "dy, w", dy, w)
     shape = as_shape(op, input_shape)
     check_shape(op, "dy", dy, conv_output_shape(op, shape, w._shape, stride, padding))
     dx = new(device, shape, dtype)
@@ -116,7 +116,9 @@ def _new_weight(
     op: str, x: NDArray, dy: NDArray, kernel_size: int, stride: int, padding: int
 ) -> NDArray:
     """Checks a weight gradient's operands and allocates it."""
-    device, dtype = check_floats(op, x, dy)
+    device, dtype = check_floats(op, "x, dy", x, dy)
+    if type(kernel_size) is not int:
+        kernel_size = as_int(op, "kernel_size", kernel_size)
     check_rank(op, "x", x, 4, "(N, H, W, C_in)")
     check_rank(op, "dy", dy, 4, "(N, OH, OW, C_out)")
     shape = (kernel_size, kernel_size, x._shape[3], dy._shape[3])
@@ -125,26 +127,51 @@ def _new_weight(
 
 
 def channels_last(images: NDArray) -> NDArray:
-    """A view of images (N, C, H, W) as (N, H, W, C)."""
-    n, c, h, w = images._shape
+    """A view of images (N, C, H, W) as (N, H, W, C).
+
+    Raises:
+        ShapeError: they have not four axes.
+    """
+    try:
+        n, c, h, w = images._shape
+    except (AttributeError, ValueError):
+        check_arrays("channels_last", "images", images)
+        check_rank("channels_last", "images", images, 4, "(N, C, H, W)")
+        raise
     by_n, by_c, by_h, by_w = images._strides
     return images._view((n, h, w, c), (by_n, by_h, by_w, by_c))
 
 
 def channels_first(images: NDArray) -> NDArray:
-    """A view of images (N, H, W, C) as (N, C, H, W)."""
-    n, h, w, c = images._shape
+    """A view of images (N, H, W, C) as (N, C, H, W).
+
+    Raises:
+        ShapeError: they have not four axes.
+    """
+    try:
+        n, h, w, c = images._shape
+    except (AttributeError, ValueError):
+        check_arrays("channels_first", "images", images)
+        check_rank("channels_first", "images", images, 4, "(N, H, W, C)")
+        raise
     by_n, by_h, by_w, by_c = images._strides
     return images._view((n, c, h, w), (by_n, by_c, by_h, by_w))
 
 
-@lru_cache(4096, typed=True)
 def conv_output_shape(op: str, x: Shape, w: Shape, stride: int, padding: int) -> Shape:
     """(N, OH, OW, Co) for x (N, H, W, Ci) and w (K, K, Ci, Co).
 
     Raises:
         ShapeError: shapes, stride or padding do not fit.
+        TypeError: stride or padding is not an integer.
     """
+    if type(stride) is not int or type(padding) is not int:
+        stride, padding = as_int(op, "stride", stride), as_int(op, "padding", padding)
+    return _output_shape(op, x, w, stride, padding)
+
+
+@lru_cache(4096)
+def _output_shape(op: str, x: Shape, w: Shape, stride: int, padding: int) -> Shape:
     if len(x) != 4 or len(w) != 4:
         raise ShapeError(
             f"{op}: wrong number of axes: got x {x}, weight {w}: "

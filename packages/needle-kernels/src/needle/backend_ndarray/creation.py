@@ -66,15 +66,20 @@ def from_dlpack(x: Any, device: Device | None = None) -> NDArray:
     the device's.
 
     Raises:
+        TypeError: `x` is not such an object.
         DTypeError: the dtype is not supported.
         DeviceError: `x` is an NDArray of another device.
     """
     where = check_device("from_dlpack", device)
     if isinstance(x, NDArray):
         check_same_device(
-            "from_dlpack", x, wrap(x._handle, (), (), 0, x._dtype, device or x._device)
+            "from_dlpack", "x", x, wrap(x._handle, (), (), 0, x._dtype, device or x._device)
         )
         return x._view(x._shape, x._strides)
+    if not hasattr(x, "__dlpack__"):
+        raise TypeError(
+            f"from_dlpack: x: got {type(x).__name__}: need an object with __dlpack__, as arrays are"
+        )
     return borrow(np.from_dlpack(x), where)
 
 

@@ -25,7 +25,7 @@ from needle.backend_ndarray import ndarray  # a cycle: its names are used inside
 from needle.backend_ndarray.dtypes import FLOAT32, Scalar, as_dtype
 from needle.backend_ndarray.errors import DeviceError, ShapeError
 from needle.backend_ndarray.extension import cpu as _cpu
-from needle.backend_ndarray.layout import Shape, as_shape, extent, unpack
+from needle.backend_ndarray.layout import Shape, as_int, as_shape, extent, unpack
 
 __all__ = ["Device", "all_devices", "cpu", "cpu_numpy", "cuda", "default_device"]
 
@@ -162,8 +162,10 @@ class CpuDevice(Device):
         Raises:
             ShapeError: a size is not a multiple of t, or a storage has another size.
             DTypeError: the three dtypes differ.
+            TypeError: a size is no integer, or a storage no array's handle.
         """
         t = self.__tile_size__
+        m, n, p = (as_int("matmul_tiled", *size) for size in (("m", m), ("n", n), ("p", p)))
         if m % t or n % t or p % t:
             raise ShapeError(
                 f"matmul_tiled: sizes are not whole tiles: got m={m}, n={n}, p={p}: "
@@ -171,9 +173,9 @@ class CpuDevice(Device):
             )
         from needle.backend_ndarray.matmul import matmul
 
-        a_tiles = self._tiles(a, m // t, n // t)
-        b_tiles = self._tiles(b, n // t, p // t)
-        out_tiles = self._tiles(out, m // t, p // t)
+        a_tiles = self._tiles("a", a, m // t, n // t)
+        b_tiles = self._tiles("b", b, n // t, p // t)
+        out_tiles = self._tiles("out", out, m // t, p // t)
         out_tiles.fill(0.0)
         grid = (m // t, p // t, t, t)
         for k in range(n // t):
@@ -184,7 +186,8 @@ class CpuDevice(Device):
                 accumulate=True,
             )
 
-    def _tiles(self, storage: _cpu.Storage, rows: int, columns: int) -> ndarray.NDArray:
+    def _tiles(self, name: str, storage: _cpu.Storage, rows: int, columns: int) -> ndarray.NDArray:
+        check_handle("matmul_tiled", name, storage)
         shape = (rows, columns, self.__tile_size__, self.__tile_size__)
         if storage.size != math.prod(shape):
             raise ShapeError(
@@ -390,3 +393,11 @@ def check_device(op: str, device: object) -> Device:
     if not isinstance(device, Device):
         raise DeviceError(f"{op}: not a device: got {device!r}: need cpu(), cuda() or cpu_numpy()")
     return device
+
+
+def check_handle(op: str, name: str, handle: object) -> None:
+    """Raises TypeError unless the argument `name` is an array's memory."""
+    if not isinstance(handle, _cpu.Storage):
+        raise TypeError(
+            f"{op}: {name} is not an array's memory: got {type(handle).__name__}: need its _handle"
+        )

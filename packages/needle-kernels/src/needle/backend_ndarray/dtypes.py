@@ -76,11 +76,14 @@ def promote(a: DType, b: DType) -> DType:
     return _PROMOTED[a, b]
 
 
-def promote_scalar(op: str, dtype: DType, value: Scalar | np.ndarray[Any, Any]) -> DType:
+def promote_scalar(
+    op: str, dtype: DType, value: Scalar | np.ndarray[Any, Any], as_floats: bool = False
+) -> DType:
     """The dtype of an array of `dtype` combined with a scalar.
 
     A Python scalar is weak: only its kind (bool < int < float) counts. A NumPy scalar has a dtype
-    and counts with it.
+    and counts with it. With as_floats, as in a division, an integer array and a Python int become
+    float64 before they are combined, so the int need not fit the array's dtype.
 
     Raises:
         DTypeError: the combination is not a supported dtype.
@@ -92,6 +95,8 @@ def promote_scalar(op: str, dtype: DType, value: Scalar | np.ndarray[Any, Any]) 
         return dtype
     if isinstance(value, float):
         return dtype if dtype.kind == "f" else FLOAT64
+    if as_floats and dtype.kind != "f":
+        return FLOAT64
     result = INT64 if dtype is BOOL else dtype
     check_fits(op, result, value)
     return result

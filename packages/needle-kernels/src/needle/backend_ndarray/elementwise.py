@@ -157,14 +157,14 @@ def logical_and(a: NDArray, b: NDArray) -> NDArray:
     """Whether both are true (not zero), as bools."""
     if (result := _common(KERNEL["logical_and"], a, b)) is not None:
         return result
-    return _arithmetic("multiply", _as_bool(a), _as_bool(b))
+    return _arithmetic("multiply", _as_bool("logical_and", a), _as_bool("logical_and", b))
 
 
 def logical_or(a: NDArray, b: NDArray) -> NDArray:
     """Whether either is true (not zero), as bools."""
     if (result := _common(KERNEL["logical_or"], a, b)) is not None:
         return result
-    return _arithmetic("add", _as_bool(a), _as_bool(b))
+    return _arithmetic("add", _as_bool("logical_or", a), _as_bool("logical_or", b))
 
 
 _ON_BOOLS: Final = {
@@ -243,18 +243,18 @@ Prepared: TypeAlias = tuple["NDArray | Number", "NDArray | Number", DType, Shape
 def _prepare(op: str, a: Operand, b: Operand) -> Prepared:
     """Operands as NDArrays or Python numbers, with their common dtype, shape and device."""
     if not isinstance(a, NDArray) and not isinstance(b, NDArray):
-        a = NDArray(a)
+        a = as_array(op, a)
     a = _adopt(op, a, b)
     b = _adopt(op, b, a)
     if isinstance(a, NDArray) and isinstance(b, NDArray):
-        device = check_same_device(op, a, b)
+        device = check_same_device(op, "a, b", a, b)
         return a, b, promote(a._dtype, b._dtype), broadcast_shapes(op, a._shape, b._shape), device
     if isinstance(a, NDArray):
         assert not isinstance(b, NDArray)
-        dtype = promote_scalar(op, a._dtype, b)
+        dtype = promote_scalar(op, a._dtype, b, as_floats=op == "divide")
         return a, _number(b), dtype, a._shape, a._device
     assert isinstance(b, NDArray)
-    dtype = promote_scalar(op, b._dtype, a)
+    dtype = promote_scalar(op, b._dtype, a, as_floats=op == "divide")
     return _number(a), b, dtype, b._shape, b._device
 
 
@@ -336,7 +336,7 @@ def write_result(op: str, target: NDArray, other: Operand) -> NDArray:
 
 def negate(a: NDArray) -> NDArray:
     """-a; DTypeError for bools."""
-    a = as_array(a)
+    a = as_array("negate", a)
     if a._dtype is BOOL:
         raise DTypeError("negate: bools have no negative: got bool: use logical_not")
     return _unary("negate", a)
@@ -344,52 +344,52 @@ def negate(a: NDArray) -> NDArray:
 
 def abs(a: NDArray) -> NDArray:
     """The absolute value."""
-    a = as_array(a)
+    a = as_array("abs", a)
     return a.copy() if a._dtype is BOOL else _unary("abs", a)
 
 
 def relu(a: NDArray) -> NDArray:
     """max(a, 0)."""
-    a = as_array(a)
+    a = as_array("relu", a)
     return a.copy() if a._dtype is BOOL else _unary("relu", a)
 
 
 def exp(a: NDArray) -> NDArray:
     """e to the power a; of integers, float64."""
-    return _unary("exp", _as_float(a))
+    return _unary("exp", _as_float("exp", a))
 
 
 def log(a: NDArray) -> NDArray:
     """The natural logarithm: -inf at 0, NaN below; of integers, float64."""
-    return _unary("log", _as_float(a))
+    return _unary("log", _as_float("log", a))
 
 
 def tanh(a: NDArray) -> NDArray:
     """The hyperbolic tangent; of integers, float64."""
-    return _unary("tanh", _as_float(a))
+    return _unary("tanh", _as_float("tanh", a))
 
 
 def sigmoid(a: NDArray) -> NDArray:
     """1 / (1 + exp(-a)), without overflow; of integers, float64."""
-    return _unary("sigmoid", _as_float(a))
+    return _unary("sigmoid", _as_float("sigmoid", a))
 
 
 def sqrt(a: NDArray) -> NDArray:
     """The square root, NaN below 0; of integers, float64."""
-    return _unary("sqrt", _as_float(a))
+    return _unary("sqrt", _as_float("sqrt", a))
 
 
 def logical_not(a: NDArray) -> NDArray:
     """Whether each element is false (zero), as bools."""
-    return _unary("logical_not", _as_bool(a))
+    return _unary("logical_not", _as_bool("logical_not", a))
 
 
-def _as_bool(a: NDArray) -> NDArray:
-    return as_array(a).astype(BOOL, copy=False)
+def _as_bool(op: str, a: NDArray) -> NDArray:
+    return as_array(op, a).astype(BOOL, copy=False)
 
 
-def _as_float(a: NDArray) -> NDArray:
-    a = as_array(a)
+def _as_float(op: str, a: NDArray) -> NDArray:
+    a = as_array(op, a)
     return a if a._dtype.kind == "f" else a.astype(FLOAT64)
 
 
@@ -438,7 +438,7 @@ def sigmoid_grad(dy: NDArray, y: NDArray) -> NDArray:
 
 
 def _activation_grad(op: str, dy: NDArray, y: NDArray) -> NDArray:
-    device = check_same_device(op, dy, y)
+    device = check_same_device(op, "dy, y", dy, y)
     if dy._shape != y._shape:
         raise ShapeError(f"{op}: shapes differ: got dy {dy._shape} and y {y._shape}: need equal")
     if dy._dtype is not y._dtype or dy._dtype.kind != "f":

@@ -13,6 +13,10 @@ class AxisError(ShapeError, IndexError):
     """An axis that the array does not have; like NumPy's, also an IndexError."""
 
 
+class SizeError(ShapeError, MemoryError):
+    """More elements than any memory holds; like a failure to allocate, also a MemoryError."""
+
+
 class DTypeError(TypeError):
     """An element type that is not supported, or not by this operation."""
 

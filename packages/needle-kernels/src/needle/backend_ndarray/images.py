@@ -8,7 +8,7 @@ from needle.backend_ndarray.checks import as_ids, check_rank, check_shape
 from needle.backend_ndarray.dtypes import BOOL, FLOAT32, INT64, UINT8, DType
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import KERNEL
-from needle.backend_ndarray.layout import Shape, as_shape
+from needle.backend_ndarray.layout import Shape, as_int, as_shape
 from needle.backend_ndarray.ndarray import NDArray, check_same_device, new
 
 __all__ = ["image_batch"]
@@ -51,7 +51,10 @@ def image_batch(
         ShapeError: a shape does not fit, a square or a reflection leaves its image.
         IndexError: an id is out of range.
     """
-    device = check_same_device("image_batch", data, ids, shifts, mirrored, corners, divisor, offset)
+    names = "data, ids, shifts, mirrored, corners, divisor, offset"
+    optional = shifts, mirrored, corners, divisor, offset
+    given = [ids if array is None else array for array in optional]
+    device = check_same_device("image_batch", names, data, ids, *given)
     check_rank("image_batch", "data", data, 4, "(M, C, H, W)")
     check_rank("image_batch", "ids", ids, 1, "(N,)")
     if data._dtype is not UINT8 and data._dtype is not FLOAT32:
@@ -64,7 +67,7 @@ def image_batch(
     _check("offset", offset, FLOAT32, (channels,))
     if shifts is not None and reflect:
         _check_range("shifts", shifts, (1 - height, 1 - width), (height - 1, width - 1))
-    (size,) = as_shape("image_batch", cut)
+    (size,) = as_shape("image_batch", as_int("image_batch", "cut", cut))
     if corners is not None:
         _check_range("corners", corners, (0, 0), (height - size, width - size))
     elif size:

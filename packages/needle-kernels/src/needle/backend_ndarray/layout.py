@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, SupportsIndex, TypeAlias
 
-from needle.backend_ndarray.errors import AxisError, ShapeError
+from needle.backend_ndarray.errors import AxisError, ShapeError, SizeError
 from needle.backend_ndarray.extension import cpu as _cpu
 
 Shape: TypeAlias = tuple[int, ...]
 Axes: TypeAlias = "int | Sequence[int] | None"
 
 MAX_RANK: Final = 16
+TOO_MANY: Final = 2**60  # elements: below it, offsets and bytes fit into int64
 _CACHE: Final = 4096
 
 
@@ -26,7 +27,8 @@ def as_shape(op: str, sizes: SupportsIndex | Iterable[SupportsIndex]) -> Shape:
     """Checks a shape; an int means one axis.
 
     Raises:
-        ShapeError: a size is negative, or there are more than 16 axes.
+        ShapeError: a size is negative, there are more than 16 axes, or 2^60 elements or more, not
+            counting axes of size 0.
         TypeError: a size is not an integer.
     """
     return _checked_shape(op, as_ints(op, sizes))
@@ -38,6 +40,8 @@ def _checked_shape(op: str, shape: Shape) -> Shape:
         raise ShapeError(f"{op}: too many axes: got {len(shape)}: at most {MAX_RANK}")
     if shape and min(shape) < 0:
         raise ShapeError(f"{op}: negative size: got {shape}: need every size >= 0")
+    if math.prod([size or 1 for size in shape]) >= TOO_MANY:
+        raise SizeError(f"{op}: too many elements: got {shape}: need fewer than 2^60")
     return shape
 
 
@@ -136,13 +140,20 @@ def extent(shape: Shape, strides: Shape) -> tuple[int, int]:
     return sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
 
 
-def check_extent(op: str, shape: Shape, strides: Shape, offset: int, size: int) -> None:
-    """Raises ShapeError where a view would leave its storage of `size` elements."""
+def check_strides(op: str, shape: Shape, strides: Shape) -> None:
+    """Raises ShapeError unless there is a stride for each axis, which fits into int64."""
     if len(strides) != len(shape):
         raise ShapeError(
             f"{op}: strides do not match the shape: got shape {shape} and strides {strides}: "
             "need one stride per axis"
         )
+    if any(abs(step) >= TOO_MANY for step in strides):
+        raise ShapeError(f"{op}: a stride is too large: got {strides}: need less than 2^60")
+
+
+def check_extent(op: str, shape: Shape, strides: Shape, offset: int, size: int) -> None:
+    """Raises ShapeError where a view would leave its storage of `size` elements."""
+    check_strides(op, shape, strides)
     low, high = extent(shape, strides)
     if (
         offset < 0

@@ -15,12 +15,14 @@ from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape, broadcast_shapes, broadcast_strides
 from needle.backend_ndarray.ndarray import (
     NDArray,
+    as_array,
     check_same_device,
     check_writable,
     copy_into,
     from_numpy,
     may_overlap,
     new,
+    real_numbers,
 )
 
 __all__ = ["ACTIVATIONS", "activation_code", "linear_weight_grad", "matmul"]
@@ -63,7 +65,8 @@ def matmul(
         result = new(a._device, (a._shape[0], b._shape[1]), a._dtype)
         a._device.launch(_MATMUL, (result, a, b, None), (0.0, 0.0))
         return result
-    device = check_same_device("matmul", a, b, bias, out)
+    given = a, b, a if bias is None else bias, a if out is None else out
+    device = check_same_device("matmul", "a, b, bias, out", *given)
     if not a._shape or not b._shape:
         raise ShapeError(
             f"matmul: an operand has no axes: got a {a._shape}, b {b._shape}: "
@@ -116,7 +119,7 @@ def linear_weight_grad(x: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
         DeviceError: the arrays are on different devices.
     """
     op = "linear_weight_grad"
-    device, dtype = check_floats(op, x, dy)
+    device, dtype = check_floats(op, "x, dy", x, dy)
     check_rank(op, "x", x, 2, "(R, K)")
     check_rank(op, "dy", dy, 2, "(R, N)")
     check_shape(op, "dy", dy, (x._shape[0], dy._shape[1]))
@@ -144,7 +147,7 @@ def activation_code(op: str, activation: str | None) -> float:
     """
     try:
         return ACTIVATIONS[activation]
-    except KeyError:
+    except (KeyError, TypeError):
         raise ValueError(
             f"{op}: unknown activation: got {activation!r}: need None, 'relu', 'tanh' or 'sigmoid'"
         ) from None
@@ -153,10 +156,10 @@ def activation_code(op: str, activation: str | None) -> float:
 def _as_arrays(a: Any, b: Any) -> tuple[NDArray, NDArray]:
     """The NumPy operand of `array @ ndarray` on the other's device."""
     if isinstance(a, NDArray):
-        return a, from_numpy(np.asarray(b), a._device, own=True)
+        return a, from_numpy(real_numbers("matmul", b), a._device, own=True)
     if isinstance(b, NDArray):
-        return from_numpy(np.asarray(a), b._device, own=True), b
-    return NDArray(a), NDArray(b)
+        return from_numpy(real_numbers("matmul", a), b._device, own=True), b
+    return as_array("matmul", a), as_array("matmul", b)
 
 
 def _common_dtype(a: NDArray, b: NDArray, bias: NDArray | None, activation: str | None) -> DType:

@@ -14,7 +14,7 @@ from typing import Any, Final, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
-from needle.backend_ndarray.devices import CPU, REFERENCE_MODE, Device, check_device
+from needle.backend_ndarray.devices import CPU, REFERENCE_MODE, Device, check_device, check_handle
 from needle.backend_ndarray.dtypes import (
     BOOL,
     NAME,
@@ -33,10 +33,12 @@ from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import (
     Axes,
     Shape,
+    as_int,
     as_ints,
     as_shape,
     broadcast_strides,
     check_extent,
+    check_strides,
     compact_strides,
     dense_strides,
     extent,
@@ -125,9 +127,13 @@ class NDArray:
         where = check_device("make", device)
         sizes = as_shape("make", shape)
         steps = compact_strides(sizes) if strides is None else as_ints("make", strides)
+        check_strides("make", sizes, steps)
+        offset = as_int("make", "offset", offset)
         if handle is None:
             kind = as_dtype("float32" if dtype is None else dtype, "make")
-            handle = where.storage(offset + extent(sizes, steps)[1] + 1, NAME[kind])
+            handle = where.storage(max(offset + extent(sizes, steps)[1] + 1, 0), NAME[kind])
+        else:
+            check_handle("make", "handle", handle)
         kind = as_dtype(handle.dtype if dtype is None else dtype, "make")
         if handle.dtype != kind.name:
             raise DTypeError(
@@ -223,7 +229,7 @@ class NDArray:
             ShapeError: the view leaves the storage.
         """
         sizes, steps = as_shape("as_strided", shape), as_ints("as_strided", strides)
-        start = self._offset if offset is None else offset
+        start = self._offset if offset is None else as_int("as_strided", "offset", offset)
         check_extent("as_strided", sizes, steps, start, self._handle.size)
         return self._view(sizes, steps, start)
 
@@ -267,6 +273,8 @@ class NDArray:
 
         `stop` is None where a negative step runs past the first element.
         """
+        if not isinstance(sl, slice):
+            raise TypeError(f"process_slice: sl: got {type(sl).__name__}: need a slice")
         axis = normalize_axis("process_slice", dim, self.ndim)
         start, stop, step = sl.indices(self._shape[axis])
         return slice(start, None if stop < 0 else stop, step)
@@ -284,7 +292,8 @@ class NDArray:
         """Writes a number or an array, broadcast and cast to the elements selected.
 
         Raises:
-            ShapeError: the value does not broadcast to the selection.
+            ShapeError: the value does not broadcast to the selection, or several elements selected
+                share a place, as those of a broadcast view do.
             DeviceError: the value is on another device.
         """
         target = self[index]
@@ -293,22 +302,27 @@ class NDArray:
         elif isinstance(value, (bool, int, float)):
             target.fill(value)
         else:
-            copy_into(target, from_numpy(np.asarray(value), self._device, own=True))
+            copy_into(target, from_numpy(real_numbers("setitem", value), self._device, own=True))
 
     def fill(self, value: Scalar) -> None:
         """Writes `value` to every element.
 
         Raises:
+            TypeError: it is no number.
             OverflowError: a Python int does not fit the dtype.
         """
         if _common_fill(self, value):
             return
         check_writable("fill", self)
         number: Number
-        if self._dtype.kind == "f":
-            number = float(value)
-        else:
-            number = _as_integer("fill", self._dtype, value)
+        try:
+            if self._dtype.kind == "f":
+                number = float(value)
+            else:
+                number = _as_integer("fill", self._dtype, value)
+        except TypeError:
+            kind = type(value).__name__
+            raise TypeError(f"fill: value: got {kind}: need a number") from None
         self._device.launch(_FILL, (self, number), NO_SCALARS)
         self._handle.version += 1
 
@@ -642,7 +656,10 @@ def _repeats(array: NDArray) -> bool:
 
 
 def check_writable(op: str, array: NDArray) -> None:
-    """Raises ShapeError for a broadcast view, where one write would change several elements."""
+    """Raises ShapeError for a broadcast view, where several elements would be written to one place.
+
+    A single element chosen out of such a view is one place, and can be written.
+    """
     if 0 in array._strides and _repeats(array):
         raise ShapeError(
             f"{op}: cannot write to a broadcast view: got shape {array._shape}, strides "
@@ -690,29 +707,66 @@ def foreign_ids(op: str, ids: Any, device: Device) -> NDArray:
     return from_numpy(source, device, as_dtype("int64"))
 
 
-def as_array(a: Any) -> NDArray:
-    """An NDArray as it is, other data as NDArray(a) makes it."""
-    return a if isinstance(a, NDArray) else NDArray(a)
-
-
-def check_same_device(op: str, *arrays: NDArray | None) -> Device:
-    """The device that all arrays share; None stands for an absent array.
+def as_array(op: str, a: Any) -> NDArray:
+    """An NDArray as it is, other data as NDArray(a) makes it.
 
     Raises:
-        DeviceError: they live on different devices.
+        DTypeError: it is no real numbers.
+    """
+    return a if isinstance(a, NDArray) else NDArray(real_numbers(op, a))
+
+
+def real_numbers(op: str, data: Any) -> np.ndarray[Any, Any]:
+    """Data that is no NDArray, for NumPy: an array, nested lists or a number.
+
+    Raises:
+        DTypeError: it is no real numbers.
+    """
+    source = np.asarray(data)
+    if source.dtype.kind not in "biuf":
+        raise DTypeError(
+            f"{op}: not an array: got {type(data).__name__} ({source.dtype.name}): "
+            "need an NDArray or real numbers"
+        )
+    return source
+
+
+def check_arrays(op: str, names: str, *arrays: object) -> None:
+    """Raises TypeError unless all are NDArrays; in place of an error that one of them has led to.
+
+    `names` are the arrays' names, with commas between; the last is also that of all that follow.
+    """
+    known = names.split(", ")
+    for i, array in enumerate(arrays):
+        if not isinstance(array, NDArray):
+            raise TypeError(
+                f"{op}: {known[min(i, len(known) - 1)]} is not an array: "
+                f"got {type(array).__name__}: need an NDArray"
+            ) from None
+
+
+def check_same_device(op: str, names: str, *arrays: NDArray) -> Device:
+    """The device that all arrays share. For one that is absent the caller gives another.
+
+    `names` are the arrays' names as in check_arrays.
+
+    Raises:
         TypeError: one is no NDArray.
+        DeviceError: they live on different devices.
     """
     try:
-        present = [array._device for array in arrays if array is not None]
+        device = arrays[0]._device
+        for array in arrays:
+            if array._device is not device:
+                raise _different(op, device, array._device)
     except AttributeError:
-        kinds = ", ".join(type(array).__name__ for array in arrays if array is not None)
-        raise TypeError(f"{op}: not arrays: got {kinds}: need NDArrays") from None
-    for device in present:
-        if device is not present[0]:
-            raise DeviceError(
-                f"{op}: devices differ: got {present[0]} and {device}: move one with .to(device)"
-            )
-    return present[0]
+        check_arrays(op, names, *arrays)
+        raise
+    return device
+
+
+def _different(op: str, a: Device, b: Device) -> DeviceError:
+    return DeviceError(f"{op}: devices differ: got {a} and {b}: move one with .to(device)")
 
 
 def may_overlap(a: NDArray, b: NDArray) -> bool:
@@ -759,7 +813,7 @@ def copy_into(out: NDArray, a: NDArray) -> None:
     """
     if _common_copy_into(out, a):
         return
-    check_same_device("copy_into", out, a)
+    check_same_device("copy_into", "out, a", out, a)
     check_writable("copy_into", out)
     # Like NumPy, assignment drops leading axes of size 1.
     while len(a._shape) > len(out._shape) and a._shape[0] == 1:

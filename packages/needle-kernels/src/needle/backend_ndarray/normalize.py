@@ -92,7 +92,7 @@ def batch_norm_grad(
     """
     op = "batch_norm_grad"
     device, dtype = _check_batch(op, x, mean, var, weight)
-    check_floats(op, x, dy, y)
+    check_floats(op, "x, dy, y", x, dy, x if y is None else y)
     check_shape(op, "dy", dy, x._shape)
     check_shape(op, "y", y, x._shape)
     if relu and y is None:
@@ -105,14 +105,15 @@ def batch_norm_grad(
 
 
 def _check_batch(op: str, x: NDArray, *per_channel: NDArray) -> tuple[Device, DType]:
+    kind = check_floats(op, _NAMES[op], x, *per_channel)
     _check_channels(op, x._shape, tuple([array._shape for array in per_channel]))
-    return check_floats(op, x, *per_channel)
+    return kind
 
 
-_PER_CHANNEL: Final = {
-    "batch_norm": ("weight", "bias"),
-    "batch_norm_eval": ("mean", "var", "weight", "bias"),
-    "batch_norm_grad": ("mean", "var", "weight"),
+_NAMES: Final = {
+    "batch_norm": "x, weight, bias",
+    "batch_norm_eval": "x, mean, var, weight, bias",
+    "batch_norm_grad": "x, mean, var, weight",
 }
 
 
@@ -122,7 +123,7 @@ def _check_channels(op: str, x: Shape, per_channel: tuple[Shape, ...]) -> None:
         raise ShapeError(
             f"{op}: x has the wrong number of axes: got {x}: need (N, C) or (N, C, H, W)"
         )
-    for name, shape in zip(_PER_CHANNEL[op], per_channel, strict=True):
+    for name, shape in zip(_NAMES[op].split(", ")[1:], per_channel, strict=True):
         if shape != x[1:2]:
             raise ShapeError(f"{op}: {name} does not fit: got {shape}: need {x[1:2]}")
     if op != "batch_norm_eval" and 0 in x[:1] + x[2:]:
@@ -147,7 +148,9 @@ def layer_norm(
         ShapeError: shapes do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    device, dtype = _check_layer("layer_norm", x, weight, bias)
+    device, dtype = check_floats("layer_norm", "x, weight, bias", x, weight, bias)
+    _check_features("layer_norm", x, weight)
+    check_shape("layer_norm", "bias", bias, weight._shape)
     lead = x._shape[:-1]
     y, mean, var = new(device, x._shape, dtype), new(device, lead, dtype), new(device, lead, dtype)
     operands = as_rows(y), as_flat(mean), as_flat(var), as_rows(x), weight, bias
@@ -165,8 +168,9 @@ def layer_norm_grad(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "layer_norm_grad"
-    device, dtype = _check_layer(op, x, weight)
-    check_floats(op, x, dy, mean, var)
+    names = "dy, x, mean, var, weight"
+    device, dtype = check_floats(op, names, dy, x, mean, var, weight)
+    _check_features(op, x, weight)
     check_shape(op, "dy", dy, x._shape)
     check_shape(op, "mean", mean, x._shape[:-1])
     check_shape(op, "var", var, x._shape[:-1])
@@ -187,12 +191,8 @@ def layer_norm_grad(
     return dx, dweight, dbias
 
 
-def _check_layer(
-    op: str, x: NDArray, weight: NDArray, bias: NDArray | None = None
-) -> tuple[Device, DType]:
+def _check_features(op: str, x: NDArray, weight: NDArray) -> None:
     features = x._shape[-1:]
     if not features or not features[0]:
         raise ShapeError(f"{op}: nothing to average: got {x._shape}: need (..., D) with D >= 1")
     check_shape(op, "weight", weight, features)
-    check_shape(op, "bias", bias, features)
-    return check_floats(op, x, weight, bias)

@@ -11,7 +11,7 @@ from needle.backend_ndarray.dtypes import FLOAT64, DType
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL
 from needle.backend_ndarray.extension import cpu as _cpu
-from needle.backend_ndarray.layout import is_dense, same_places
+from needle.backend_ndarray.layout import as_int, is_dense, same_places
 from needle.backend_ndarray.ndarray import NDArray, check_writable, copy_into, new
 
 __all__ = [
@@ -26,6 +26,13 @@ __all__ = [
 
 # The common path in C++: lists of compact arrays on cpu(), of one dtype. False for others.
 _common: Final[Callable[..., bool]] = _cpu.update
+
+# What the arguments with the columns of an update are called; momenta may be absent.
+_COLUMNS: Final = {
+    "sgd": ("params", "momenta", "grads"),
+    "adam": ("params", "ms", "vs", "grads"),
+    "moving_average": ("averages", "values"),
+}
 
 Row: TypeAlias = tuple[NDArray, ...]
 Kind: TypeAlias = tuple[Device, DType]
@@ -76,8 +83,12 @@ def adam(
         DeviceError: they are on different devices.
         ValueError: step is less than 1.
     """
-    if step < 1:
-        raise ValueError(f"adam: step: got {step}: need >= 1")
+    try:
+        if step < 1:
+            raise ValueError(f"adam: step: got {step}: need >= 1")
+    except TypeError:
+        as_int("adam", "step", step)
+        raise
     scalars = adam_scalars(lr, beta1, beta2, eps, weight_decay, step)
     _update("adam", (params, ms, vs, grads), scalars)
 
@@ -86,7 +97,11 @@ def adam_scalars(
     lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int
 ) -> tuple[float, ...]:
     """What the kernel gets: the last two correct the averages of the first steps."""
-    return lr, beta1, beta2, eps, weight_decay, 1 - beta1**step, 1 - beta2**step
+    try:
+        return lr, beta1, beta2, eps, weight_decay, 1 - beta1**step, 1 - beta2**step
+    except TypeError:
+        given = f"beta1 {beta1!r}, beta2 {beta2!r}, step {step!r}"
+        raise TypeError(f"adam: a setting is not a number: got {given}: need floats") from None
 
 
 def moving_average(averages: Sequence[NDArray], values: Sequence[NDArray], momentum: float) -> None:
@@ -120,9 +135,10 @@ def partial_sum_squares(arrays: Sequence[NDArray]) -> list[NDArray]:
 
 def scale(arrays: Sequence[NDArray], factor: float) -> None:
     """Multiplies every array by `factor`, in place."""
+    groups = _by_kind("scale", arrays)
     for array in arrays:
         check_writable("scale", array)
-    for (device, _), group in _by_kind("scale", arrays).items():
+    for (device, _), group in groups.items():
         dense = [a if is_dense(a._shape, a._strides) else a.copy() for a in group]
         device.launch(KERNEL["scale"], tuple(dense), (factor,))
         _store(group, dense)
@@ -130,9 +146,10 @@ def scale(arrays: Sequence[NDArray], factor: float) -> None:
 
 def _by_kind(op: str, arrays: Sequence[NDArray]) -> dict[Kind, list[NDArray]]:
     """The arrays by device and dtype: a kernel call has one of each."""
+    _check_list(op, "arrays", arrays)
     groups: dict[Kind, list[NDArray]] = {}
     for array in arrays:
-        groups.setdefault(check_floats(op, array), []).append(array)
+        groups.setdefault(check_floats(op, "one of arrays", array), []).append(array)
     return groups
 
 
@@ -141,18 +158,18 @@ def _update(
 ) -> None:
     """Runs an optimizer kernel on the rows of `columns`; the last column is only read.
 
-    A column that is None is absent from every row.
+    Momenta that are None are absent from every row.
     """
     if _common(KERNEL[op], tuple(columns), scalars):
         return
-    there = [column for column in columns if column is not None]
+    names, there = _present(op, columns)
     if len({len(column) for column in there}) != 1:
         raise ShapeError(
             f"{op}: lengths differ: got {[len(c) for c in there]} arrays: need equally many"
         )
     groups: dict[Kind, list[Row]] = {}
     for row in zip(*there, strict=True):
-        groups.setdefault(_check_row(op, row), []).append(row)
+        groups.setdefault(_check_row(op, names, row), []).append(row)
     for (device, _), rows in groups.items():
         dense = [_same_layout(row) for row in rows]
         operands: list[NDArray | None] = [array for row in dense for array in row]
@@ -161,6 +178,16 @@ def _update(
         device.launch(KERNEL[op], tuple(operands), scalars)
         for row, result in zip(rows, dense, strict=True):
             _store(row[:-1], result[:-1])
+
+
+def _present(
+    op: str, columns: Sequence[Sequence[NDArray] | None]
+) -> tuple[str, list[Sequence[NDArray]]]:
+    """The columns that are there, and for messages what their elements are called."""
+    named = zip(_COLUMNS[op], columns, strict=True)
+    given = [(name, column) for name, column in named if column is not None or name != "momenta"]
+    there = [_check_list(op, name, column) for name, column in given]
+    return ", ".join([f"one of {name}" for name, _ in given]), there
 
 
 def _with_gaps(
@@ -176,9 +203,17 @@ def _with_gaps(
     ]
 
 
-def _check_row(op: str, row: Row) -> Kind:
+def _check_list(op: str, name: str, arrays: Sequence[NDArray] | None) -> Sequence[NDArray]:
+    """The arrays; TypeError where the argument `name` is no sequence of them."""
+    if arrays is None or not hasattr(arrays, "__len__"):
+        kind = type(arrays).__name__
+        raise TypeError(f"{op}: {name} is not a list: got {kind}: need NDArrays")
+    return arrays
+
+
+def _check_row(op: str, names: str, row: Row) -> Kind:
     """The device and dtype of a parameter, its state and its gradient, which must fit."""
-    kind = check_floats(op, *row)
+    kind = check_floats(op, names, *row)
     shape = row[0]._shape
     for array in row[1:]:
         check_shape(op, "an array", array, shape)

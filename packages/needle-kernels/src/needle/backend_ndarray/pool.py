@@ -166,7 +166,7 @@ def max_pool(
 
 def max_pool_over(x: NDArray, where: Windows) -> tuple[NDArray, NDArray]:
     """max_pool over windows that were checked."""
-    device, dtype = check_floats("max_pool", x)
+    device, dtype = check_floats("max_pool", "x", x)
     shape = pool_output_shape("max_pool", x._shape, where)
     y, index = new(device, shape, dtype), new(device, shape, index_dtype(dtype))
     device.launch(_MAX, (y, index, x), where.scalars())
@@ -189,7 +189,7 @@ def max_pool_grad(
         DTypeError: dy is not floats, or index not integers.
     """
     op = "max_pool_grad"
-    device, dtype = check_floats(op, dy)
+    device, dtype = check_floats(op, "dy", dy)
     where = windows(op, kernel_size, stride, padding, ceil_mode)
     shape = as_shape(op, input_shape)
     check_shape(op, "dy", dy, pool_output_shape(op, shape, where))
@@ -214,7 +214,7 @@ def max_pool_pick(
         DTypeError: a is not floats, or index not integers.
     """
     op = "max_pool_pick"
-    device, dtype = check_floats(op, a)
+    device, dtype = check_floats(op, "a", a)
     where = windows(op, kernel_size, stride, padding, ceil_mode)
     out = new(device, pool_output_shape(op, a._shape, where), dtype)
     index = _as_index(op, index, out)
@@ -245,7 +245,7 @@ def avg_pool(
 
 def avg_pool_over(x: NDArray, where: Windows, count_include_pad: bool) -> NDArray:
     """avg_pool over windows that were checked."""
-    device, dtype = check_floats("avg_pool", x)
+    device, dtype = check_floats("avg_pool", "x", x)
     y = new(device, pool_output_shape("avg_pool", x._shape, where), dtype)
     device.launch(_AVG, (y, x), (*where.scalars(), float(count_include_pad)))
     return y
@@ -267,7 +267,7 @@ def avg_pool_grad(
         DTypeError: dy is not floats.
     """
     op = "avg_pool_grad"
-    device, dtype = check_floats(op, dy)
+    device, dtype = check_floats(op, "dy", dy)
     where = windows(op, kernel_size, stride, padding, ceil_mode)
     shape = as_shape(op, input_shape)
     check_shape(op, "dy", dy, pool_output_shape(op, shape, where))
@@ -278,7 +278,7 @@ def avg_pool_grad(
 
 def _as_index(op: str, index: NDArray, like: NDArray) -> NDArray:
     """The index in the kernels' integers, checked to be as large as `like`."""
-    check_same_device(op, index, like)
+    check_same_device(op, "index", index, like)
     check_shape(op, "index", index, like._shape)
     if index._dtype.kind not in "iu":
         raise DTypeError(f"{op}: index is not integers: got {index._dtype.name}: need int32, int64")

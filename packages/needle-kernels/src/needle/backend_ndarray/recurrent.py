@@ -48,7 +48,7 @@ def lstm_cell(
         ShapeError: shapes do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    device, dtype = check_floats("lstm_cell", pre, c_prev)
+    device, dtype = check_floats("lstm_cell", "pre, c_prev", pre, c_prev)
     _check_gates("lstm_cell", "pre", pre, c_prev)
     gates = _gates("lstm_cell", pre, overwrite_pre)
     h, c = new(device, c_prev._shape, dtype), new(device, c_prev._shape, dtype)
@@ -66,7 +66,8 @@ def lstm_cell_grad(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "lstm_cell_grad"
-    device, dtype = check_floats(op, dh, dc, gates, c, c_prev)
+    names = "dh, dc, gates, c, c_prev"
+    device, dtype = check_floats(op, names, dh, dc, gates, c, c_prev)
     _check_gates(op, "gates", gates, c_prev)
     for name, array in (("dh", dh), ("dc", dc), ("c", c)):
         check_shape(op, name, array, c_prev._shape)
@@ -95,13 +96,14 @@ def lstm_sequence(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "lstm_sequence"
-    device, dtype = check_floats(op, pre, h0, c0, w_hh)
+    device, dtype = check_floats(op, "pre, h0, c0, w_hh", pre, h0, c0, w_hh)
     steps, batch, hidden = _sizes(op, "pre", pre, 4, w_hh)
     check_shape(op, "h0", h0, (batch, hidden))
     check_shape(op, "c0", c0, (batch, hidden))
     overwrite = overwrite_pre and pre.is_compact()
     gates = _gates(op, pre, overwrite)
-    states, cells = (new(device, (steps + 1, batch, hidden), dtype) for _ in range(2))
+    rows = steps + 1, batch, hidden
+    states, cells = new(device, rows, dtype), new(device, rows, dtype)
     device.launch(_LSTM_SEQUENCE, (states, cells, gates, pre, h0, c0, w_hh), NO_SCALARS)
     return states, cells, gates
 
@@ -129,14 +131,23 @@ def lstm_sequence_grad(
         DTypeError: the dtypes differ or are not floats.
     """
     op = "lstm_sequence_grad"
-    device, dtype = check_floats(op, dy, dh, dc, gates, cells, w_hh)
+    device, dtype = check_floats(
+        op,
+        "gates, cells, w_hh, dy, dh, dc",
+        gates,
+        cells,
+        w_hh,
+        gates if dy is None else dy,
+        gates if dh is None else dh,
+        gates if dc is None else dc,
+    )
     steps, batch, hidden = _sizes(op, "gates", gates, 4, w_hh)
     check_shape(op, "cells", cells, (steps + 1, batch, hidden))
     check_shape(op, "dy", dy, (steps, batch, hidden))
     check_shape(op, "dh", dh, (batch, hidden))
     check_shape(op, "dc", dc, (batch, hidden))
     dpre = new(device, gates._shape, dtype)
-    dh0, dc0 = (new(device, (batch, hidden), dtype) for _ in range(2))
+    dh0, dc0 = new(device, (batch, hidden), dtype), new(device, (batch, hidden), dtype)
     operands = (dpre, dh0, dc0, dy, dh, dc, gates, cells, w_hh)
     device.launch(_LSTM_SEQUENCE_GRAD, operands, NO_SCALARS)
     return dpre, dh0, dc0
@@ -161,7 +172,7 @@ def rnn_sequence(pre: NDArray, h0: NDArray, w_hh: NDArray, nonlinearity: str = "
     """
     op = "rnn_sequence"
     code = _nonlinearity_code(op, nonlinearity)
-    device, dtype = check_floats(op, pre, h0, w_hh)
+    device, dtype = check_floats(op, "pre, h0, w_hh", pre, h0, w_hh)
     steps, batch, hidden = _sizes(op, "pre", pre, 1, w_hh)
     check_shape(op, "h0", h0, (batch, hidden))
     states = new(device, (steps + 1, batch, hidden), dtype)
@@ -192,7 +203,14 @@ def rnn_sequence_grad(
     """
     op = "rnn_sequence_grad"
     code = _nonlinearity_code(op, nonlinearity)
-    device, dtype = check_floats(op, dy, dh, states, w_hh)
+    device, dtype = check_floats(
+        op,
+        "states, w_hh, dy, dh",
+        states,
+        w_hh,
+        states if dy is None else dy,
+        states if dh is None else dh,
+    )
     rows, batch, hidden = _sizes(op, "states", states, 1, w_hh)
     steps = rows - 1
     check_shape(op, "dy", dy, (steps, batch, hidden))

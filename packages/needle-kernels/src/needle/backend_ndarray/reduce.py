@@ -11,7 +11,7 @@ from needle.backend_ndarray.dtypes import INT64
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.extension import cpu as _cpu
-from needle.backend_ndarray.layout import Axes, Shape, dense_strides, normalize_axes
+from needle.backend_ndarray.layout import Axes, Shape, as_ints, dense_strides, normalize_axes
 from needle.backend_ndarray.ndarray import NDArray, as_array, new
 
 __all__ = ["max", "min", "reduction", "sum"]
@@ -28,7 +28,7 @@ def sum(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     Raises:
         AxisError: there is no such axis.
     """
-    a = as_array(a)
+    a = as_array("sum", a)
     if a._dtype.kind != "f" and a._dtype is not INT64:
         a = a.astype(INT64)
     return reduction("sum", a, axis, keepdims)
@@ -41,7 +41,7 @@ def max(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
         AxisError: there is no such axis.
         ShapeError: an axis to reduce is empty.
     """
-    a = as_array(a)
+    a = as_array("max", a)
     _check_not_empty("max", a, axis)
     return reduction("max", a, axis, keepdims)
 
@@ -53,7 +53,7 @@ def min(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
         AxisError: there is no such axis.
         ShapeError: an axis to reduce is empty.
     """
-    a = as_array(a)
+    a = as_array("min", a)
     _check_not_empty("min", a, axis)
     return reduction("min", a, axis, keepdims)
 
@@ -106,7 +106,10 @@ def plan(op: str, shape: Shape, strides: Shape, axes: Shape | None) -> Plan:
 def reduction(op: str, a: NDArray, axis: Axes, keepdims: bool) -> NDArray:
     """Runs a kernel that takes (kept..., reduced...) to (kept...)."""
     axes = tuple(axis) if isinstance(axis, list) else (axis,) if isinstance(axis, int) else axis
-    layout = plan(op, a._shape, a._strides, axes)
+    try:
+        layout = plan(op, a._shape, a._strides, axes)
+    except TypeError:  # not hashable, as NumPy's arrays, or not integers
+        layout = plan(op, a._shape, a._strides, as_ints(op, axis))  # type: ignore[arg-type]
     out = _common(KERNEL[op], a, layout.to, layout.source)
     if out is None:
         shape, strides = layout.to

@@ -45,17 +45,17 @@ _join: Final[Callable[..., NDArray | None]] = _cpu.join
 
 def broadcast_to(array: NDArray, shape: SupportsIndex | Sequence[int]) -> NDArray:
     """A view in which axes of size 1, and new ones on the left, repeat without a copy."""
-    return as_array(array).broadcast_to(shape)
+    return as_array("broadcast_to", array).broadcast_to(shape)
 
 
 def reshape(array: NDArray, shape: SupportsIndex | Sequence[int]) -> NDArray:
     """The same elements in another shape; a view where strides allow."""
-    return as_array(array).reshape(shape)
+    return as_array("reshape", array).reshape(shape)
 
 
 def permute(array: NDArray, axes: Sequence[int]) -> NDArray:
     """A view with axis `axes[i]` as axis i."""
-    return as_array(array).permute(axes)
+    return as_array("permute", array).permute(axes)
 
 
 def flip(a: NDArray, axes: Axes = None) -> NDArray:
@@ -64,7 +64,7 @@ def flip(a: NDArray, axes: Axes = None) -> NDArray:
     Raises:
         AxisError: there is no such axis.
     """
-    a = as_array(a)
+    a = as_array("flip", a)
     reversed_axes = normalize_axes("flip", axes, a.ndim)
     strides, shift = flip_view(a._shape, a._strides, reversed_axes)
     out = new(a._device, a._shape, a._dtype)
@@ -78,7 +78,7 @@ def pad(a: NDArray, *pairs: Any) -> NDArray:
     Raises:
         ShapeError: not one pair per axis, or a negative width.
     """
-    a = as_array(a)
+    a = as_array("pad", a)
     widths = pairs[0] if len(pairs) == 1 and _nested(pairs[0]) else pairs
     plan = _pad_plan(a._shape, a._strides, _as_pairs(widths))
     out = new(a._device, plan.shape, a._dtype)
@@ -145,7 +145,8 @@ def concatenate(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
     Raises:
         ShapeError: no arrays, or their other axes differ.
     """
-    arrays = list(arrays)
+    if type(arrays) is not list:
+        arrays = _as_list("concatenate", arrays)
     if (joined := _join(arrays, axis, False)) is not None:
         return joined
     first = _first("concatenate", arrays)
@@ -172,7 +173,8 @@ def stack(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
     Raises:
         ShapeError: no arrays, or their shapes differ.
     """
-    arrays = list(arrays)
+    if type(arrays) is not list:
+        arrays = _as_list("stack", arrays)
     if (joined := _join(arrays, axis, True)) is not None:
         return joined
     first = _first("stack", arrays)
@@ -188,10 +190,21 @@ def stack(arrays: Iterable[NDArray], axis: int = 0) -> NDArray:
     return out
 
 
+def _as_list(op: str, arrays: Any) -> list[NDArray]:
+    """A list of what is given; TypeError where it is nothing to iterate over."""
+    try:
+        return list(arrays)
+    except TypeError:
+        if isinstance(arrays, Iterable):
+            raise
+        kind = type(arrays).__name__
+        raise TypeError(f"{op}: arrays is not a list: got {kind}: need NDArrays") from None
+
+
 def _first(op: str, arrays: Sequence[NDArray]) -> NDArray:
     if not arrays:
         raise ShapeError(f"{op}: no arrays: got 0: need at least one")
-    check_same_device(op, *arrays)
+    check_same_device(op, "one of arrays", *arrays)
     return arrays[0]
 
 

@@ -43,7 +43,7 @@ def logsoftmax(a: NDArray) -> NDArray:
 
 
 def _along_rows(op: str, a: NDArray) -> NDArray:
-    a = as_array(a)
+    a = as_array(op, a)
     if not a._shape:
         raise ShapeError(f"{op}: the array has no axes: got shape (): need at least one axis")
     a = a if a._dtype.kind == "f" else a.astype(FLOAT64)
@@ -58,7 +58,7 @@ def logsumexp(a: NDArray, axis: Axes = None, keepdims: bool = False) -> NDArray:
     Raises:
         AxisError: there is no such axis.
     """
-    a = as_array(a)
+    a = as_array("logsumexp", a)
     a = a if a._dtype.kind == "f" else a.astype(FLOAT64)
     return reduction("logsumexp", a, axis, keepdims)
 
@@ -85,7 +85,7 @@ def softmax_cross_entropy(
         ValueError: smoothing is outside [0, 1].
     """
     op = "softmax_cross_entropy"
-    device, dtype = check_floats(op, logits)
+    device, dtype = check_floats(op, "logits", logits)
     ids = _check_labels(op, logits, labels)
     check_smoothing(op, smoothing)
     loss, lse = new(device, (), dtype), new(device, logits._shape[:1], dtype)
@@ -105,7 +105,7 @@ def softmax_cross_entropy_grad(
         ValueError: smoothing is outside [0, 1].
     """
     op = "softmax_cross_entropy_grad"
-    device, dtype = check_floats(op, logits, dloss, lse)
+    device, dtype = check_floats(op, "dloss, logits, lse", dloss, logits, lse)
     ids = _check_labels(op, logits, labels)
     check_smoothing(op, smoothing)
     check_shape(op, "dloss", dloss, ())
@@ -116,13 +116,18 @@ def softmax_cross_entropy_grad(
 
 
 def check_smoothing(op: str, smoothing: float) -> None:
-    """Raises ValueError unless `smoothing` is in [0, 1]."""
-    if not 0 <= smoothing <= 1:
+    """Raises ValueError unless `smoothing` is in [0, 1], TypeError where it is no number."""
+    try:
+        within = 0 <= smoothing <= 1
+    except TypeError:
+        kind = type(smoothing).__name__
+        raise TypeError(f"{op}: label smoothing: got {kind}: need a number in [0, 1]") from None
+    if not within:
         raise ValueError(f"{op}: label smoothing: got {smoothing}: need a number in [0, 1]")
 
 
 def _check_labels(op: str, logits: NDArray, labels: NDArray) -> NDArray:
-    check_same_device(op, logits, labels)
+    check_same_device(op, "logits, labels", logits, labels)
     check_rank(op, "logits", logits, 2, "(R, C)")
     check_shape(op, "labels", labels, logits._shape[:1])
     if not logits._shape[0]:

@@ -151,14 +151,15 @@ class Optimizer:
         """Returns the gradient array of each parameter that has one, in the parameter's dtype."""
         gradients: dict[int, NDArray] = {}
         for i, parameter in enumerate(self.params):
-            if parameter.grad is None:
+            grad: object = parameter.grad  # the attribute takes whatever it is given
+            if grad is None:
                 continue
-            if not isinstance(parameter.grad, Tensor):
-                kind = type(parameter.grad).__name__
+            if not isinstance(grad, Tensor):
                 raise TypeError(
-                    f"{type(self).__name__}: the grad of parameter {i} is a {kind}: need a Tensor"
+                    f"{type(self).__name__}: the grad of parameter {i} is a "
+                    f"{type(grad).__name__}: need a Tensor"
                 )
-            gradient, weight = array_of(parameter.grad), array_of(parameter)
+            gradient, weight = array_of(grad), array_of(parameter)
             if gradient._shape != weight._shape or gradient._device is not weight._device:
                 self._check_gradient(i, gradient, weight)
             if gradient._dtype is not weight._dtype:
