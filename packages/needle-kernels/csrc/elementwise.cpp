@@ -2,7 +2,7 @@
 // operation.
 #include "families.h"
 #include "loops.h"
-#include "vmath.h"
+#include "power.h"
 
 namespace needle::NEEDLE_TARGET {
 
@@ -431,92 +431,72 @@ bool power_by_constant(char* const* data, T b, int64_t n)
     return true;
 }
 
-// Whether power_of_positive can compute a^b: a is positive and finite, b finite.
-bool is_ordinary(float a, float b) { return (a > 0) & (a - a == 0) & (b - b == 0); }
-
-// 2^(b log2 a) of ordinary a and b, floats as doubles; elsewhere the result is arbitrary. Its error
-// is below 2^-36, which leaves the float correctly rounded but for near ties. a = 2^k m with
-// sqrt(1/2) <= m < sqrt(2), and log2 m is a polynomial in s = (m - 1) / (m + 1).
-inline Vec<double> power_of_positive(Vec<double> a, Vec<double> b)
-{
-    using C = math::Constants<double>;
-    // Fits: (log2 m - 2 s log2 e) / s^3 in powers of s^2, error 2^-44; 2^r for |r| <= 1/2, 2^-40.
-    constexpr double two_log2e = 2.8853900817779268;
-    constexpr double log_tail[] = {0.9617966940578104, 0.5770779531755913, 0.41220840346423315,
-                                   0.3199347155275403, 0.2825403607831518};
-    constexpr double exp2[] = {
-        0.9999999999997624,     0.6931471805465141,    0.2402265069888046,
-        0.055504109393416046,   0.009618128542843902,  0.0013333452062333807,
-        0.00015403851760679136, 1.530973740249716e-05, 1.3175855707844741e-06};
-    // k + 2^52 is assembled from bits, which no instruction set lacks.
-    constexpr double k_shift = double(uint64_t{1} << C::fraction_bits);
-    const uint64_t k_shift_bits = (C::bias + C::fraction_bits) << C::fraction_bits;
-    const uint64_t one_bits = C::bias << C::fraction_bits;
-
-    auto bits = math::bits_of<double>(a);
-    auto biased = (bits - C::sqrt_half_bits + one_bits) >> C::fraction_bits;
-    Vec<double> m = (Vec<double>)(bits - ((biased - C::bias) << C::fraction_bits));
-    Vec<double> k = (Vec<double>)(biased | k_shift_bits) - (k_shift + double(C::bias));
-    Vec<double> s = (m - 1.0) / (m + 1.0), z = s * s;
-    Vec<double> log2_a = k + s * (z * math::polynomial<double>(z, log_tail) + two_log2e);
-
-    constexpr double beyond_float = 1000;
-    Vec<double> y = at_least<double>(b * log2_a, broadcast(-beyond_float));
-    y = at_most<double>(y, broadcast(beyond_float));
-    Vec<double> n = (y + math::round_shift<double>)-math::round_shift<double>;
-    return math::scale<double>(math::polynomial<double>(y - n, exp2), n);
-}
-
-// `count` floats of a row, or one that is repeated, as many as a chunk has: there, or in `room`.
-inline const float* chunk_of(const float* row, bool repeated, int count, int chunk, float* room)
+// As many numbers of a row as a chunk has, or one that is repeated: there, or in `room`.
+template <class T>
+const T* chunk_of(const T* row, bool repeated, int count, int chunk, T* room)
 {
     if (!repeated && count == chunk) return row;
     for (int i = 0; i < count; ++i) room[i] = row[repeated ? 0 : i];
     return room;
 }
 
-void power_row_float(char* const* data, const bool* repeated, int64_t n)
+// out = a^b for a vector of doubles' lanes.
+inline void store_power(float* out, const float* a, const float* b)
+{
+    store_narrowed(out, vpower_of_floats(load_widened(a), load_widened(b)));
+}
+
+#if defined(__AVX2__)
+inline void store_power(double* out, const double* a, const double* b)
+{
+    store(out, vpower_of_doubles(load(a), load(b)));
+}
+#endif
+
+// In vectors, and what is not ordinary one by one.
+template <class T>
+void power_row_ordinary(char* const* data, const bool* repeated, int64_t n)
 {
     constexpr int chunk = 64;
-    float* out = reinterpret_cast<float*>(data[0]);
-    const float* a = reinterpret_cast<const float*>(data[1]);
-    const float* b = reinterpret_cast<const float*>(data[2]);
-    if (repeated[2] && !repeated[1] && power_by_constant<float>(data, *b, n)) return;
-    float base_room[chunk] = {}, exponent_room[chunk] = {};
+    T* out = reinterpret_cast<T*>(data[0]);
+    const T* a = reinterpret_cast<const T*>(data[1]);
+    const T* b = reinterpret_cast<const T*>(data[2]);
+    if (repeated[2] && !repeated[1] && power_by_constant<T>(data, *b, n)) return;
+    T base_room[chunk] = {}, exponent_room[chunk] = {};
     for (int64_t begin = 0; begin < n; begin += chunk) {
         int count = static_cast<int>(min64(chunk, n - begin));
-        const float* base =
+        const T* base =
             chunk_of(a + (repeated[1] ? 0 : begin), repeated[1], count, chunk, base_room);
-        const float* exponent =
+        const T* exponent =
             chunk_of(b + (repeated[2] ? 0 : begin), repeated[2], count, chunk, exponent_room);
-        float result[chunk];
+        T result[chunk];
         for (int i = 0; i < chunk; i += lanes<double>)
-            store_narrowed(result + i,
-                           power_of_positive(load_widened(base + i), load_widened(exponent + i)));
+            store_power(result + i, base + i, exponent + i);
         int ordinary = 0;
         for (int i = 0; i < count; ++i) ordinary += is_ordinary(base[i], exponent[i]);
         for (int i = 0; i < count && ordinary < count; ++i)
             if (!is_ordinary(base[i], exponent[i])) result[i] = power(base[i], exponent[i]);
-        std::memcpy(out + begin, result, static_cast<size_t>(count) * sizeof(float));
+        std::memcpy(out + begin, result, static_cast<size_t>(count) * sizeof(T));
     }
 }
 
 void power_row_double(char* const* data, const bool* repeated, int64_t n)
 {
+#if defined(__AVX2__)
+    power_row_ordinary<double>(data, repeated, n);
+#else
     double exponent = *reinterpret_cast<const double*>(data[2]);
     if (repeated[2] && !repeated[1] && power_by_constant<double>(data, exponent, n)) return;
     binary_row<Power, double, double>(data, repeated, n);
+#endif
 }
 
 void run_power(const Call& call)
 {
     static constexpr RowFunction rows[] = {
-        power_row_float,
-        power_row_double,
-        binary_row<Power, int32_t, int32_t>,
-        binary_row<Power, int64_t, int64_t>,
-        binary_row<Power, uint8_t, uint8_t>,
-        binary_row<GreaterEqual, uint8_t, uint8_t>,
+        power_row_ordinary<float>,           power_row_double,
+        binary_row<Power, int32_t, int32_t>, binary_row<Power, int64_t, int64_t>,
+        binary_row<Power, uint8_t, uint8_t>, binary_row<GreaterEqual, uint8_t, uint8_t>,
     };
     run_rows<3>(call.arrays, rows[static_cast<int>(call.arrays[0].dtype)], costly_grain);
 }
