@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import weakref
@@ -481,6 +482,15 @@ def test_replacing_saved_data_raises() -> None:
         y.backward()
 
 
+def test_dropping_or_resizing_saved_data_raises() -> None:
+    for data in (None, leaf([0.0] * 4).realize_cached_data()):
+        w = leaf([1.0, 2.0])
+        y = w * w
+        w.cached_data = data
+        with pytest.raises(RuntimeError, match=r"input 0, shape \(2,\): was replaced"):
+            y.backward(leaf([1.0, 1.0]))
+
+
 def test_a_step_between_forward_and_second_backward_raises() -> None:
     w = leaf([1.0, 2.0])
     loss = (w * w).sum()
@@ -573,6 +583,28 @@ def test_no_grad_of_a_generator_function() -> None:
     steps.close()
     assert log[3:] == [("end", False)]
     assert (x * 2).requires_grad
+
+
+def test_no_grad_of_a_generator_keeps_nothing_alive() -> None:
+    @ndl.no_grad()
+    def steps(x):
+        while True:
+            with contextlib.suppress(ValueError):
+                yield
+
+    def use():
+        x = leaf([1.0])
+        generator = steps(x)
+        next(generator)
+        generator.throw(ValueError("a"))
+        generator.close()
+        return weakref.ref(x)
+
+    gc.disable()
+    try:
+        assert use()() is None
+    finally:
+        gc.enable()
 
 
 def test_no_grad_as_context_decorator_and_nested() -> None:

@@ -62,6 +62,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: ops.maximum(None, 0), TypeError, "maximum: argument 0 is not a Tensor: got NoneType"),
     (lambda: ops.maximum(np.ones(2), 0), TypeError, "maximum: argument 0 is not a Tensor: got nda"),
     (lambda: init.zeros_like(None), TypeError, "zeros_like: argument 0 is not a Tensor: got None"),
+    (
+        lambda: ops.maximum(ops.split(t(2, 3)), 1),
+        TypeError,
+        "maximum: argument 0 is not a Tensor: got TensorTuple: need one of its items",
+    ),
     (lambda: init.ones_like(np.ones(2)), TypeError, "ones_like: argument 0 is not a Tensor"),
     (lambda: ops.split(t(2, 3), (1, 0)), TypeError, "split: axis is not an integer: got (1, 0)"),
     (lambda: ops.stack([t(2)], ()), TypeError, "stack: axis is not an integer: got ()"),
@@ -562,6 +567,14 @@ def test_integers_are_divided_as_floats(number: int) -> None:
     ]:
         assert got.dtype == "float64"
         assert got.numpy().tolist() == want
+
+
+def test_the_gradient_beside_a_wide_scalar_is_wide() -> None:
+    x = floats(1e20)
+    y = x ** np.int64(3)
+    assert y.dtype == "float64"
+    y.backward(Tensor([1e-20], dtype="float64"))
+    np.testing.assert_allclose(x.grad.numpy(), [3e20], rtol=1e-6)
 
 
 def test_a_tensor_compares_with_an_array() -> None:

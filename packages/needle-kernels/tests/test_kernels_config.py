@@ -198,6 +198,9 @@ class TestMemory:
 
     def test_without_pooling(self):
         nd.set_pooling(False)
+        for wrong in ("off", 1, None):
+            with pytest.raises(TypeError, match=r"set_pooling: on: got .*: need True or False"):
+                nd.set_pooling(wrong)
         try:
             before = nd.memory_stats()["system_allocations"]
             for _ in range(5):

@@ -186,7 +186,7 @@ class Node:
     _device: Device
     _inputs: tuple[Node, ...] | None  # None: freed by backward(retain_graph=False)
     _kept: tuple[NDArray, ...]  # what the operation keeps for its gradient; set where it keeps any
-    _saved: Any  # what the gradient reads: (a tuple of data, its version), or ()
+    _saved: Any  # what the gradient reads: (a tuple of data, their versions), or ()
     _spec: Any  # Spec, or a tuple of them; for a node not computed yet
 
     def public(self) -> Value:
@@ -383,11 +383,10 @@ def realize(node: Node) -> None:
 def _check_values(op: Op, args: tuple[Any, ...], error: AttributeError) -> None:
     """Raises TypeError where an argument that has no such attribute is no Tensor."""
     for i, arg in enumerate(args):
-        if not isinstance(arg, Tensor):
-            need = "one of its items" if isinstance(arg, TensorTuple) else "Tensor(x)"
-            raise TypeError(
-                f"{op.name}: argument {i} is not a Tensor: got {type(arg).__name__}: need {need}"
-            ) from error
+        try:
+            check_tensor(op.name, i, arg)
+        except TypeError as wrong:
+            raise wrong from error
 
 
 def _check_devices(op: Op, edges: list[Node]) -> None:
@@ -846,7 +845,7 @@ def _compare(function: Callable[[Any, Any], NDArray], a: Tensor, b: Any) -> Tens
 
 # Tensors' methods are operations, operations apply to Tensors, and the engine walks both.
 from . import engine, ops  # noqa: E402
-from .ops.common import operate, operate_right  # noqa: E402
+from .ops.common import check_tensor, operate, operate_right  # noqa: E402
 from .ops.matmul import no_scalar_matmul  # noqa: E402
 
 

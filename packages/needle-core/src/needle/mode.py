@@ -89,6 +89,8 @@ def _step_by_step(function: Callable[..., Any]) -> Any:
                     item = step(sent)
             except StopIteration as end:
                 return end.value
+            finally:
+                sent = None  # an exception holds this frame: a cycle
             try:
                 step, sent = generator.send, (yield item)
             except GeneratorExit:

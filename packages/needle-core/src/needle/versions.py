@@ -24,14 +24,15 @@ def remember(
     saves: tuple[int, ...] | None, arrays: Sequence[Any], data: Any
 ) -> tuple[tuple[Any, ...], Any]:
     """The data that a gradient will read, and the versions of it now."""
-    read = _read(saves, arrays, data)
+    read: tuple[Any, ...]
+    if saves is None:
+        read = (*arrays, data)
+    elif len(saves) == 1:
+        (i,) = saves
+        read = (data if i < 0 else arrays[i],)
+    else:
+        read = tuple([data if i < 0 else arrays[i] for i in saves])
     return read, version_of(read)
-
-
-def _read(saves: tuple[int, ...] | None, arrays: Sequence[Any], data: Any) -> tuple[Any, ...]:
-    """What `Op.saves` names, among an operation's inputs and its output."""
-    everything = (*arrays, data)
-    return everything if saves is None else tuple([everything[i] for i in saves])
 
 
 def check_saved(node: Node) -> None:
@@ -40,18 +41,18 @@ def check_saved(node: Node) -> None:
     if op is None or edges is None:
         return
     read, versions = node._saved
-    found = _read(op.saves, [edge._data for edge in edges], node._data)
+    positions = (*range(len(edges)), -1) if op.saves is None else op.saves
+    found = [node._data if i < 0 else edges[i]._data for i in positions]
     if all(map(operator.is_, found, read)) and version_of(read) == versions:
         return
-    positions = (*range(len(edges)), -1) if op.saves is None else op.saves
     for i, now, before, version in zip(positions, found, read, versions, strict=True):
         if now is before and version_of(before) == version:
             continue
         which = "its output" if i < 0 else f"its input {i}"
-        how = f"version {version} became {version_of(now)}" if now is before else "was replaced"
+        how = f"version {version} became {version_of(before)}" if now is before else "was replaced"
         raise RuntimeError(
             f"backward: data that the gradient of {op.name} reads has changed: "
-            f"{which}, shape {_shape_of(now)}: {how}: "
+            f"{which}, shape {_shape_of(before)}: {how}: "
             "call backward before writing to it, or write to a copy"
         )
 

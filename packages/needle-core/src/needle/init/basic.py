@@ -141,7 +141,8 @@ def zeros_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """Zeros with the shape of `array`, and its device and dtype unless others are named."""
-    check_tensor("zeros_like", 0, array)
+    if not isinstance(array, NDArray):
+        check_tensor("zeros_like", 0, array)
     where = array.device if device is None else device
     kind = array.dtype if dtype is None else dtype
     return zeros(*array.shape, device=where, dtype=kind, requires_grad=requires_grad)
@@ -155,7 +156,8 @@ def ones_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """Ones with the shape of `array`, and its device and dtype unless others are named."""
-    check_tensor("ones_like", 0, array)
+    if not isinstance(array, NDArray):
+        check_tensor("ones_like", 0, array)
     where = array.device if device is None else device
     kind = array.dtype if dtype is None else dtype
     return ones(*array.shape, device=where, dtype=kind, requires_grad=requires_grad)

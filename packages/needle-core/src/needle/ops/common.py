@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..autograd import Spec, Tensor
+from ..autograd import Spec, Tensor, TensorTuple
 from ..backend_ndarray import DTypeError, NDArray, ShapeError
 from ..backend_ndarray.dtypes import FLOAT64, DType, promote
 from ..backend_ndarray.layout import Shape, broadcast_shapes
@@ -107,8 +107,9 @@ def operate_right(binary: Binary, with_scalar: WithScalar, b: Tensor, a: Any) ->
 def check_tensor(op: str, position: int, value: object) -> None:
     """Raises TypeError unless an argument is a Tensor."""
     if not isinstance(value, Tensor):
+        need = "one of its items" if isinstance(value, TensorTuple) else "Tensor(x)"
         raise TypeError(
-            f"{op}: argument {position} is not a Tensor: got {type(value).__name__}: need Tensor(x)"
+            f"{op}: argument {position} is not a Tensor: got {type(value).__name__}: need {need}"
         )
 
 

@@ -86,7 +86,7 @@ class EWiseDiv(TensorOp):
     """a / b; of integers, float64."""
 
     name = "divide"
-    saves = (1, -1)
+    saves = (0, 1)
 
     def infer(self, a: Tensor, b: Tensor) -> Spec:
         shape, dtype = infer_broadcast("divide", a, b)
@@ -99,7 +99,7 @@ class EWiseDiv(TensorOp):
         a, b = node.inputs
         return (
             unbroadcast(out_grad / b, a) if a.requires_grad else None,
-            unbroadcast(negate(out_grad * node / b), b) if b.requires_grad else None,
+            unbroadcast(negate(out_grad * (a / b) / b), b) if b.requires_grad else None,
         )
 
 
@@ -286,14 +286,14 @@ class ScalarDiv(DivScalar):
     """scalar / a; of integers, float64."""
 
     name = "scalar_divide"
-    saves = (0, -1)
+    saves = (0,)
 
     def compute(self, a: NDArray) -> NDArray:
         return nd.divide(self.scalar, a)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         (a,) = node.inputs
-        return unbroadcast(negate(out_grad * node / a), a)
+        return unbroadcast(negate(out_grad * (self.scalar / a) / a), a)
 
 
 class PowerScalar(ScalarOp):
@@ -316,7 +316,8 @@ class PowerScalar(ScalarOp):
         # Of NumPy's integers scalar - 1 may not exist.
         whole = isinstance(self.scalar, (np.integer, np.bool_))
         exponent = int(self.scalar) if whole else self.scalar
-        return unbroadcast(out_grad * (power_scalar(a, exponent - 1) * exponent), a)
+        base = astype(a, node.dtype)
+        return unbroadcast(out_grad * (power_scalar(base, exponent - 1) * exponent), a)
 
 
 class ScalarPower(ScalarOp):

@@ -10,7 +10,7 @@ from needle.autograd import Tensor
 from needle.backend_ndarray import cpu, cpu_numpy, from_dlpack
 
 from ._checks import check_integer
-from .augment import BatchTransform, generator
+from .augment import BatchTransform, check_images, generator
 from .dataset import Dataset, ImageDataset, Items, NDArrayDataset, collate
 from .fused import FusedPass, fits_kernel
 
@@ -114,6 +114,7 @@ class DataLoader:
         rows = self.dataset._rows() if isinstance(self.dataset, Dataset) else None
         turned = self._turned
         if rows and turned:
+            check_images("DataLoader", rows[0].shape)
             rows = np.moveaxis(rows[0], -1, 1), *rows[1:]
         if rows and self._fits_kernel(rows[0]):
             fused = FusedPass(rows, order, self.batch_size, self.batch_transforms, seed)
@@ -152,6 +153,7 @@ class DataLoader:
         if not images.flags.owndata:  # a view, perhaps of the data set itself
             images = images.copy()
         if self._turned:
+            check_images("DataLoader", images.shape)
             images = np.moveaxis(images, -1, 1)
         for transform in self.batch_transforms:
             images = transform(images, rng)

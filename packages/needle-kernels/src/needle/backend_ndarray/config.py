@@ -178,7 +178,13 @@ def empty_cache(device: Device | None = None) -> None:
 
 
 def set_pooling(on: bool, device: Device | None = None) -> None:
-    """Whether freed blocks are kept for reuse; without, sanitizers see every misuse."""
+    """Whether freed blocks are kept for reuse; without, sanitizers see every misuse.
+
+    Raises:
+        TypeError: `on` is not True or False.
+    """
+    if not isinstance(on, (bool, np.bool_)):
+        raise TypeError(f"set_pooling: on: got {type(on).__name__}: need True or False")
     _memory("set_pooling", device).set_pooling(bool(on))
 
 

@@ -219,7 +219,8 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` of an optimizer of the same parameters gave out.
 
-        Everything is checked before anything is written.
+        Everything is checked before anything is written. A switch that the state does not name
+        stays as it is.
 
         Raises:
             KeyError: a name is missing or unexpected.
@@ -228,12 +229,12 @@ class Optimizer:
         """
         op = f"{type(self).__name__}.load_state_dict"
         arrays = dict(self._arrays())
-        names = list(self._hyper())
-        lacking = [name for name in names if name not in state]
+        present = self._hyper()
+        lacking = [name for name in self.ranges if name not in state]
         if lacking:
-            raise KeyError(f"{op}: names differ: missing {lacking}: need {names}")
-        hyper = self._checked({name: state[name] for name in names})
-        check_state(op, arrays, {k: v for k, v in state.items() if k not in names})
+            raise KeyError(f"{op}: names differ: missing {lacking}: need {list(self.ranges)}")
+        hyper = self._checked({name: state.get(name, value) for name, value in present.items()})
+        check_state(op, arrays, {k: v for k, v in state.items() if k not in present})
         steps = [int(n) for n in to_numpy(state["steps"])]
         if min(steps) < 0:
             raise ValueError(f"{op}: steps is {steps}: need numbers >= 0")
