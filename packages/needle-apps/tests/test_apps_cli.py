@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import needle as ndl
-from needle.apps import sources
+from needle.apps import checkpoint, sources
 from needle.apps.cli import app
 from needle.data import DownloadError, SyntheticCorpus, SyntheticImages
 
@@ -434,6 +435,44 @@ def test_a_run_goes_on_for_more_epochs():
     assert tomllib.loads((only_run() / "config.toml").read_text())["epochs"] == 3
 
 
+def test_resuming_takes_the_latest_that_did_not_finish():
+    succeed(*SHORT, "--name", "one")
+    older = only_run()
+    (older / "run.json").write_text((older / "run.json").read_text().replace("finished", "stopped"))
+    succeed(*SHORT, "--name", "two")
+    assert f"going on in {older} from" in succeed("train", "lm", "--resume", "--epochs", 2).stdout
+    assert "-two from" in succeed("train", "lm", "--resume", "--epochs", 2).stdout
+
+
+def test_a_resumed_run_keeps_what_it_has_done():
+    succeed(*SHORT, "--epochs", 2)
+    before = (only_run() / "config.toml").read_text()
+    text = "resume: too few epochs: got 1: the run has done 2: need as many or more"
+    assert text in fail("train", "lm", "--resume", "--epochs", 1)
+    assert "a run keeps its settings: got --name" in fail("train", "lm", "--resume", "--name", "x")
+    text = "got device cpu_numpy: it has none"
+    assert text in fail("train", "lm", "--resume", "--device", "cpu_numpy")
+    assert (only_run() / "config.toml").read_text() == before
+
+
+def test_a_run_can_go_on_from_another_folder(tmp_path, monkeypatch):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a few words of a text \n" * 40)
+    monkeypatch.chdir(tmp_path)
+    succeed(*SHORT[:2], "--data-dir", ".", "--epochs", 1, "--hidden-size", 8, "--no-plots")
+    run = only_run().absolute()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "after 2 epochs" in succeed("train", "lm", "--resume", run, "--epochs", 2).stdout
+
+
+def test_help_names_the_extras():
+    assert "needle-apps[images]" in succeed("predict", "--help").stdout
+    output = succeed("train", "lm", "--help").stdout
+    assert "needle-apps[plots]" in output
+    assert "needle-apps[tensorboard]" in output
+
+
 def test_resuming_what_cannot_be():
     assert "no run of train lm in runs: begin one first" in fail("train", "lm", "--resume")
     succeed(*SHORT)
@@ -592,3 +631,89 @@ def pickled(pixels, labels):
             b"T", struct.pack("<i", len(raw)), raw, b"tbu.",
         ]
     )  # fmt: skip
+
+
+# ---- the data of a run ---------------------------------------------------------------------------
+
+
+def write_text(folder, text):
+    folder.mkdir(parents=True)
+    for name in ("train", "test"):
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+def train_on(folder):
+    options = ("--batch-size", 4, "--hidden-size", 8, "--embedding-size", 8)
+    output = succeed("train", "lm", "--data-dir", folder, "--epochs", 1, "--no-plots", *options)
+    return output.stdout.splitlines()[-1].split(", after")[0]
+
+
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["run", "file"])
+def test_eval_measures_on_the_data_folder_of_the_run(checkpoint, tmp_path):
+    trained = train_on(write_text(tmp_path / "mine", "a b c d\n" * 50))
+    write_text(tmp_path / "data" / "ptb", "a b c d\n" * 20 + "d c b a\n" * 30)
+    file = sorted(Path("runs").glob("*/checkpoints/step-*.safetensors"))[-1]
+    given = ("eval", file if checkpoint else "latest", "--batch-size", 4)
+    assert succeed(*given).stdout.splitlines()[-1] == f"{trained}, {file.name}"
+    for option in (("--data-dir", "data"), ("--data-dir", "data", "--data", "ptb")):
+        output = succeed(*given, *option).stdout
+        assert output.splitlines()[-1].startswith("text in the form of PTB in data/ptb: ")
+    # The recorded folder is of the recorded data set.
+    assert "synthetic text has" in fail(*given, "--data", "synthetic")
+
+
+def test_generate_takes_the_words_of_the_runs_data_folder(tmp_path, monkeypatch):
+    """Of a checkpoint without a vocabulary, as early ones are."""
+    train_on(write_text(tmp_path / "mine", "a b c d\n" * 50))
+    write_text(tmp_path / "data" / "ptb", "d c b a\n" * 50)
+    read = checkpoint.read
+
+    def without_words(path):
+        content = read(path)
+        return replace(content, spec=replace(content.spec, words=()))
+
+    monkeypatch.setattr(checkpoint, "read", without_words)
+    given = ("generate", "latest", "--prompt", "a b", "--length", 3, "--seed", 1)
+    assert succeed(*given).stdout.startswith("a b ")
+    assert "vocabularies differ" in fail(*given, "--data-dir", "data")
+
+
+# ---- changes of images ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("cutout", 100, "need at most 32"),
+        ("cutout", 33, "need at most 32"),
+        ("crop", 100, "need at most 31"),
+        ("crop", 32, "need at most 31"),
+    ],
+)
+def test_what_does_not_fit_the_images_makes_no_run(option, value, rule):
+    line = fail(*IMAGES, "--epochs", 1, f"--{option}", value)
+    assert line == (
+        f"error: {option} too large: {value}: synthetic images has images of 32 x 32 pixels: {rule}"
+    )
+    assert not Path("runs").exists()
+
+
+def test_what_just_fits_the_images_is_trained():
+    succeed(*IMAGES, "--epochs", 1, "--max-batches", 1, "--crop", 31, "--cutout", 32)
+
+
+def test_a_closing_line_that_cannot_be_written(monkeypatch):
+    from needle.apps.commands import train
+
+    def full(*_):
+        monkeypatch.setattr(sys, "stdout", file)
+        return "text"
+
+    monkeypatch.setattr(train, "closing", full)
+    with open("/dev/full", "w") as file:
+        line = fail(*TEXT, "--epochs", 1, "--max-batches", 1, code=1)
+    assert re.fullmatch(
+        "error: cannot write to stdout: No space left on device: the run is whole, in runs/.*", line
+    )
+    assert "finished" in succeed("runs").stdout

@@ -51,12 +51,12 @@ IMAGES = (
 tasks = pytest.mark.parametrize("command", [TEXT, IMAGES], ids=["lm", "resnet9"])
 
 
-def start(folder, *arguments, **environment):
+def start(folder, *arguments, stdout=subprocess.PIPE, **environment):
     given = (*arguments, "--no-plots", "--runs-dir", folder)
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, "train", *map(str, given)],
         env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -198,3 +198,78 @@ def test_two_processes_cannot_train_one_run(tmp_path):
     assert "another process is training it" in stderr
     process.kill()
     process.communicate()
+
+
+# ---- stdout that takes no more -------------------------------------------------------------------
+
+
+def closed_pipe():
+    """A pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+def full_disk():
+    return open("/dev/full", "w")
+
+
+@pytest.mark.parametrize("json", [(), ("--json", "--log-every", 1)], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("stdout", "reason"), [(closed_pipe, "Broken pipe"), (full_disk, "No space left on device")]
+)
+def test_training_stops_when_nobody_hears_it(stdout, reason, json, tmp_path, unbroken):
+    with stdout() as file:
+        code, _, stderr = finish(start(tmp_path, *TEXT, *json, stdout=file))
+    assert code == 1
+    assert re.fullmatch(
+        f"error: cannot write to stdout: {reason}: stopped in epoch 1 of 2; "
+        r"go on with: needle train lm --resume \S+-lm-lstm\n",
+        stderr,
+    )
+    (stopped,) = runs.all_runs(tmp_path)
+    assert stopped.state == "stopped"
+    code, stdout, _ = run(tmp_path, "lm", "--resume", *json)
+    assert code == 0
+    if not json:
+        check_same(tmp_path, unbroken(TEXT))
+
+
+def test_training_stops_when_its_reader_goes(tmp_path, unbroken):
+    process = start(tmp_path, *TEXT, TEST_SLOW_DISK="0.02")
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr as file:
+        stderr = file.read()
+    assert process.wait(120) == 1
+    assert re.match(
+        "error: cannot write to stdout: Broken pipe: stopped in epoch [12] of 2", stderr
+    )
+    assert stderr.count("\n") == 1
+    assert run(tmp_path, "lm", "--resume")[0] == 0
+    check_same(tmp_path, unbroken(TEXT))
+
+
+def test_a_run_that_has_ended_when_its_reader_goes(tmp_path):
+    options = ("--epochs", 1, "--max-batches", 1)
+    assert run(tmp_path, *TEXT, *options)[0] == 0
+    with closed_pipe() as file:
+        code, _, stderr = finish(start(tmp_path, "lm", "--resume", "--json", stdout=file))
+    assert (code, stderr.count("\n")) == (1, 1)
+    assert stderr.startswith("error: cannot write to stdout: Broken pipe: ")
+
+
+@pytest.mark.parametrize("command", [("info",), ("runs", "--json"), ("runs",), ("--help",)])
+def test_a_full_disk_is_told_in_one_line(command, tmp_path):
+    assert run(tmp_path, *TEXT, "--epochs", 1, "--max-batches", 1)[0] == 0
+    with full_disk() as file:
+        process = subprocess.run(
+            [sys.executable, "-c", CHILD, *command],
+            env={**os.environ, "NEEDLE_RUNS_DIR": str(tmp_path)},
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    text = "error: cannot write: No space left on device\n"
+    assert (process.returncode, process.stderr) == (1, text)

@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -252,6 +253,16 @@ def test_finding_a_run(tmp_path):
     root = tmp_path / "runs"
     with pytest.raises(RunError, match=r"no such run: latest: .*runs has 0: see needle runs"):
         runs.find("latest", root)
+    (root / "broken").mkdir(parents=True)
+    (root / "broken" / "run.json").write_text('{"na')
+    (root / "no run").mkdir()
+    noted = []
+    assert runs.all_runs(root, noted.append) == []
+    assert len(noted) == 1
+    assert "run: damaged" in noted[0]
+    with pytest.raises(RunError, match=r"no such run: roke: .*runs has 0 and 1 damaged: see"):
+        runs.find("roke", root)
+    shutil.rmtree(root / "broken")
     first, second = make(tmp_path, "first"), make(tmp_path, "second")
     (root / "notes.txt").write_text("not a run")
     assert [run.folder for run in runs.all_runs(root)] == [first.folder, second.folder]

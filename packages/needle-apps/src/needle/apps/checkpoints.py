@@ -10,7 +10,7 @@ from pathlib import Path
 
 from needle.apps import checkpoint, runs
 from needle.apps.checkpoint import Checkpoint, CheckpointError, ModelSpec
-from needle.apps.config import Config, about, parse_interval
+from needle.apps.config import Config, about, parse_interval, read_config
 from needle.apps.files import partial_path, remove_partial, sync_folder
 from needle.apps.trainer import Checkpointer, Trainer
 
@@ -172,6 +172,27 @@ def _named(spec: ModelSpec) -> str:
 def _data(spec: ModelSpec) -> str:
     words = f" with vocabulary {spec.vocabulary[:12]}" if spec.vocabulary else ""
     return f"{spec.data}{words}"
+
+
+def data_folder(file: Path, data: str) -> Path | None:
+    """The folder that a checkpoint's run read its data from, as its config.toml has it.
+
+    Args:
+        file: the checkpoint.
+        data: the data set that is wanted; another one than the run's is not in its folder.
+
+    Returns:
+        None if the file is not in a run's folder, or the run had no folder of its own.
+
+    Raises:
+        ConfigError: config.toml is damaged.
+        OSError: it cannot be read.
+    """
+    path = file.absolute().parent.parent / runs.CONFIG
+    if file.absolute().parent.name != runs.CHECKPOINTS or not path.is_file():
+        return None
+    config = read_config(path)
+    return config.data_dir if config.data == data else None
 
 
 def model_file(given: Path, root: Path) -> Path:

@@ -506,12 +506,19 @@ def load_preset(name: str, task: str) -> dict[str, Any]:
 
 def _read_preset(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
-        return _parse_toml(Path(name).read_text(encoding="utf-8"), name)
+        return _read_toml(Path(name))
     file = resources.files("needle.apps").joinpath("presets", f"{name}.toml")
     if "/" in name or not file.is_file():
         names = ", ".join(preset_names())
         raise ConfigError(f"preset: no such preset: {name}: need {names}, or a .toml file")
     return _parse_toml(file.read_text(encoding="utf-8"), name)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return _parse_toml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
 def _parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -542,7 +549,7 @@ def read_config(path: Path) -> Config:
         ConfigError: it is damaged, or of no known task.
         OSError: it cannot be read.
     """
-    values = _parse_toml(path.read_text(encoding="utf-8"), str(path))
+    values = _read_toml(path)
     return parse_config(values.pop("task", None), values, str(path))
 
 

@@ -136,7 +136,8 @@ def image_loaders(config: ImageConfig, source: Source, model: nn.Module) -> dict
     """A DataLoader for each split, the held-out images as "valid".
 
     Raises:
-        ValueError: a batch or the held-out images are more than there are.
+        ValueError: a batch or the held-out images are more than there are, or the images are
+            too small for their changes.
     """
     splits = hold_out(source.splits, config.holdout)
     name, first = next(iter(splits.items()))
@@ -145,6 +146,7 @@ def image_loaders(config: ImageConfig, source: Source, model: nn.Module) -> dict
             f"batch size too large: {config.batch_size}: {source.name} has {len(first)} {name} "
             "images"
         )
+    check_augmentation(config, source)
     device = model_device(model)
     loaders = {
         name: DataLoader(split, config.batch_size, device=device) for name, split in splits.items()
@@ -170,6 +172,22 @@ def augmentation(config: ImageConfig) -> list[BatchTransform]:
     if config.cutout:
         changes.append(BatchCutout(config.cutout))
     return [*changes, Normalize()] if changes else []
+
+
+def check_augmentation(config: ImageConfig, source: Source) -> None:
+    """Compare crop and cutout with the size of the training images.
+
+    Raises:
+        ValueError: a cropped image may show nothing but padding, or the blank square is larger.
+    """
+    height, width = source.splits["train"].X.shape[2:]
+    for name, most in (("crop", min(height, width) - 1), ("cutout", min(height, width))):
+        value = getattr(config, name)
+        if value > most:
+            raise ValueError(
+                f"{name} too large: {value}: {source.name} has images of {height} x {width} "
+                f"pixels: need at most {most}"
+            )
 
 
 def hold_out(splits: Any, n: int) -> dict[str, ImageDataset]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -69,11 +72,14 @@ class Report(Callback):
 
     Attributes:
         unit: what is counted, "images" or "tokens".
+        trainer: asked to stop where stdout cannot be written; while it is None, that is an OSError.
+        failure: why stdout cannot be written; nothing is printed from then on.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._stdout = Console(highlight=False, soft_wrap=True)
+        self.trainer: Trainer | None = None
+        self.failure: OSError | None = None
         self._stderr = Console(highlight=False, soft_wrap=True, stderr=True)
         self._bar: tuple[str, Progress, TaskID] | None = None
         self._epochs = 0
@@ -82,7 +88,23 @@ class Report(Callback):
     def line(self, text: str) -> None:
         """Print one line of results."""
         if not self.quiet:
-            self._stdout.print(text, markup=False)
+            self._print(text)
+
+    def json(self, record: Mapping[str, Any]) -> None:
+        """Print one line of results for machines, quiet or not."""
+        self._print(json_line(record))
+
+    def _print(self, text: str) -> None:
+        if self.failure is not None:
+            return
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            if self.trainer is None:
+                raise
+            # An exception here would lose the steps since the last checkpoint.
+            self.failure, self.trainer.stop = error, True
+            discard_stdout()
 
     def warn(self, text: str) -> None:
         """Print a warning that cannot be overlooked."""
@@ -151,25 +173,42 @@ class JsonReport(Callback):
 
     Args:
         log_every: steps between two step lines.
+        report: prints them.
     """
 
-    def __init__(self, log_every: int) -> None:
-        self.log_every = log_every
+    def __init__(self, log_every: int, report: Report) -> None:
+        self.log_every, self.report = log_every, report
 
     def on_step(self, metrics: StepMetrics) -> None:
         if metrics.step % self.log_every == 0:
-            print_json(metrics.record())
+            self.report.json(metrics.record())
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        print_json(metrics.record())
+        self.report.json(metrics.record())
 
     def on_end(self, outcome: Outcome) -> None:
-        print_json(outcome.record())
+        self.report.json(outcome.record())
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """Print a JSON object as one line; NaN and infinities, which JSON lacks, become null."""
+    """Print a JSON object as one line, as `json_line` writes it."""
+    print(json_line(record), flush=True)
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A JSON object without a line break; NaN and infinities, which JSON lacks, become null."""
     plain = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
     }
-    print(json.dumps(plain, allow_nan=False), flush=True)
+    return json.dumps(plain, allow_nan=False)
+
+
+def discard_stdout() -> None:
+    """Drop what stdout could not write, and all that follows.
+
+    Python tries again when it ends, and would end with an error of its own.
+    """
+    with suppress(OSError, ValueError, AttributeError):  # replaced, closed, or None
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -22,7 +22,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -266,8 +266,12 @@ def _read_record(folder: Path) -> Record:
 # ---- all runs ------------------------------------------------------------------------------------
 
 
-def all_runs(root: Path = ROOT) -> list[Run]:
+def all_runs(root: Path = ROOT, note: Callable[[str], None] | None = None) -> list[Run]:
     """The runs below a folder, the oldest first; a damaged one is left out.
+
+    Args:
+        root: the folder.
+        note: is told of each that is damaged.
 
     Raises:
         OSError: the folder is not one, or cannot be read.
@@ -278,8 +282,9 @@ def all_runs(root: Path = ROOT) -> list[Run]:
     for folder in root.iterdir():
         try:
             found.append(Run(folder))
-        except (RunError, OSError):
-            continue
+        except (RunError, OSError) as error:
+            if note is not None and (folder / RECORD).exists():
+                note(str(error))
     return sorted(found, key=lambda run: (run.record.started, run.folder.name))
 
 
@@ -293,7 +298,8 @@ def find(name: str, root: Path = ROOT) -> Run:
     for folder in (Path(name), root / name):
         if (folder / RECORD).exists():
             return Run(folder)
-    runs = all_runs(root)
+    damaged: list[str] = []
+    runs = all_runs(root, damaged.append)
     if name == "latest":
         found = runs[-1:]
     else:
@@ -303,7 +309,8 @@ def find(name: str, root: Path = ROOT) -> Run:
     if found:
         names = ", ".join(run.folder.name for run in found)
         raise RunError(f"run: more than one fits: {name}: {names}: need the whole name")
-    raise RunError(f"run: no such run: {name}: {root} has {len(runs)}: see needle runs")
+    more = f" and {len(damaged)} damaged" if damaged else ""
+    raise RunError(f"run: no such run: {name}: {root} has {len(runs)}{more}: see needle runs")
 
 
 # ---- what a run came to --------------------------------------------------------------------------

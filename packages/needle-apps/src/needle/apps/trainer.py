@@ -498,5 +498,6 @@ def check_early_stop(early_stop: int | None, splits: Collection[str]) -> None:
     """
     if early_stop is not None and "valid" not in splits:
         raise ValueError(
-            f"early_stop: no validation split: there are {', '.join(splits)}: need valid"
+            f"early_stop: no validation split: there are {', '.join(splits)}: need valid: "
+            "--holdout sets images aside for it"
         )

@@ -5,7 +5,7 @@ Results go to stdout, progress and warnings to stderr. Exit codes:
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a run was set up rightly, and failed later |
+| 1 | a run was set up rightly, and failed later; the output cannot be written |
 | 2 | a mistake of the user's: one line on stderr |
 | 130, 143 | stopped by Ctrl-C (SIGINT), by SIGTERM |
 """
@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 import needle
 from needle.apps.config import DeviceChoice
 from needle.apps.extras import MissingExtraError
+from needle.apps.report import discard_stdout
 from needle.backend_ndarray import Device, DeviceError
 
 
@@ -74,6 +75,12 @@ class Commands(TyperGroup):
             code = error.exit_code
         except (typer.Abort, KeyboardInterrupt):
             code = 130
+        except OSError as error:
+            # What is read has its errors told by `mistakes`: without a file this is stdout.
+            discard_stdout()
+            what = error.filename or "cannot write"
+            typer.echo(f"error: {what}: {error.strerror or error}", err=True)
+            code = 1
         except Exception as error:
             # Typer's usage errors have no public common class: what they share is this method.
             if not hasattr(error, "format_message"):

@@ -9,7 +9,7 @@ import typer
 
 from needle.apps import checkpoint, runs, sources
 from needle.apps.checkpoint import Checkpoint, CheckpointError, ModelSpec
-from needle.apps.checkpoints import model_file
+from needle.apps.checkpoints import data_folder, model_file
 from needle.apps.commands.base import app, mistakes, prepare_machine
 from needle.apps.commands.options import (
     Data,
@@ -67,12 +67,13 @@ def evaluate_checkpoint(
         content.fill(model)
         # What the model was trained on replaces auto, and with it the fallback.
         chosen = DataChoice(spec.data) if data is DataChoice.auto else data
+        folder = data_dir or data_folder(content.path, chosen)
         if spec.model == "lm":
-            source = sources.text(chosen, data_dir, report.warn)
+            source = sources.text(chosen, folder, report.warn)
             _check_vocabulary(content, source)
             task = text_task(model, source.splits, batch_size or 20, seq_len, max_batches)
         else:
-            source = sources.images(chosen, data_dir, report.warn, splits=("test",))
+            source = sources.images(chosen, folder, report.warn, splits=("test",))
             task = _image_task(model, source, batch_size or 128, max_batches)
     report.unit = task.unit
     report.line(opening(model, spec, source))

@@ -13,7 +13,7 @@ import typer
 
 from needle.apps import checkpoint, runs, sources
 from needle.apps.checkpoint import Checkpoint, CheckpointError
-from needle.apps.checkpoints import model_file
+from needle.apps.checkpoints import data_folder, model_file
 from needle.apps.commands.base import CommandError, app, mistakes, prepare_machine
 from needle.apps.commands.options import DataDir, DeviceName, Json, Model, RunsDir, Threads, checked
 from needle.apps.config import at_least
@@ -124,7 +124,8 @@ def _words(content: Checkpoint, data_dir: Path | None) -> Sequence[str]:
         )
     if spec.words:
         return spec.words
-    source = sources.text(spec.data, data_dir, lambda text: typer.echo(text, err=True))
+    folder = data_dir or data_folder(content.path, spec.data)
+    source = sources.text(spec.data, folder, lambda text: typer.echo(text, err=True))
     if source.vocabulary != spec.vocabulary:
         raise CheckpointError(
             f"generate: vocabularies differ: {content.path} knows {spec.config['output_size']} "

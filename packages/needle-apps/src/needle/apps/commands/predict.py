@@ -33,10 +33,10 @@ def predict_images(
     runs_dir: RunsDir = runs.ROOT,
     as_json: Json = False,
 ) -> None:
-    """Classify image files with a trained model.
+    r"""Classify image files with a trained model.
 
     The shorter side is scaled to 32 pixels and the middle of the longer one is kept.
-    Reading images needs Pillow: pip install 'needle-apps[images]'.
+    Reading images needs Pillow: pip install 'needle-apps\[images]'.
 
     Example: needle predict latest cat.jpg
     """

@@ -44,7 +44,7 @@ def list_runs(context: typer.Context, runs_dir: RunsDir = runs.ROOT, as_json: Js
     if context.invoked_subcommand is not None:
         return
     with mistakes():
-        found = list(_summaries(runs.all_runs(runs_dir)))
+        found = list(_summaries(runs.all_runs(runs_dir, _note)))
     if as_json:
         for summary in found:
             print_json(asdict(summary))
@@ -60,7 +60,11 @@ def _summaries(found: Sequence[Run]) -> Iterator[Summary]:
         try:
             yield runs.summarize(run)
         except MetricsError as error:
-            typer.echo(f"note: left out: {error}", err=True)
+            _note(str(error))
+
+
+def _note(damage: str) -> None:
+    typer.echo(f"note: left out: {damage}", err=True)
 
 
 @commands.command("compare")

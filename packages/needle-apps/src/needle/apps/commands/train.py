@@ -32,7 +32,7 @@ from needle.apps.metrics import MetricsLog
 from needle.apps.plots import ImageSplit, Pictures
 from needle.apps.predict import CLASSES
 from needle.apps.recipes import Recipe
-from needle.apps.report import JsonReport, Report, closing, count, duration, print_json
+from needle.apps.report import JsonReport, Report, closing, count, duration
 from needle.apps.runs import Run, RunError
 from needle.apps.tensorboard import TensorBoard
 from needle.apps.trainer import (
@@ -60,7 +60,7 @@ Resume = Annotated[
     typer.Option(
         metavar="[RUN]",
         help="Go on with a run that was stopped or killed, as if it never had been: its name or "
-        "folder; without one, the latest.",
+        "folder; without one, the latest such, or the latest of all.",
         rich_help_panel="Checkpoints",
     ),
 ]
@@ -86,7 +86,7 @@ Plots = Annotated[
     typer.Option(
         "--plots/--no-plots",
         help="Draw loss, accuracy or perplexity, and more, into the run's folder when it ends "
-        "(needs needle-apps[plots]).",
+        "(needs needle-apps\\[plots]).",  # of rich, [plots] would be a style
         rich_help_panel="Output",
     ),
 ]
@@ -94,7 +94,7 @@ EventFiles = Annotated[
     bool,
     typer.Option(
         "--tensorboard",
-        help="Write TensorBoard event files (needs needle-apps[tensorboard]).",
+        help="Write TensorBoard event files (needs needle-apps\\[tensorboard]).",
         rich_help_panel="Output",
     ),
 ]
@@ -187,7 +187,8 @@ def _find(task: str, request: Request) -> Run | None:
         mine = [run for run in runs.all_runs(request.runs_dir) if run.record.task == task]
         if not mine:
             raise RunError(f"resume: no run of train {task} in {request.runs_dir}: begin one first")
-        run = mine[-1]
+        ended = [run for run in mine if run.state in (runs.STOPPED, runs.KILLED, runs.FAILED)]
+        run = (ended or mine)[-1]
     else:
         run = runs.find(request.resume, request.runs_dir)
     if run.record.task != task:
@@ -209,7 +210,9 @@ def _create(settings: Config, request: Request) -> Run:
 def _settle(task: str, settings: dict[str, Any], request: Request, old: Run | None) -> Config:
     """The settings of the run."""
     if old is None:
-        return config.resolve(task, request.preset, **settings)
+        found = config.resolve(task, request.preset, **settings)
+        # Whoever goes on with the run may be in another folder.
+        return found.changed(data_dir=found.data_dir and found.data_dir.absolute())
     return _continued(config.read_config(old.folder / runs.CONFIG), settings, request)
 
 
@@ -219,13 +222,17 @@ def _continued(old: Config, settings: dict[str, Any], request: Request) -> Confi
     Raises:
         ConfigError: one may not.
     """
-    if request.preset is not None:
-        raise ConfigError("resume: a run keeps its settings: got --preset: need --resume without")
+    for option, value in (("--preset", request.preset), ("--name", request.name)):
+        if value is not None:
+            raise ConfigError(
+                f"resume: a run keeps its settings: got {option}: need --resume without"
+            )
     fixed = [each.name for each in fields(old) if not about(each).on_resume]
     for name, value in settings.items():
         if name in fixed and value != getattr(old, name):
             raise ConfigError(
-                f"resume: a run keeps its settings: got {name} {value}: it has {getattr(old, name)}"
+                f"resume: a run keeps its settings: got {name} {value}: "
+                f"it has {'none' if getattr(old, name) is None else getattr(old, name)}"
             )
     return old.changed(**settings)
 
@@ -240,14 +247,26 @@ def _train(recipe: Recipe, run: Run, resumed: bool, report: Report, request: Req
         if resumed:
             run.metrics()  # damaged ones show now
         source = keeper.restore(trainer) if resumed else None
+        if recipe.config.epochs < trainer.at.epoch:
+            raise ConfigError(
+                f"resume: too few epochs: got {recipe.config.epochs}: "
+                f"the run has done {trainer.at.epoch}: need as many or more"
+            )
         write_atomically(run.folder / runs.CONFIG, recipe.config.to_toml().encode())
         run.update(state=runs.RUNNING, epochs=recipe.config.epochs)
+    report.trainer = trainer
     _announce(recipe, run, trainer, source, report, request)
-    outcome = _run(trainer, run, keeper, recipe.config.task)
+    outcome = _run(trainer, run, keeper, report)
     took = duration(outcome.seconds)
     text = closing(recipe.source, outcome.measured, outcome.unit, recipe.config.max_batches)
     early = f", stopped early: best was epoch {outcome.best_epoch}" if outcome.stopped_early else ""
     report.line(f"{text}, after {count(outcome.epochs, 'epoch', 'epochs')} in {took}{early}")
+    if report.failure is not None:
+        raise RunFailedError(f"{_unheard(report.failure)}: the run is whole, in {run.folder}")
+
+
+def _unheard(failure: OSError) -> str:
+    return f"cannot write to stdout: {failure.strerror or failure}"
 
 
 def _callbacks(recipe: Recipe, run: Run, report: Report, request: Request) -> list[Callback]:
@@ -259,7 +278,7 @@ def _callbacks(recipe: Recipe, run: Run, report: Report, request: Request) -> li
     log_every = recipe.config.log_every
     callbacks: list[Callback] = [report, MetricsLog(run.folder, log_every)]
     if request.as_json:
-        callbacks.append(JsonReport(log_every))
+        callbacks.append(JsonReport(log_every, report))
     if request.save is not None:
         callbacks.append(ModelFile(request.save, recipe))
     events = run.folder / runs.TENSORBOARD
@@ -277,8 +296,8 @@ def _test_images(recipe: Recipe) -> ImageSplit | None:
     return ImageSplit(test.X, classes)
 
 
-def _run(trainer: Trainer, run: Run, keeper: CheckpointFolder, task: str) -> Outcome:
-    again = f"needle train {task} --resume {shlex.quote(str(run.folder))}"
+def _run(trainer: Trainer, run: Run, keeper: CheckpointFolder, report: Report) -> Outcome:
+    again = f"needle train {run.record.task} --resume {shlex.quote(str(run.folder))}"
     state = runs.FAILED
     with stopping(trainer) as received:
         try:
@@ -288,6 +307,8 @@ def _run(trainer: Trainer, run: Run, keeper: CheckpointFolder, task: str) -> Out
         except StoppedError as error:
             state = runs.STOPPED
             text = f"{error}; go on with: {again}"
+            if report.failure is not None:
+                raise RunFailedError(f"{_unheard(report.failure)}: {text}") from None
             raise InterruptedRunError(text, received[0] if received else signal.SIGINT) from None
         except DivergedError as error:
             raise RunFailedError(f"{error} (last checkpoint: {keeper.saved})") from error
@@ -348,7 +369,7 @@ def _announce(
     model = recipe.task.model
     size = sum(math.prod(p.shape) for p in model.parameters())
     if request.as_json:
-        print_json(
+        report.json(
             {
                 "event": "start",
                 "run": str(run.folder),
