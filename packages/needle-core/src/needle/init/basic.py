@@ -134,7 +134,7 @@ def one_hot(
 
 
 def zeros_like(
-    array: Tensor,
+    array: Tensor | NDArray,
     *,
     device: Device | None = None,
     dtype: DTypeLike | None = None,
@@ -149,7 +149,7 @@ def zeros_like(
 
 
 def ones_like(
-    array: Tensor,
+    array: Tensor | NDArray,
     *,
     device: Device | None = None,
     dtype: DTypeLike | None = None,
