@@ -308,8 +308,9 @@ def _apply(op: Any, args: tuple[Any, ...], kind: Any) -> Any:
                 realize(edge)
             edges.append(edge)
             arrays.append(edge._data)
-    except AttributeError as error:
-        _check_values(op, args, error)
+    except AttributeError:
+        for i, arg in enumerate(args):
+            check_tensor(op.name, i, arg)
         raise
     if apart:
         _check_devices(op, edges)
@@ -378,15 +379,6 @@ def realize(node: Node) -> None:
             top._saved = remember(op.saves, arrays, top._data)
         else:
             top._inputs = ()
-
-
-def _check_values(op: Op, args: tuple[Any, ...], error: AttributeError) -> None:
-    """Raises TypeError where an argument that has no such attribute is no Tensor."""
-    for i, arg in enumerate(args):
-        try:
-            check_tensor(op.name, i, arg)
-        except TypeError as wrong:
-            raise wrong from error
 
 
 def _check_devices(op: Op, edges: list[Node]) -> None:
