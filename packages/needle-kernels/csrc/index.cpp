@@ -105,13 +105,13 @@ void scatter_add(const Call& call)
     };
     if (out.columns >= 4 * cache_line) {
         int64_t grain_columns = max64(cache_line, ceil_div(grain, max64(1, ids.count)));
-        parallel_for(out.columns, grain_columns, cache_line, [&](int64_t begin, int64_t end) {
+        parallel_shares(out.columns, grain_columns, cache_line, [&](int64_t begin, int64_t end) {
             for (int64_t r = 0; r < ids.count; ++r) add(r, begin, end - begin);
         });
         return;
     }
     int64_t rows_of_grain = ceil_div(grain * out.rows, max64(1, ids.count * out.columns));
-    parallel_for(out.rows, rows_of_grain, cache_line, [&](int64_t begin, int64_t end) {
+    parallel_shares(out.rows, rows_of_grain, cache_line, [&](int64_t begin, int64_t end) {
         for (int64_t r = 0; r < ids.count; ++r)
             if (ids[r] >= begin && ids[r] < end) add(r, 0, out.columns);
     });

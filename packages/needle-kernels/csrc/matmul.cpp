@@ -689,7 +689,7 @@ void matmul_tiled(const Call& call)
     int64_t grain = side_by_side ? ceil_div(parallel_work, work) : batch.count + 1;
     int64_t stride = product_elements(first, 1);
     int64_t share = ceil_div(max64(batch.count, 1), threads_for(batch.count, grain));
-    parallel_for(batch.count, grain, share, [&](int64_t begin, int64_t end) {
+    parallel_shares(batch.count, grain, share, [&](int64_t begin, int64_t end) {
         for (int64_t index = begin; index < end; ++index) {
             Product<T> p = first;
             p.c += batch_offset(call.arrays[0], batch, index);

@@ -37,19 +37,38 @@ void run_range(const void* context, int i)
     if (begin < end) loop.body(begin, end);
 }
 
-// Calls body(begin, end) on disjoint ranges that cover [0, n), one range a thread. Ranges are the
-// same for the same n and thread count, and start at multiples of `align`, so results are
+// Calls body(begin, end) on disjoint ranges that cover [0, n), `per_thread` for each thread. Ranges
+// are the same for the same n and thread count, and start at multiples of `align`, so results are
 // reproducible.
 template <class Body>
-void parallel_for(int64_t n, int64_t grain, int64_t align, const Body& body)
+void parallel_ranges(int64_t n, int64_t grain, int64_t align, int64_t per_thread, const Body& body)
 {
     int threads = threads_for(n, grain);
     if (threads <= 1) {
         if (n > 0) body(int64_t{0}, n);
         return;
     }
-    Loop<Body> loop{n, align, ceil_div(n, align), threads, body};
-    run_pieces(threads, run_range<Body>, &loop);
+    int64_t blocks = ceil_div(n, align);
+    int ranges = threads * static_cast<int>(max64(1, min64(per_thread, blocks / threads)));
+    Loop<Body> loop{n, align, blocks, ranges, body};
+    run_pieces(ranges, run_range<Body>, &loop);
+}
+
+// One range a thread: for loops that do something once a range.
+template <class Body>
+void parallel_shares(int64_t n, int64_t grain, int64_t align, const Body& body)
+{
+    parallel_ranges(n, grain, align, 1, body);
+}
+
+// A long loop has more ranges than threads: when the system holds one thread up, others do the rest
+// of its share.
+template <class Body>
+void parallel_for(int64_t n, int64_t grain, int64_t align, const Body& body)
+{
+    constexpr int64_t most = 8, grains = 16;  // ranges of a thread; of a range, at least
+    int64_t work = threads_for(n, grain) * max64(grain, 1) * grains;
+    parallel_ranges(n, grain, align, min64(most, n / work), body);
 }
 
 template <class Body>

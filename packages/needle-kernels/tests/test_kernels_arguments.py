@@ -159,8 +159,8 @@ def test_the_columns_of_an_operation_may_not_be_absent_by_two():
     x, w = f((4, 3)), [f((4,))]
     for call in (
         lambda: nd.layer_norm(x, None, None, 1e-5),
-        lambda: nd.sgd(None, None, w, 0.1, 0.9, 0.0),
-        lambda: nd.sgd(w, None, None, 0.1, 0.9, 0.0),
+        lambda: nd.sgd(None, None, w, 0.1, 0.0, 0.0),
+        lambda: nd.sgd(w, None, None, 0.1, 0.0, 0.0),
         lambda: nd.adam(None, None, None, w, 0.1, 0.9, 0.9, 1e-8, 0.0, 1),
     ):
         with pytest.raises(TypeError, match="got NoneType: need "):

@@ -73,6 +73,15 @@ def test_views_are_written_through(device, view):
         compare(got, want.numpy())
 
 
+def test_sgd_with_momentum_needs_momenta(device):
+    w, _, g = parameters(3, "float32", device)
+    before = [x.numpy().copy() for x in w]
+    with pytest.raises(ValueError, match=r"sgd: momenta: got None with momentum 0\.9: need"):
+        nd.sgd(w, None, g, 0.1, 0.9, 0.0)
+    for got, want in zip(w, before, strict=True):
+        compare(got, want)
+
+
 def test_moving_average(device):
     averages = [nd.array(x, dtype="float32", device=device) for x in ([1.0, 2.0], 4.0)]
     nd.moving_average(averages, [nd.ones((2,), device=device), nd.zeros((), device=device)], 0.25)

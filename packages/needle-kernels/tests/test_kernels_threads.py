@@ -34,6 +34,30 @@ def test_more_threads_than_cores_change_nothing(threads: int) -> None:
         np.testing.assert_allclose(product(), A @ B, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_long_loops_of_many_ranges_give_what_one_thread_gives(threads: int) -> None:
+    rng = np.random.default_rng(3)
+    a = nd.NDArray(rng.standard_normal((2003, 1501)).astype("float32"), device=nd.cpu())
+    row = nd.NDArray(rng.standard_normal(1501).astype("float32"), device=nd.cpu())
+    ids = nd.NDArray(rng.integers(0, 9, 2003), device=nd.cpu(), dtype="int64")
+    kernels = {
+        "tanh": lambda: nd.tanh(a),
+        "add a row": lambda: a + row,
+        "every other column": lambda: a[:, ::2] * 2,
+        "transposing copy": lambda: nd.array(a.permute((1, 0))),
+        "sum": lambda: nd.sum(a),
+        "sums of rows": lambda: nd.sum(a, axis=1),
+        "softmax": lambda: nd.softmax(a),
+        "gather": lambda: nd.gather(a, ids),
+        "scatter_add": lambda: nd.scatter_add(a, ids, 9),
+    }
+    nd.set_num_threads(1)
+    expected = {name: compute().numpy() for name, compute in kernels.items()}
+    nd.set_num_threads(threads)
+    for name, compute in kernels.items():
+        assert (compute().numpy() == expected[name]).all(), name
+
+
 def test_several_callers_at_once_and_a_changing_thread_count() -> None:
     nd.set_num_threads(2)
     expected = product()

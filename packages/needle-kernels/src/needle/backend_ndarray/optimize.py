@@ -56,7 +56,10 @@ def sgd(
         ShapeError: a parameter, its momentum and its gradient differ in shape.
         DTypeError: they differ in dtype or are not floats.
         DeviceError: they are on different devices.
+        ValueError: momentum is not 0, but momenta is None.
     """
+    if momenta is None and momentum != 0:
+        raise ValueError(f"sgd: momenta: got None with momentum {momentum}: need an array each")
     scalars = (lr, momentum, weight_decay, float(nesterov))
     _update("sgd", (params, momenta, grads), scalars)
 
