@@ -290,6 +290,33 @@ def test_arrays_of_the_wrong_kind(trained, tmp_path):
         again.keeper.restore(again.trainer)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden/1": None}, r"hidden has 1 arrays: lstm needs 2"),
+        ({"hidden/2": np.zeros((2, 4, 6), "f4")}, r"hidden has 3 arrays: lstm needs 2"),
+        (
+            {"hidden/1": np.zeros((2, 5, 6), "f4")},
+            r"hidden/1 is float32 \(2, 5, 6\): its config needs float32 \(2, 4, 6\)",
+        ),
+        ({"hidden/0": np.zeros((2, 4, 6), "i4")}, r"hidden/0 is int32 \(2, 4, 6\): its config"),
+    ],
+)
+def test_a_recurrent_state_of_another_model(trained, tmp_path, change, message):
+    path = tmp_path / "step-00000022.safetensors"
+
+    def apply(arrays, _):
+        for name, array in change.items():
+            if array is None:
+                del arrays[name]
+            else:
+                arrays[name] = array
+
+    rewrite(path, apply)
+    with pytest.raises(CheckpointError, match=f"does not say how to go on training: {message}"):
+        checkpoint.read(path)
+
+
 # ---- a disk that fails ---------------------------------------------------------------------------
 
 

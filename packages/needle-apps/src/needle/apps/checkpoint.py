@@ -35,7 +35,7 @@ from safetensors.numpy import save as to_bytes
 
 import needle
 from needle import nn
-from needle.apps.config import Config, ConfigError, parse_config
+from needle.apps.config import Config, ConfigError, Recurrent, TextConfig, parse_config
 from needle.apps.files import partial_path, write_atomically
 from needle.apps.models import LanguageModel, ResNet9, ResNet9Full
 from needle.apps.trainer import Progress, TrainingState
@@ -384,11 +384,10 @@ def _parse_training(path: Path, text: str, arrays: Arrays) -> Training:
             name: _number(value, name) for name, value in _dict(plain["optimizer"], "opt").items()
         }
         optimizer |= _under("optimizer/", arrays)
-        hidden = _under("hidden/", arrays)
         state = TrainingState(
             _parse_progress(_dict(plain["progress"], "progress")),
             optimizer,
-            tuple(hidden[str(i)] for i in range(len(hidden))),
+            _parse_hidden(config, _under("hidden/", arrays)),
             *(_parse_generator(plain[name], arrays, name) for name in ("now", "order")),
         )
         recorded = {
@@ -400,6 +399,23 @@ def _parse_training(path: Path, text: str, arrays: Arrays) -> Training:
             f"load: {path} does not say how to go on training: {_reason(error)}"
         ) from error
     return Training(config, state, recorded)
+
+
+def _parse_hidden(config: Config, arrays: Arrays) -> tuple[np.ndarray[Any, Any], ...]:
+    """The recurrent state: nothing, h of an RNN, or h and c of an LSTM."""
+    if not arrays:
+        return ()
+    if not isinstance(config, TextConfig):
+        raise ValueError(f"there is a recurrent state: {config.task} has none")
+    shape = (config.layers, config.batch_size, config.hidden_size)
+    names = ("0",) if config.model is Recurrent.rnn else ("0", "1")
+    if tuple(sorted(arrays)) != names:
+        raise ValueError(f"hidden has {len(arrays)} arrays: {config.model} needs {len(names)}")
+    for name in names:
+        if arrays[name].shape != shape or arrays[name].dtype != np.float32:
+            found = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise ValueError(f"hidden/{name} is {found}: its config needs float32 {shape}")
+    return tuple(arrays[name] for name in names)
 
 
 def _parse_progress(plain: dict[str, Any]) -> Progress:
