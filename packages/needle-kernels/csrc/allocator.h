@@ -11,6 +11,8 @@
 
 namespace needle {
 
+constexpr int64_t most_bytes = int64_t{1} << 62;  // of a request: no system has them
+
 // The block size that serves a request: a multiple of 64 bytes up to 1 KB, then eight classes per
 // doubling, so at most an eighth is wasted and a freed block fits the next request of about its
 // size.
@@ -18,6 +20,7 @@ inline int64_t size_class(int64_t bytes)
 {
     constexpr int64_t smallest = 64;
     if (bytes < smallest) return smallest;
+    if (bytes > most_bytes) return bytes;
     int64_t step = smallest;
     while (step * 16 < bytes) step *= 2;
     return (bytes + step - 1) / step * step;
@@ -31,8 +34,10 @@ public:
     {
     }
 
+    // nullptr when there is none left.
     void* take(int64_t bytes)
     {
+        if (bytes > most_bytes) return nullptr;
         std::lock_guard<std::mutex> lock(mutex_);
         int64_t block = size_class(bytes);
         void* data = nullptr;
@@ -101,6 +106,10 @@ public:
         std::lock_guard<std::mutex> lock(mutex_);
         stats_.peak = stats_.in_use;
     }
+
+    // Around a fork: no other thread is inside meanwhile, which a child would wait for in vain.
+    void lock() { mutex_.lock(); }
+    void unlock() { mutex_.unlock(); }
 
 private:
     void drop_cache()  // holds mutex_

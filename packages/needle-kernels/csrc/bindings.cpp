@@ -25,15 +25,15 @@ namespace needle {
 
 namespace {
 
+// Created once and never freed, like the functions below: they must survive the interpreter's end.
 py::object numpy_dtype(DType dtype)
 {
-    static py::object dtypes[6];
+    static py::object* dtypes = new py::object[6];
     py::object& cached = dtypes[static_cast<int>(dtype)];
     if (!cached) cached = py::dtype(dtype_name(dtype));
     return cached;
 }
 
-// Created once and never freed: it must survive the interpreter's end.
 py::dict& reference_functions()
 {
     static py::dict* instance = new py::dict;

@@ -353,6 +353,14 @@ PyObject* matmul(PyObject* a, PyObject* b, PyObject* bias)
     return result.release().ptr();
 }
 
+// A list's items, kept while a kernel runs: meanwhile another thread may change the list.
+py::object items_of(PyObject* list)
+{
+    PyObject* items = PySequence_Tuple(list);
+    if (items == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(items);
+}
+
 // ---- arrays side by side
 
 // One call of join(): arrays one after the other along `axis`, which they get first if it is new.
@@ -364,6 +372,7 @@ public:
     PyObject* run()
     {
         if (!read_inputs()) return nullptr;
+        const py::object kept = items_of(list_);
         Array out = arrays_[0];
         out.shape[axis_] = 0;
         int64_t& length = out.shape[axis_];
@@ -456,6 +465,9 @@ public:
     bool run()
     {
         if (!read_arrays()) return false;
+        py::object kept[max_width];
+        for (Py_ssize_t c = 0; c < width_; ++c)
+            if (columns_[c] != Py_None) kept[c] = items_of(columns_[c]);
         Call call{arrays_.data(), static_cast<int>(arrays_.size()),
                   scalars_,       static_cast<int>(scalar_count_),
                   nullptr,        nullptr,
@@ -551,6 +563,7 @@ py::object sum_squares(PyObject* list)
         if (!fits || !is_compact(arrays[i])) return py::none();
         elements += arrays[i].size();
     }
+    const py::object kept = items_of(list);
     Call call{arrays.data(), static_cast<int>(count) + 1, nullptr, 0, nullptr, nullptr, 0};
     if (elements > 0) run_kernel(static_cast<int>(Kernel::sum_squares), call, elements);
     return py::float_(sum);
@@ -677,7 +690,7 @@ PyObject* call_outside(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     return guarded([&] {
         Array ids;
         read_array(arguments[0], ids);
-        finish(ids.storage->last_call);
+        wait_for(*ids.storage);
         int64_t limit = PyLong_AsLongLong(arguments[1]);
         if (PyErr_Occurred() != nullptr) throw py::error_already_set();
         const int64_t* found = first_outside(ids, limit);

@@ -20,7 +20,7 @@ namespace needle::NEEDLE_TARGET {
 
 namespace {
 
-// Weights beyond half of a second-level cache are used panel by panel, over all positions.
+// Weights beyond this are used panel by panel, over all positions: they do not stay in a cache.
 constexpr int64_t cached_bytes = 1 << 20;
 
 constexpr int64_t write_interval = 2;  // k from one row of the next results to another: 12 in 27 k
@@ -371,8 +371,7 @@ void input_grad_by_rows(const Call& call)
             for (int64_t p = 0, next; p < positions; p = next) {
                 next = min64(p + block, dense ? positions : (p / from.w + 1) * from.w);
                 const T* a = from.at(image, p / from.w, p % from.w);
-                multiply_packed<T>({next - p, a, from.pixel_stride, 1, rows, columns}, weights, 0,
-                                   columns);
+                multiply_packed<T>({next - p, a, from.pixel_stride, rows, columns}, weights);
                 for (int64_t i = p; i < next; ++i)
                     scatter_row(rows + (i - p) * columns, vertical, horizontal, i / from.w,
                                 i % from.w, to, image);
@@ -421,7 +420,8 @@ struct BlockGrad {
         constexpr int64_t addition = 16;
         const Array &dx = outer.arrays[0], &w = outer.arrays[2];
         double kernel = static_cast<double>(w.shape[0]);
-        if (outer.scalars[0] <= 1 || outer.scalars[1] >= kernel) return false;
+        if (outer.scalars[0] <= 1 || outer.scalars[0] > kernel) return false;
+        if (outer.scalars[1] >= kernel) return false;
         if (dx.shape[3] > few_input_channels || dx.size() * w.size() == 0) return false;
         BlockGrad blocks(outer);
         int64_t row = w.shape[0] * w.shape[1] * w.shape[2];

@@ -13,22 +13,6 @@ namespace {
 constexpr int64_t cheap_grain = 32768;
 constexpr int64_t costly_grain = 4096;
 
-// Integer arithmetic wraps around, which only unsigned types define.
-template <class T>
-struct WrappingOf {
-    using type = T;
-};
-template <>
-struct WrappingOf<int32_t> {
-    using type = uint32_t;
-};
-template <>
-struct WrappingOf<int64_t> {
-    using type = uint64_t;
-};
-template <class T>
-using Wrapping = typename WrappingOf<T>::type;
-
 template <class T>
 constexpr bool is_float = false;
 template <>

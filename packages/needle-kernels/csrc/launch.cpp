@@ -88,7 +88,8 @@ Table& device_table(Device device) { return tables[static_cast<int>(device)]; }
 
 void launch(Device device, int kernel, Call& call)
 {
-    const Entry& entry = tables[static_cast<int>(device)][kernel];
+    // A copy: set_isa() may change the table meanwhile.
+    const Entry entry = tables[static_cast<int>(device)][kernel];
     if (entry.run == nullptr)
         throw std::runtime_error(std::string(kernel_names[kernel]) +
                                  ": no such kernel: got device " +

@@ -120,8 +120,8 @@ inline Nest<N> make_nest(const Array* arrays)
 struct NoScratch {};
 
 // Calls body(data, rows, columns, scratch) for every block; axis 0 is cut into `columns`, axis 1
-// into `rows`, and data[k] points at the block's first element of operand k. Each thread has a
-// Scratch of its own.
+// into `rows`, and data[k] points at the block's first element of operand k. Each range
+// of blocks has a Scratch of its own.
 template <int N, class Scratch = NoScratch, class Body>
 void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grain, const Body& body)
 {

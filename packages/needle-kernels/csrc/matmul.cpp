@@ -663,10 +663,13 @@ void matmul_any(const Call& call)
         for (int64_t i = 0; i < out.shape[r - 2]; ++i)
             for (int64_t j = 0; j < out.shape[r - 1]; ++j) {
                 T* target = c + i * out.strides[r - 2] + j * out.strides[r - 1];
-                T x = accumulate ? *target : T{};
-                for (int64_t k = 0; k < a.shape[r - 1]; ++k)
-                    x = static_cast<T>(x + left[i * a.strides[r - 2] + k * a.strides[r - 1]] *
-                                               right[k * b.strides[r - 2] + j * b.strides[r - 1]]);
+                Wrapping<T> sum(accumulate ? *target : T{});
+                for (int64_t k = 0; k < a.shape[r - 1]; ++k) {
+                    Wrapping<T> from_a(left[i * a.strides[r - 2] + k * a.strides[r - 1]]);
+                    Wrapping<T> from_b(right[k * b.strides[r - 2] + j * b.strides[r - 1]]);
+                    sum = static_cast<Wrapping<T>>(sum + from_a * from_b);
+                }
+                T x = static_cast<T>(sum);
                 if (bias.data != nullptr) x = static_cast<T>(x + bias.as<T>()[j * bias.strides[0]]);
                 if constexpr (sizeof(T) >= 4 && T(0.5) != T(0)) {
                     Vec<T> y = activate<T>(broadcast(x), activation);

@@ -2,10 +2,9 @@
 //
 //     T* buffer: packed_elements<T>(depth, columns) elements of the workspace
 //     PackedB<T> b = pack_b(from, depth_stride, column_stride, depth, columns, buffer);
-//     for each step: multiply_packed({rows, h, H, 1, c, N}, b, 0, b.columns);
+//     for each step: multiply_packed({rows, h, H, c, N}, b);
 //
-// Neither function uses threads: a caller gives each thread its own range of columns, cut at
-// multiples of tile_columns<T>.
+// Neither function uses threads: a caller gives each thread columns of its own.
 #pragma once
 
 #include "pack.h"
@@ -33,37 +32,34 @@ PackedB<T> pack_b(const T* b, int64_t depth_stride, int64_t column_stride, int64
     return {out, depth, columns};
 }
 
-// The left side and the result of C[i, j] = act(C[i, j]? + sum_k A[i, k] B[k, j] + bias[j]).
+// The left side and the result of C[i, j] = act(C[i, j]? + sum_k A[i, k] B[k, j]).
 template <class T>
 struct PackedProduct {
     int64_t rows;
-    const T* a;  // A's k, or its rows, are contiguous: one of the two strides is 1
-    int64_t a_row, a_depth;
-    T* c;  // C's columns are contiguous
+    const T* a;  // k is contiguous
+    int64_t a_row;
+    T* c;  // columns are contiguous
     int64_t c_row;
-    const T* bias = nullptr;  // of all columns
     Activation activation = no_activation;
     bool accumulate = false;
 };
 
-// The columns [begin, end) of C; begin is a multiple of tile_columns<T>, end too or b.columns.
 template <class T>
-void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b, int64_t begin, int64_t end)
+void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b)
 {
     constexpr int64_t width = tile_columns<T>;
     constexpr int rows_ahead = 32;  // weights that exceed a core's cache come from far each time
-    RowOrder order = p.a_depth == 1 ? RowOrder::k_contiguous : RowOrder::rows_contiguous;
-    for (int64_t j = begin; j < end; j += width) {
+    for (int64_t j = 0; j < b.columns; j += width) {
         Segment<T> segment{nullptr, b.panels + j * b.depth, b.depth};
         Tile<T> tile{
             .segments = &segment,
             .segment_count = 1,
-            .a_stride = p.a_depth == 1 ? p.a_row : p.a_depth,
+            .a_stride = p.a_row,
             .b_stride = width,
             .c = nullptr,
             .c_stride = p.c_row,
-            .columns = min64(width, end - j),
-            .bias = p.bias == nullptr ? nullptr : p.bias + j,
+            .columns = min64(width, b.columns - j),
+            .bias = nullptr,
             .activation = p.activation,
             .accumulate = p.accumulate,
             .finish = true,
@@ -73,7 +69,7 @@ void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b, int64_t beg
             segment.a = p.a + i * p.a_row;
             tile.c = p.c + i * p.c_row + j;
             if (p.accumulate) tile.ahead = {tile.c, height, tile.columns, p.c_row};
-            run_tile<T, rows_ahead>(height, order, tile);
+            run_tile<T, rows_ahead>(height, RowOrder::k_contiguous, tile);
             i += height;
         }
     }

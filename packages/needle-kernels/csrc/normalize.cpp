@@ -5,7 +5,7 @@
 // then the squared deviations from it per block of a few KB, so x comes from memory once, and joins
 // the blocks in float64 by sum (m2_b + n_b (mean_b - mean)^2). Source: Chan, Golub, LeVeque,
 // "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979. Blocks depend
-// on the shape alone, so results are the same for every number of threads.
+// on shape and strides alone, so results are the same for every number of threads.
 #include "families.h"
 #include "parallel.h"
 #include "strided.h"

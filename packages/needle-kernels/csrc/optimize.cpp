@@ -32,7 +32,8 @@ private:
 };
 
 constexpr int64_t grain = 1 << 14;  // elements for which a second thread pays
-constexpr int64_t cache_line = 16;  // float32 elements: no two threads write one line
+constexpr int64_t cache_line =
+    16;  // float32 elements: in the first array no two threads write one line
 
 // Calls body(arrays of a group, begin, end) for the parts of [begin, end), counted over all groups.
 template <class Body>

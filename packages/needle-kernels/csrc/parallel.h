@@ -37,7 +37,7 @@ void run_range(const void* context, int i)
     if (begin < end) loop.body(begin, end);
 }
 
-// Calls body(begin, end) on disjoint ranges that cover [0, n), `per_thread` for each thread. Ranges
+// Calls body(begin, end) on disjoint ranges that cover [0, n), up to `per_thread` a thread. Ranges
 // are the same for the same n and thread count, and start at multiples of `align`, so results are
 // reproducible.
 template <class Body>

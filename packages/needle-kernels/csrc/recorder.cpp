@@ -7,6 +7,10 @@
 
 #include "storage.h"
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
 namespace needle {
 
 namespace {
@@ -24,6 +28,13 @@ Running& running()
     static Running* instance = new Running;
     return *instance;
 }
+
+// No other thread is inside during a fork: the child would wait for it in vain.
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int registered =
+    pthread_atfork([] { running().mutex.lock(); }, [] { running().mutex.unlock(); },
+                   [] { running().mutex.unlock(); });
+#endif
 
 TraceEvent copy_of(int device, int64_t start, int64_t duration, const Call& call)
 {

@@ -259,11 +259,11 @@ struct Recurrence {
     void multiply(const Array& a, T* c, int64_t c_row, int64_t group_index, int64_t gate,
                   bool accumulate, Activation activation = no_activation) const
     {
-        PackedProduct<T> product{a.shape[0], a.as<T>(), a.strides[0], 1, c, c_row};
+        PackedProduct<T> product{a.shape[0], a.as<T>(), a.strides[0], c, c_row};
         product.activation = activation;
         product.accumulate = accumulate;
         PackedB<T> b{panel(group_index, gate), depth, group(group_index).count};
-        multiply_packed(product, b, 0, b.columns);
+        multiply_packed(product, b);
     }
 };
 
@@ -380,12 +380,12 @@ void lstm_steps_grad(const Call& call)
         // What the next step reads and writes was last used by the forward pass, or never.
         int64_t next = max64(t - 1, 0);
         Array next_d = at_step(dpre, next), next_gates = at_step(gates, next);
-        Array next_cells = at_step(cells, next), next_dy = at_step(dy, next);
+        Array next_cells = at_step(cells, next);
         for (int64_t r = 0; r < dh.shape[0]; ++r) {
             fetch_gates<T>(next_d, r, own);
             fetch_gates<T>(next_gates, r, own);
             fetch_columns<T>(next_cells, r, own);
-            if (dy.data != nullptr) fetch_columns<T>(next_dy, r, own);
+            if (dy.data != nullptr) fetch_columns<T>(at_step(dy, next), r, own);
             if (dy.data != nullptr) add_output_grad<T, dense>(dh, at_step(dy, t), r, own);
             lstm_grad_row<T, dense>(d, dc, dh, dc, step_gates, c, c_prev, r, own.first, own.count);
         }

@@ -9,6 +9,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 
 namespace needle {
 
@@ -43,6 +46,11 @@ CachingAllocator& allocator()
     return *instance;
 }
 
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int registered = pthread_atfork(
+    [] { allocator().lock(); }, [] { allocator().unlock(); }, [] { allocator().unlock(); });
+#endif
+
 }  // namespace
 
 const char* dtype_name(DType dtype) { return dtype_names[static_cast<int>(dtype)]; }
@@ -56,10 +64,12 @@ MemoryStats memory_stats() { return allocator().stats(); }
 void reset_peak() { allocator().reset_peak(); }
 
 // The block may be one that calls of the queue still use: the new owner's host must wait for them.
-Storage::Storage(int64_t size, DType dtype)
-    : last_call(newest_call()), data_(nullptr), size_(size), dtype_(dtype)
+// So they are counted once the block is there: any that used it was queued before it was given
+// back.
+Storage::Storage(int64_t size, DType dtype) : data_(nullptr), size_(size), dtype_(dtype)
 {
     data_ = allocate(bytes());
+    last_call = newest_call();
     if (data_ == nullptr) throw OutOfMemory(device_backend(Device::cpu).out_of_memory(bytes()));
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -44,10 +45,13 @@ int default_threads()
     }
 #if defined(__linux__)
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
+        int n = CPU_COUNT(&allowed);
+        return n < most_threads ? n : most_threads;
+    }
 #endif
     unsigned n = std::thread::hardware_concurrency();
-    return n == 0 ? 1 : static_cast<int>(n);
+    return n == 0 ? 1 : static_cast<int>(n < most_threads ? n : most_threads);
 }
 
 std::atomic<int> setting{default_threads()};
@@ -85,6 +89,7 @@ public:
         start_threads(num_threads() - 1);
         piece_.store(piece, std::memory_order_relaxed);
         context_.store(context, std::memory_order_relaxed);
+        helpers_.store(num_threads() - 1, std::memory_order_relaxed);
         unfinished_.store(count, std::memory_order_relaxed);
         uint64_t loop = Ticket(ticket_.load(std::memory_order_relaxed)).loop() + 1;
         // Piece 0 is the caller's.
@@ -92,7 +97,7 @@ public:
         tell_threads();
         piece(context, 0);
         unfinished_.fetch_sub(1, std::memory_order_release);
-        while (claim_one()) {
+        while (claim_one(caller)) {
         }
         for (int turn = 0; unfinished_.load(std::memory_order_acquire) > 0; ++turn)
             wait_a_turn(turn);
@@ -105,13 +110,17 @@ public:
         tell_threads();
     }
 
-    // Runs one free piece; false when there is none.
-    bool claim_one()
+    static constexpr int caller = -1;  // no thread of the pool
+
+    // Runs one free piece, on thread number `thread` of the pool; false when there is none for it:
+    // a loop of fewer threads than there once were is not for the last ones.
+    bool claim_one(int thread)
     {
         uint64_t bits = ticket_.load(std::memory_order_acquire);
         for (;;) {
             Ticket ticket(bits);
             if (!ticket.has_piece()) return false;
+            if (thread >= helpers_.load(std::memory_order_relaxed)) return false;
             auto piece = piece_.load(std::memory_order_relaxed);
             const void* context = context_.load(std::memory_order_relaxed);
             if (ticket_.compare_exchange_weak(bits, ticket.after_claim().bits(),
@@ -131,11 +140,11 @@ private:
         if (sleepers_.load(std::memory_order_seq_cst) > 0) news_.notify_all();
     }
 
-    void work()
+    void work(int thread)
     {
         for (;;) {
             uint32_t seen = news_.load(std::memory_order_acquire);
-            while (claim_one() || idle_work()) {
+            while (claim_one(thread) || idle_work()) {
             }
             if (changes_soon(seen)) continue;
             sleepers_.fetch_add(1, std::memory_order_seq_cst);
@@ -157,15 +166,24 @@ private:
         return false;
     }
 
+    // As many as the system gives: loops end with any number of them.
     void start_threads(int wanted)
     {
         if (started_.load(std::memory_order_relaxed) >= wanted) return;
         std::lock_guard<std::mutex> lock(starting_);
-        for (; started_ < wanted; ++started_) std::thread([this] { work(); }).detach();
+        if (wanted > most_) wanted = most_;
+        try {
+            for (; started_ < wanted; ++started_)
+                std::thread([this, number = started_.load()] { work(number); }).detach();
+        } catch (const std::system_error&) {
+            most_ = started_;  // and it is not asked again
+        }
     }
 
     std::mutex busy_, starting_;
     std::atomic<int> started_{0};
+    int most_ = most_threads;      // guarded by starting_
+    std::atomic<int> helpers_{0};  // threads of the pool that may take pieces of the loop
     std::atomic<uint64_t> ticket_{0};
     std::atomic<int> unfinished_{0};
     std::atomic<int> sleepers_{0};
@@ -227,7 +245,7 @@ int begin_kernel(int threads) { return std::exchange(current, threads); }
 
 void set_idle_work(bool (*work)()) { idle_work = work; }
 void announce_work() { pool->announce(); }
-bool help() { return pool->claim_one(); }
+bool help() { return pool->claim_one(Pool::caller); }
 
 void wait_a_turn(int turn) { turn < waiting_turns ? pause_briefly() : std::this_thread::yield(); }
 

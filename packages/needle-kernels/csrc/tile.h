@@ -75,7 +75,7 @@ template <class T>
 inline Vec<T> activate(Vec<T> x, Activation activation)
 {
     switch (activation) {
-        case relu_activation: return x > Vec<T>{} ? x : Vec<T>{};
+        case relu_activation: return x < Vec<T>{} ? Vec<T>{} : x;  // NaN stays
         case tanh_activation: return vtanh<T>(x);
         case sigmoid_activation: return vsigmoid<T>(x);
         default: return x;

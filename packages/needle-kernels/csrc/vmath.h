@@ -37,7 +37,7 @@ struct Constants<float> {
     // below 2e-8.
     static constexpr float exp_tail[] = {5.00000006208e-1f, 1.66665427942e-1f, 4.16662813996e-2f,
                                          8.36661059026e-3f, 1.39464970998e-3f};
-    // (log(1 + f) - log(1 - f)) / s - 2 in powers of s^2, s = f / (2 + f). Source: musl logf.c.
+    // (log(1 + s) - log(1 - s)) / s - 2 in powers of s^2, s = f / (2 + f). Source: musl logf.c.
     static constexpr float log_tail[] = {6.66666626930e-1f, 4.00009721518e-1f, 2.84987866879e-1f,
                                          2.42790788412e-1f};
 };

@@ -217,3 +217,43 @@ def test_errors(device):
         nd.conv_weight_bias_grad(x, dy, 3, 1, 1)
     with pytest.raises(nd.ShapeError, match=r"conv_weight_grad: x has the wrong number of axes"):
         nd.conv_weight_grad(x[0], dy, 3, 1, 1)
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+def test_relu_keeps_nan(device, isa):
+    if isa not in nd.available_isas():
+        pytest.skip(f"no {isa} here")
+    before = nd.isa()
+    nd.set_isa(isa)
+    try:
+        x = nd.array(np.full((1, 4, 4, 3), np.nan), dtype="float32", device=device)
+        w = nd.ones((3, 3, 3, 5), device=device)
+        assert np.isnan(nd.conv(x, w, None, 1, 1, "relu").numpy()).all()
+        a = nd.array([[np.nan, 1.0], [-1.0, 2.0]], dtype="float32", device=device)
+        got = nd.matmul(a, nd.array([[1.0, 0.0], [0.0, 1.0]], device=device), activation="relu")
+        assert np.isnan(got.numpy()[0]).all()
+        assert got.tolist()[1] == [0.0, 2.0]
+    finally:
+        nd.set_isa(before)
+
+
+@pytest.mark.parametrize("stride", [9, 2**29, 2**31 - 1])
+def test_a_stride_beyond_the_image(device, stride):
+    x, w = draw((2, 8, 8, 3)), draw((3, 3, 3, 4), 1)
+    dy = draw((2, 1, 1, 4), 2)
+    want_dx, want_dw = grads_loop(dy, x, w, 9, 1)
+    got = [nd.array(a, dtype="float32", device=device) for a in (x, w, dy)]
+    compare(
+        nd.conv(got[0], got[1], None, stride, 1), conv_loop(x, w, 9, 1), dtype="float32", atol=1e-5
+    )
+    compare(
+        nd.conv_input_grad(got[2], got[1], x.shape, stride, 1), want_dx, dtype="float32", atol=1e-5
+    )
+    compare(nd.conv_weight_grad(got[0], got[2], 3, stride, 1), want_dw, dtype="float32", atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [2**31, 2**63])
+def test_a_stride_that_no_image_has(device, stride):
+    x, w = nd.ones((1, 8, 8, 3), device=device), nd.ones((3, 3, 3, 4), device=device)
+    with pytest.raises(nd.ShapeError, match=f"conv: got stride {stride}, kernel_size 3: need at"):
+        nd.conv(x, w, None, stride)

@@ -211,6 +211,9 @@ class TestTooManyElements:
         for size in (2**60, 2**62 + 10, 2**63, 2**70):
             with pytest.raises(MemoryError, match=r"asked for 2\^60 elements or more"):
                 extension.Storage(size, "float32")
+        for size in (2**59 + 1, 2**60 - 1):  # of eight bytes
+            with pytest.raises(MemoryError, match=f"asked for {8 * size} bytes"):
+                extension.Storage(size, "float64")
         for size in (-1, -(2**70)):
             with pytest.raises(ValueError, match="Storage: size: negative: need 0 or more"):
                 extension.Storage(size, "float32")

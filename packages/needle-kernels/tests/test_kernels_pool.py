@@ -258,3 +258,15 @@ def test_errors(device):
         nd.max_pool_pick(x, y, 2)
     with pytest.raises(nd.ShapeError, match=r"avg_pool_grad: dy does not fit: got \(1, 4, 5, 2\)"):
         nd.avg_pool_grad(x, x.shape, 2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [(2**30, 1), (2**41, 1), (2, 2**31), ((2**16, 2**16), 1)]
+)
+def test_sizes_that_no_image_has(device, kernel, stride):
+    x = nd.ones((1, 8, 8, 1), device=device)
+    padding = 2**29 if kernel == 2**30 else 0
+    with pytest.raises(
+        nd.ShapeError, match=r"max_pool: got kernel_size .*: need at most 2147483647"
+    ):
+        nd.max_pool(x, kernel, stride, padding)

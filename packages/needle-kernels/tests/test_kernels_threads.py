@@ -130,3 +130,96 @@ if os.fork() == 0:
 print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
     assert run(source) == "0"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="no schedstat")
+def test_fewer_threads_than_there_were_are_fewer_threads() -> None:
+    source = """
+import os
+import numpy as np
+from needle import backend_ndarray as nd
+
+def busy():
+    tasks = "/proc/self/task"
+    return {t: int(open(f"{tasks}/{t}/schedstat").read().split()[0]) for t in os.listdir(tasks)}
+
+x = nd.array(np.ones((16, 1 << 20)), dtype="float32", device=nd.cpu())
+nd.set_num_threads(8)
+for _ in range(3):
+    nd.exp(x)
+nd.set_num_threads(2)
+nd.exp(x)
+before = busy()
+for _ in range(20):
+    nd.exp(x)
+times = sorted((now - before[t] for t, now in busy().items()), reverse=True)
+print(sum(times[2:]) < times[1] / 2, times)
+"""
+    assert run(source).startswith("True"), "a third thread took part"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_threads_that_cannot_be_started_are_done_without() -> None:
+    source = """
+import resource
+import numpy as np
+from needle import backend_ndarray as nd
+
+x = nd.array(np.ones((64, 1 << 16)), dtype="float32", device=nd.cpu())
+small = nd.array(np.ones((300, 300)), dtype="float32", device=nd.cpu())
+
+def sums():  # of several kernels, of which short ones are queued
+    return [nd.sum(nd.exp(nd.exp(a))).numpy().item() for a in (x, small)]
+
+nd.set_num_threads(1)
+want = sums()  # and memory is there from now on
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (64 << 20), resource.RLIM_INFINITY))
+nd.set_num_threads(1024)
+for _ in range(3):
+    assert sums() == want
+print("done")
+"""
+    assert run(source) == "done"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_other_threads_run_kernels() -> None:
+    source = """
+import os, threading, time, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from needle import backend_ndarray as nd
+x = nd.array(np.ones((150, 150)), dtype="float32", device=nd.cpu())
+recorder = nd.Recorder()
+recorder.start()
+stop = False
+
+def work():
+    while not stop:
+        nd.exp(nd.sum(x, 0))
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+hung = 0
+for _ in range(60):
+    child = os.fork()
+    if child == 0:
+        nd.Recorder().start()
+        nd.exp(nd.empty((10,), device=nd.cpu()))
+        os._exit(0)
+    end = time.monotonic() + 5
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        if time.monotonic() > end:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            hung += 1
+            break
+        time.sleep(0.001)
+    if hung:
+        break
+stop = True
+print(hung)
+"""
+    assert run(source) == "0"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from needle.backend_ndarray.devices import Device
 from needle.backend_ndarray.dtypes import FLOAT32, FLOAT64, INT64, DType
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import cpu as _cpu
 from needle.backend_ndarray.layout import Shape
 from needle.backend_ndarray.ndarray import NDArray, as_flat, check_arrays, check_same_device
+
+MOST_PIXELS: Final = 2**31 - 1
+"""The largest stride or window: with these, the kernels' places fit into int64."""
 
 
 def check_floats(op: str, names: str, *arrays: NDArray) -> tuple[Device, DType]:

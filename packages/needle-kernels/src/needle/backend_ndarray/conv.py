@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from needle.backend_ndarray.checks import check_floats, check_rank, check_shape
+from needle.backend_ndarray.checks import MOST_PIXELS, check_floats, check_rank, check_shape
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL
 from needle.backend_ndarray.layout import Shape, as_int, as_shape
@@ -188,6 +188,10 @@ def _output_shape(op: str, x: Shape, w: Shape, stride: int, padding: int) -> Sha
     if stride < 1 or padding < 0:
         raise ShapeError(
             f"{op}: got stride {stride}, padding {padding}: need stride >= 1 and padding >= 0"
+        )
+    if max(stride, w[0]) > MOST_PIXELS:
+        raise ShapeError(
+            f"{op}: got stride {stride}, kernel_size {w[0]}: need at most {MOST_PIXELS}"
         )
     if min(x[1], x[2]) + 2 * padding < w[0]:
         raise ShapeError(

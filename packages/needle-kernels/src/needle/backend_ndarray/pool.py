@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from needle.backend_ndarray.checks import check_floats, check_shape
+from needle.backend_ndarray.checks import MOST_PIXELS, check_floats, check_shape
 from needle.backend_ndarray.dtypes import FLOAT32, INT32, INT64, DType
 from needle.backend_ndarray.errors import DTypeError, ShapeError
 from needle.backend_ndarray.extension import KERNEL
@@ -91,6 +91,11 @@ def _checked_windows(
 ) -> Windows:
     if min(kernel + step) < 1:
         raise ShapeError(f"{op}: got kernel_size {kernel}, stride {step}: need sizes >= 1")
+    if max(step) > MOST_PIXELS or kernel[0] * kernel[1] > MOST_PIXELS:
+        raise ShapeError(
+            f"{op}: got kernel_size {kernel}, stride {step}: "
+            f"need at most {MOST_PIXELS} pixels under a window and from one to the next"
+        )
     if not (0 <= 2 * around[0] <= kernel[0] and 0 <= 2 * around[1] <= kernel[1]):
         raise ShapeError(
             f"{op}: padding does not fit: got padding {around}, kernel_size {kernel}: "
