@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 import needle as ndl
 from needle import Tensor, ops
+from needle.autograd import Op
 from needle.backend_ndarray import Device
 from needle.profiler import _covered
 from needle.testing import Target, array_devices
@@ -301,6 +304,127 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 def test_settings_are_checked(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         ndl.profile(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"limit": "3"}, "profile: limit: got str: need None or an integer"),
+        ({"file": "out.txt"}, r"profile: file: got str: need one with write\(\)"),
+        ({"trace": 3}, "profile: trace: got int: need a path"),
+        ({"trace": b"x"}, "profile: trace: got bytes: need a path"),
+    ],
+)
+def test_types_are_checked(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(TypeError, match=expected):
+        ndl.profile(**settings)
+
+
+def test_the_table_s_own_settings_are_checked() -> None:
+    with quiet() as p:
+        ops.exp(tensor(2, 2))
+    with pytest.raises(ValueError, match="profile: limit: got 0"):
+        p.table(limit=0)
+    with pytest.raises(ValueError, match="profile: by: got ''"):
+        p.table(by="")  # type: ignore[arg-type]
+
+
+def test_a_call_that_began_before_the_block_is_not_its_own(tmp_path: Path) -> None:
+    a, path = tensor(1500, 1500), tmp_path / "trace.json"
+    inside, began = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        for _ in range(3):
+            a @ a
+        inside.wait()
+
+    worker = threading.Thread(target=work)
+    with quiet():
+        worker.start()
+        began.wait()
+        time.sleep(0.02)  # the product is under way
+        with quiet(trace=path) as p:
+            inside.set()
+            worker.join()
+    assert 0 <= p.between <= p.seconds
+    events = [e for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert all(event["ts"] >= 0 for event in events)
+    assert all(event["ts"] + event["dur"] <= events[0]["dur"] + 1e-3 for event in events)
+
+
+def test_the_block_s_own_exception_is_not_replaced(tmp_path: Path) -> None:
+    closed = io.StringIO()
+    closed.close()
+    with pytest.raises(KeyError, match="mine") as caught, ndl.profile(file=closed):
+        raise KeyError("mine")
+    assert "profile: ValueError: I/O operation on closed file" in caught.value.__notes__
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    out = io.StringIO()
+    with (
+        pytest.raises(FileNotFoundError, match="profile: trace: cannot write") as missing,
+        ndl.profile(file=out, trace=folder / "t.json"),
+    ):
+        shutil.rmtree(folder)
+    assert missing.value.filename == str(folder / "t.json")
+    assert "between kernels" in out.getvalue(), "the table is printed all the same"
+
+
+def test_the_trace_s_place_is_that_of_the_block_s_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    monkeypatch.chdir(first)
+    with quiet(trace="t.json"):
+        monkeypatch.chdir(second)
+    assert [path.name for path in first.iterdir()] == ["t.json"]
+    assert list(second.iterdir()) == []
+
+
+def test_links_devices_and_pipes(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    with quiet(trace=link):
+        pass
+    assert link.is_symlink()
+    assert "traceEvents" in target.read_text()
+    os.mkfifo(pipe)
+    for place in (pipe, Path(os.devnull)):
+        with pytest.raises(OSError, match="not a file but a device or pipe"), quiet(trace=place):
+            pass
+    assert pipe.is_fifo()
+
+
+def test_operations_of_every_kind_are_timed_and_put_back(tmp_path: Path) -> None:
+    class Left(ops.ReLU):
+        pass
+
+    class Right(ops.ReLU):
+        pass
+
+    class Both(Left, Right):
+        def compute(self, a: Any) -> Any:
+            return super().compute(a)
+
+    class Static(Op):
+        name = 7  # type: ignore[assignment]
+
+        @staticmethod
+        def compute(a: Any) -> Any:  # type: ignore[override]
+            return a
+
+    before = Both.compute
+    data = ndl.backend_ndarray.ones((2,))
+    for _ in range(2):
+        with quiet(trace=tmp_path / "t.json") as p:
+            Both().compute(a=data)
+            Static().compute(data)
+        assert len(p.ops) == 2, "of the operation and of the one that it extends"
+    assert Both.compute is before
 
 
 def test_nothing_is_shown_before_the_end() -> None:

@@ -171,7 +171,7 @@ private:
     // the forward pass. A copy reads in order, which the processor foresees.
     Ahead<T> next_input(int64_t tiles) const
     {
-        if (p.copies || p.plan.row_blocks > 1) return {};
+        if (p.copies || p.plan.row_blocks > 1 || x.image_stride <= 0) return {};
         int64_t runs = block_positions / fetch_interval;
         int64_t length = ceil_div(p.plan.block_images * x.image_stride, runs * tiles);
         return {x.at(n1, 0, 0), runs, length, length};

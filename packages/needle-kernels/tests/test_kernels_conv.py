@@ -257,3 +257,37 @@ def test_a_stride_that_no_image_has(device, stride):
     x, w = nd.ones((1, 8, 8, 3), device=device), nd.ones((3, 3, 3, 4), device=device)
     with pytest.raises(nd.ShapeError, match=f"conv: got stride {stride}, kernel_size 3: need at"):
         nd.conv(x, w, None, stride)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("x", "w", "stride"),
+    [
+        ((16, 8, 8, 64), (1, 1, 64, 16), 1),
+        ((5, 17, 16, 32), (3, 3, 32, 8), 2),
+        ((40, 4, 4, 33), (1, 1, 33, 5), 1),
+    ],
+    ids=str,
+)
+def test_images_in_the_opposite_order(device, x, w, stride, dtype):
+    images = draw(x)
+    dy = draw(conv_loop(images, np.zeros(w), stride, 0).shape, 1)
+    _, want = grads_loop(dy, images[::-1], np.zeros(w), stride, 0)
+    backwards = nd.array(images, dtype=dtype, device=device)[::-1]
+    given = nd.array(dy, dtype=dtype, device=device)
+    threads = nd.num_threads()
+    try:
+        for count in (1, 2, 3):
+            nd.set_num_threads(count)
+            got, bias = nd.conv_weight_bias_grad(backwards, given, w[0], stride, 0)
+            compare(got, want, dtype=dtype, atol=rounding(dtype, 20 * x[0] * x[1] * x[2]))
+            compare(bias, dy.sum((0, 1, 2)), dtype=dtype, atol=rounding(dtype, 2000))
+    finally:
+        nd.set_num_threads(threads)
+
+
+def test_a_bias_without_input_channels(device):
+    x, dy = nd.ones((2, 4, 4, 0), device=device), nd.ones((2, 4, 4, 3), device=device)
+    dw, db = nd.conv_weight_bias_grad(x, dy, 3, 1, 1)
+    assert dw.shape == (3, 3, 0, 3)
+    assert db.tolist() == [32.0] * 3

@@ -337,6 +337,8 @@ def test_gather_and_scatter_count_the_rows_that_are_touched() -> None:
     ids = nd.array(np.array([1, 5, 1]), dtype="int64")
     assert last_cost(lambda: nd.gather(table, ids)) == (0, 2 * 3 * 8 * 4 + 3 * 8)
     assert last_cost(lambda: nd.scatter_add(src, ids, 100)) == (24, 3 * 3 * 8 * 4 + 3 * 8)
+    one = arrays((1, 1))[0].broadcast_to((3, 8))
+    assert last_cost(lambda: nd.scatter_add(one, ids, 100)) == (24, 4 + 2 * 3 * 8 * 4 + 3 * 8)
 
 
 def test_image_batch_counts_one_image_for_each_id() -> None:

@@ -309,3 +309,24 @@ def test_sequence_errors(device):
         nd.ShapeError, match=r"rnn_sequence_grad: dh does not fit: got \(1, 5\): need"
     ):
         nd.rnn_sequence_grad(None, h[1:], c, square)
+
+
+def test_gates_that_would_overwrite_what_is_read(device):
+    pre, w_hh = draw((4, 5, 24)), draw((6, 24), 1)
+    want = nd.lstm_sequence(*send(device, "float32", pre, pre[2, :, :6], pre[3, :, 6:12], w_hh))
+    own, weights = send(device, "float32", pre, w_hh)
+    got = nd.lstm_sequence(own, own[2][:, :6], own[3][:, 6:12], weights, True)
+    for g, w in zip(got, want, strict=True):
+        assert (g.numpy() == w.numpy()).all()
+    want = nd.lstm_cell(*send(device, "float32", pre[0], pre[0, :, 6:12]))
+    (own,) = send(device, "float32", pre[0])
+    for g, w in zip(nd.lstm_cell(own, own[:, 6:12], True), want, strict=True):
+        assert (g.numpy() == w.numpy()).all()
+
+
+def test_relu_of_a_recurrence_keeps_nan(device):
+    pre, h0, w = send(device, "float32", draw((3, 2, 5)), draw((2, 5), 1), draw((5, 5), 2))
+    pre[0, 0, 0] = float("nan")
+    states = nd.rnn_sequence(pre, h0, w, "relu").numpy()
+    assert np.isnan(states[1, 0, 0])
+    assert np.isnan(states[2:, 0]).all()

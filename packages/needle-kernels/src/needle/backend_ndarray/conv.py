@@ -107,6 +107,8 @@ def conv_weight_bias_grad(
         DTypeError: the dtypes differ or are not floats.
     """
     dw = _new_weight("conv_weight_bias_grad", x, dy, kernel_size, stride, padding)
+    if 0 in dw._shape:  # no weights, but perhaps biases
+        return dw, dy.sum((0, 1, 2))
     db = new(dw._device, dw._shape[3:], dw._dtype)
     dw._device.launch(_WEIGHT_GRAD, (dw, db, x, dy), (stride, padding))
     return dw, db

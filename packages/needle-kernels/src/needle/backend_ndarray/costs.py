@@ -58,7 +58,7 @@ class KernelCall(NamedTuple):
     """One call of one kernel, as a Recorder keeps it."""
 
     device: str
-    """ "cpu" or "reference"."""
+    """ "cpu", "reference" or "cuda"."""
     kernel: str
     thread: int
     """Threads are numbered 1, 2, ... as they first run a recorded kernel."""
@@ -237,7 +237,8 @@ def gather_bytes(operands: Operands, scalars: Scalars) -> int:
 def scatter_add_bytes(operands: Operands, scalars: Scalars) -> int:
     """src, the ids, and one row of out per id, read and written."""
     _, src, ids = (array(operands, i) for i in range(3))
-    return 3 * src.nbytes + ids.nbytes
+    rows = src.size * ITEM_SIZE[src.dtype]  # also where one row of src serves many ids
+    return src.nbytes + 2 * rows + ids.nbytes
 
 
 def image_batch_flops(operands: Operands, scalars: Scalars) -> int:

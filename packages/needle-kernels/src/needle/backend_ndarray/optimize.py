@@ -1,4 +1,8 @@
-"""Optimizer steps over all parameters at once, in place."""
+"""Optimizer steps over all parameters at once, in place.
+
+An array that is written may share no memory with another of the call: threads share the elements of
+all arrays, in no order.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from needle.backend_ndarray.checks import check_floats, check_rank, check_shape
 from needle.backend_ndarray.errors import ShapeError
 from needle.backend_ndarray.extension import KERNEL, NO_SCALARS
 from needle.backend_ndarray.matmul import activation_code
-from needle.backend_ndarray.ndarray import NDArray, check_writable, new
+from needle.backend_ndarray.ndarray import NDArray, check_writable, may_overlap, new
 
 __all__ = [
     "lstm_cell",
@@ -50,7 +50,7 @@ def lstm_cell(
     """
     device, dtype = check_floats("lstm_cell", "pre, c_prev", pre, c_prev)
     _check_gates("lstm_cell", "pre", pre, c_prev)
-    gates = _gates("lstm_cell", pre, overwrite_pre)
+    gates = _gates("lstm_cell", pre, overwrite_pre, c_prev)
     h, c = new(device, c_prev._shape, dtype), new(device, c_prev._shape, dtype)
     device.launch(_LSTM_CELL, (h, c, gates, pre, c_prev), NO_SCALARS)
     return h, c, gates
@@ -101,7 +101,7 @@ def lstm_sequence(
     check_shape(op, "h0", h0, (batch, hidden))
     check_shape(op, "c0", c0, (batch, hidden))
     overwrite = overwrite_pre and pre.is_compact()
-    gates = _gates(op, pre, overwrite)
+    gates = _gates(op, pre, overwrite, h0, c0, w_hh)
     rows = steps + 1, batch, hidden
     states, cells = new(device, rows, dtype), new(device, rows, dtype)
     device.launch(_LSTM_SEQUENCE, (states, cells, gates, pre, h0, c0, w_hh), NO_SCALARS)
@@ -221,9 +221,9 @@ def rnn_sequence_grad(
     return dpre, dh0
 
 
-def _gates(op: str, pre: NDArray, overwrite: bool) -> NDArray:
-    """Where the gates go: pre itself, or a new array."""
-    if not overwrite:
+def _gates(op: str, pre: NDArray, overwrite: bool, *read: NDArray) -> NDArray:
+    """Where the gates go: pre itself, or a new array, also where `read` share pre's memory."""
+    if not overwrite or any(may_overlap(pre, array) for array in read):
         return new(pre._device, pre._shape, pre._dtype)
     check_writable(op, pre)
     pre._handle.version += 1
