@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -77,9 +78,11 @@ class Worker:
     def _ask(self, **request: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        line = ""
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"bench: the {self._side} side ended: got request {request}")
         answer = json.loads(line)
@@ -90,12 +93,20 @@ class Worker:
 
 @cache
 def torch_python() -> str | None:
-    """A Python that has torch, or None."""
-    places = [os.environ.get("NEEDLE_TORCH_PYTHON"), ROOT / ".hatch/parity/bin/python"]
-    for python in [*map(str, filter(None, places)), sys.executable]:
-        find = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is None)"
-        if Path(python).exists() and subprocess.run([python, "-c", find]).returncode == 0:
-            return python
+    """A Python that has torch, or None.
+
+    Raises:
+        RuntimeError: the one that NEEDLE_TORCH_PYTHON names has not.
+    """
+    named = os.environ.get("NEEDLE_TORCH_PYTHON")
+    places = [named] if named else [str(ROOT / ".hatch/parity/bin/python"), sys.executable]
+    find = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is None)"
+    for python in places:
+        with suppress(OSError):  # there is none, or it does not run
+            if subprocess.run([python, "-c", find]).returncode == 0:
+                return python
+    if named:
+        raise RuntimeError(f"bench: NEEDLE_TORCH_PYTHON: got {named}: need a Python with torch")
     return None
 
 
@@ -192,8 +203,10 @@ def compare_sides(
         want = as_arrays(work.run())  # a training step's first call is several steps
         recorder = nd.Recorder()
         recorder.start()
-        work.run()
-        recorder.stop()
+        try:
+            work.run()
+        finally:
+            recorder.stop()
         flops, nbytes = (sum(x) for x in zip(*map(nd.cost_of, recorder.take()), strict=True))
         others = _prepare(cases, name, threads, want, tolerance, sides)
         best = ceiling()

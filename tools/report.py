@@ -78,19 +78,33 @@ def read(path: Path) -> Run:
     """A file that pytest-benchmark saved.
 
     Raises:
-        ValueError: a benchmark in it was not made by bench_sides.py, or nothing was timed.
+        ValueError: it is not such a file, a benchmark in it was not made by bench_sides.py, or
+            nothing was timed.
     """
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    results = []
-    for benchmark in saved["benchmarks"]:
-        extra = benchmark["extra_info"]
-        if "seconds" not in extra:
-            raise ValueError(f"report: {path.name}: got {benchmark['name']}: need a compared case")
-        results.append(Result(**extra))
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        results = [_result(path, benchmark) for benchmark in saved["benchmarks"]]
+        cpu = saved["machine_info"].get("cpu", {})
+        commit, date = str(saved["commit_info"].get("id"))[:10], saved["datetime"][:10]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"report: {path}: {type(error).__name__}: {error}: need a file that bench:kernels, "
+            "bench:modules or bench:steps saved"
+        ) from error
+    if not results:
+        raise ValueError(f"report: {path}: no benchmarks in it: need at least one")
     results = [with_best_peak(result, results) for result in results]
-    cpu = saved["machine_info"].get("cpu", {})
     machine = f"{cpu.get('brand_raw', 'unknown processor')}, {cpu.get('count', '?')} cores"
-    return Run(results, machine, saved["commit_info"]["id"][:10], saved["datetime"][:10])
+    return Run(results, machine, commit, date)
+
+
+def _result(path: Path, benchmark: dict[str, Any]) -> Result:
+    extra, name = benchmark["extra_info"], benchmark["name"]
+    if "seconds" not in extra:
+        raise ValueError(f"report: {path.name}: got {name}: need a compared case")
+    if not (extra["seconds"].get("needle") or 0) > 0:
+        raise ValueError(f"report: {path.name}: got {name}: need a case that was timed")
+    return Result(**extra)
 
 
 def with_best_peak(result: Result, results: list[Result]) -> Result:
@@ -211,7 +225,7 @@ def products(results: list[Result]) -> str:
 
 
 FAMILIES = {
-    "matmul": ("matmul",),
+    "matmul": ("matmul", "linear_weight_grad"),
     "conv": ("conv",),
     "pool": ("max_pool", "avg_pool"),
     "normalize": ("batch_norm", "layer_norm"),
@@ -299,7 +313,13 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[list[Result]], str]]] = {
 
 
 def machine(runs: list[Run]) -> str:
-    """Where and with what the figures were measured."""
+    """Where and with what the figures were measured.
+
+    Raises:
+        ValueError: on more than one machine.
+    """
+    if len(machines := sorted({run.machine for run in runs})) > 1:
+        raise ValueError(f"report: got figures of {' and of '.join(machines)}: need one machine's")
     results = [result for run in runs for result in run.results]
     versions: dict[str, str] = {}
     for result in results:
@@ -310,11 +330,12 @@ def machine(runs: list[Run]) -> str:
         for side, name in (("numpy", "NumPy"), ("torch", "PyTorch"))
         if side in versions
     )
+    measured = [f"{run.date}, commit {run.commit}" for run in runs]
     lines = [
         f"{runs[-1].machine}; {best.isa}, {best.threads} threads; float32 unless said otherwise.",
         f"Measured peak: {best.peak_gflops:.0f} GFLOP/s, "
         f"{max(r.peak_gbytes for r in results):.1f} GB/s.",
-        f"{others or 'needle alone'}; {runs[-1].date}, commit {runs[-1].commit}.",
+        f"{others or 'needle alone'}; {'; '.join(dict.fromkeys(measured))}.",
     ]
     return "\n".join(lines)
 
@@ -351,12 +372,17 @@ MARKED = re.compile(rf"(<!-- table: ([\w-]+) -->).*?{END}", re.S)
 
 
 def plot_roofline(results: list[Result], path: Path) -> None:
-    """Every kernel case with arithmetic, larger than tiny: flops per byte against GFLOP/s."""
+    """Every kernel case with arithmetic, larger than tiny: flops per byte against GFLOP/s.
+
+    No plot where there is none.
+    """
+    shown = [r for r in results if r.flops and r.bytes and not r.case.endswith(("tiny", "8x8x8"))]
+    if not shown:
+        return
     matplotlib: Any = import_module("matplotlib")
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "needle"
     pyplot: Any = import_module("matplotlib.pyplot")
-    shown = [r for r in results if r.flops and not r.case.endswith(("tiny", "8x8x8"))]
     gflops, gbytes = max(r.peak_gflops for r in shown), max(r.peak_gbytes for r in shown)
     figure, axes = pyplot.subplots(figsize=(8, 5))
     span = [2.0**k for k in range(-6, 11)]
@@ -388,12 +414,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = options.files or [path for path in SAVED if path.exists()]
     if not files:
         parser.error("nothing saved: run bench:kernels, bench:modules or bench:steps first")
-    runs = [read(path) for path in files]
-    page = options.page.read_text(encoding="utf-8")
-    options.page.write_text(fill_page(page, runs), encoding="utf-8")
-    kernels = [r for run in runs for r in run.results if r.group == "kernels"]
-    if kernels:
-        plot_roofline(kernels, options.plot)
+    try:
+        runs = [read(path) for path in files]
+        page = fill_page(options.page.read_text(encoding="utf-8"), runs)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    plot_roofline([r for run in runs for r in run.results if r.group == "kernels"], options.plot)
+    draft = options.page.with_suffix(".new")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(options.page)
+    for path, run in zip(files, runs, strict=True):
+        print(f"{path}: {len(run.results)} cases, {run.date}, commit {run.commit}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The report turns saved benchmarks into tables, and leaves the rest of the page alone."""
 
+import dataclasses
 import json
 
 import pytest
@@ -109,6 +110,7 @@ def test_families_are_geometric_means(tmp_path):
         ("sum-rows-tiny", "reduce"),
         ("sum_squares-tiny", "optimize"),
         ("maximum-large", "elementwise"),
+        ("linear_weight_grad-ptb", "matmul"),
     ],
 )
 def test_family(case, family):
@@ -153,8 +155,45 @@ def test_mistakes_are_named(tmp_path):
         report.fill_page("<!-- table: steps -->", [])
     with pytest.raises(ValueError, match=r"saved.json: got old: need a compared case"):
         report.read(save(tmp_path / "saved.json", {"images/s": 3}))
+    with pytest.raises(ValueError, match=r"saved.json: got exp: need a case that was timed"):
+        report.read(save(tmp_path / "saved.json", result("exp", 0)))
+    with pytest.raises(ValueError, match=r"saved.json: no benchmarks in it"):
+        report.read(save(tmp_path / "saved.json"))
     with pytest.raises(SystemExit):
         report.main(["--page", str(tmp_path / "absent"), "--nonsense"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"a": 1}',
+        '{"benchmarks": [{"name": "exp"}]}',
+        '{"benchmarks": [{"name": "exp", "extra_info": {"seconds": {"needle": 1}, "new": 2}}]}',
+        '{"benchmarks": [], "machine_info": {}, "commit_info": {}}',
+    ],
+)
+def test_files_of_another_kind(tmp_path, text, capsys):
+    path, page = tmp_path / "saved.json", tmp_path / "page.md"
+    path.write_text(text)
+    page.write_text(PAGE.format(name="kernels"))
+    with pytest.raises(ValueError, match=r"saved\.json: .*: need a file that bench:kernels, "):
+        report.read(path)
+    with pytest.raises(SystemExit):
+        report.main([str(path), "--page", str(page)])
+    assert "saved.json" in capsys.readouterr().err
+    assert page.read_text() == PAGE.format(name="kernels")
+
+
+def test_figures_of_two_machines_or_commits(tmp_path):
+    one = report.read(save(tmp_path / "saved.json", result("exp", 1e-3)))
+    later = dataclasses.replace(one, commit="fedcba9876", date="2030-02-03")
+    both = "2030-01-02, commit 0123456789; 2030-02-03, commit fedcba9876."
+    assert report.machine([one, later]).endswith(both)
+    assert report.machine([one, one]).endswith("; 2030-01-02, commit 0123456789.")
+    with pytest.raises(ValueError, match="figures of A processor, 2 cores and of another: need"):
+        report.machine([one, dataclasses.replace(one, machine="another")])
 
 
 def test_the_page_has_the_tables_that_exist():

@@ -46,6 +46,8 @@ def images():
 
 
 def record(benchmark):
+    if benchmark.stats is None:  # --benchmark-disable
+        return
     seconds = benchmark.stats.stats.median
     benchmark.extra_info["images/s"] = round(BATCH / seconds)
     benchmark.extra_info["ms/batch"] = round(1e3 * seconds, 3)

@@ -16,7 +16,7 @@ import pytest
 from bench_sides import THREADS, compare_sides
 
 HERE = Path(__file__).parent
-QUICK = ("tiny", "8x8x8", "512", "ptb", "3x3-on-4x4")
+QUICK = ("tiny", "small", "8x8x8", "512", "3x3-on-4x4")
 SCALING = ("matmul-1024x1024x1024", "conv-3x3-large", "exp-large", "add-large", "sum-large")
 
 
