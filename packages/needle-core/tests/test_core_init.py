@@ -139,3 +139,12 @@ def test_refusals() -> None:
     ):
         with pytest.raises(error, match=text):
             call()
+
+
+def test_fans_that_are_small_integers_of_numpy() -> None:
+    for initialiser in (init.xavier_uniform, init.kaiming_uniform, init.xavier_normal):
+        np.random.seed(0)
+        want = initialiser(200, 100).numpy()
+        np.random.seed(0)
+        got = initialiser(np.uint8(200), np.uint8(100)).numpy()
+        assert (got == want).all()

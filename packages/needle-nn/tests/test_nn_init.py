@@ -164,3 +164,19 @@ def test_sizes_may_be_numpy_integers_and_kernels_tuples() -> None:
     assert nn.Linear(np.int64(3), np.int32(4)).weight.shape == (3, 4)
     conv = nn.Conv(1, 2, (3, 3), (2, 2))
     assert (conv.kernel_size, conv.stride, conv.padding) == (3, 2, 1)
+
+
+def test_sizes_that_are_small_integers_of_numpy() -> None:
+    small = np.uint8
+    for make in (
+        lambda n: nn.Conv(n(64), n(128), n(3)),
+        lambda n: nn.LSTM(n(3), n(64)),
+        lambda n: nn.RNN(n(3), n(200)),
+        lambda n: nn.Linear(n(200), n(100)),
+    ):
+        np.random.seed(0)
+        want = [p.numpy() for p in make(int).parameters()]
+        np.random.seed(0)
+        got = [p.numpy() for p in make(small).parameters()]
+        for mine, theirs in zip(got, want, strict=True):
+            assert_array_equal(mine, theirs)

@@ -316,3 +316,23 @@ def test_models_copy_and_pickle() -> None:
         assert twin.modules[0] is twin.modules[2]
         twin.load_state_dict({n: v * 0.0 for n, v in twin.state_dict().items()})
     assert_array_equal(model(x).numpy(), want)
+
+
+def test_a_dtype_is_for_floats(device: Any) -> None:
+    class Ids(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(ndl.init.ones(2, device=device))
+            ids = Tensor(np.array([2**24 + 1, 3]), device=device, dtype="int64")
+            self.register_buffer("ids", ids)
+            self.register_buffer("mask", Tensor(np.array([1, 0]), device=device, dtype="bool"))
+
+    model = Ids().to("float64")
+    assert [model.w.dtype, model.ids.dtype, model.mask.dtype] == ["float64", "int64", "bool"]
+    assert_array_equal(model.ids.numpy(), [2**24 + 1, 3])
+    model.load_state_dict(Ids().to("float64").state_dict())
+
+
+def test_a_state_that_is_none() -> None:
+    with pytest.raises(TypeError, match="load_state_dict: state is a NoneType: need what state_di"):
+        nn.Linear(2, 2).load_state_dict(None)  # type: ignore[arg-type]

@@ -193,3 +193,12 @@ def test_without_dropout_nothing_is_drawn():
 def test_dropout_out_of_range(kind):
     with pytest.raises(ValueError, match=r"Dropout: p is 1.5: need a number in \[0, 1\]"):
         kind(3, 4, dropout=1.5)
+
+
+def test_a_tensor_tuple_is_a_pair(device: Any) -> None:
+    model = nn.LSTM(3, 4, device=device, dtype="float64")
+    x, h = (tensor(np.ones(s), device) for s in ((2, 5, 3), (2, 1, 5, 4)))
+    pair = ndl.ops.split(h, 0)
+    (_, (a, b)), (_, (c, d)) = model(x, pair), model(x, (pair[0], pair[1]))
+    assert_array_equal(a.numpy(), c.numpy())
+    assert_array_equal(b.numpy(), d.numpy())

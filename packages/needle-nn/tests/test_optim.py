@@ -563,3 +563,38 @@ def test_one_kernel_call_updates_all_parameters(make: Callable[..., optim.Optimi
     opt.step()
     counters = ndl.backend_ndarray.counters()
     assert sum(counters.values()) == 1
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, lambda p: optim.SGD(p, momentum=0.9)])
+def test_state_follows_a_model_to_another_dtype(kind: Callable[..., Any], device: Any) -> None:
+    model = nn.Linear(2, 2, device=device)
+    moved = kind(model.parameters())
+    model.to("float64")
+    other = kind(nn.Linear(2, 2, device=device, dtype="float64").parameters())
+    moved.load_state_dict(other.state_dict())
+    other.load_state_dict(moved.state_dict())
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.SGD])
+def test_a_step_that_fails_does_not_count(
+    kind: Callable[..., Any], device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = parameter(np.ones(3), device)
+    set_grad(p, np.ones(3))
+    opt = kind([p])
+
+    def fail(*args: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opt, "_update", fail)
+        with pytest.raises(MemoryError):
+            opt.step()
+    assert opt.steps == [0]
+    opt.step()
+    assert opt.steps == [1]
+
+
+def test_an_optimizer_s_state_that_is_none(device: Any) -> None:
+    with pytest.raises(TypeError, match=r"Adam.load_state_dict: state is a NoneType: need what"):
+        optim.Adam([parameter(np.ones(3), device)]).load_state_dict(None)  # type: ignore[arg-type]

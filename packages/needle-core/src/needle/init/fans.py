@@ -28,7 +28,7 @@ def _fans(
         ShapeError: a fan is below 1, or the shape has fewer than two axes.
     """
     if shape is None:
-        sizes = as_shape(op, (fan_in, fan_out))
+        fan_in, fan_out = sizes = as_shape(op, (fan_in, fan_out))
     else:
         sizes = as_shape(op, shape)
         if len(sizes) < 2:

@@ -56,16 +56,16 @@ class Conv(Module):
         self.kernel_size = k = _square("kernel_size", kernel_size)
         self.stride = _square("stride", stride)
         self.padding = k // 2
-        fan_in = in_channels * k * k
+        fan_in, fan_out = self.in_channels * k * k, self.out_channels * k * k
         shape = (k, k, self.in_channels, self.out_channels)
         self.weight = Parameter(
-            init.kaiming_uniform(fan_in, out_channels * k * k, shape, device=device, dtype=dtype)
+            init.kaiming_uniform(fan_in, fan_out, shape, device=device, dtype=dtype)
         )
         self.bias = None
         if bias:
             bound = fan_in**-0.5
             self.bias = Parameter(
-                init.rand(out_channels, low=-bound, high=bound, device=device, dtype=dtype)
+                init.rand(self.out_channels, low=-bound, high=bound, device=device, dtype=dtype)
             )
 
     def forward(self, x: Tensor) -> Tensor:

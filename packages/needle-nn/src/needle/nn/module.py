@@ -133,8 +133,9 @@ class Module:
     def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Moves every parameter and buffer, with its gradient; returns self.
 
-        The Tensors stay the same objects, so an optimizer that holds them goes on working. As in
-        PyTorch the first argument may also be a dtype: `model.to("float64")`.
+        The Tensors stay the same objects, so an optimizer that holds them goes on working. A dtype
+        is for those of floats: ids and masks keep theirs. As in PyTorch the first argument may also
+        be a dtype: `model.to("float64")`.
         """
         if device is not None and not isinstance(device, Device):
             if dtype is not None:
@@ -143,7 +144,8 @@ class Module:
         if dtype is not None:
             dtype = float_dtype("to", dtype)
         for _, tensor in self.named_parameters() + self.named_buffers():
-            replace(tensor, NDArray(array_of(tensor), device=device, dtype=dtype))
+            kept = None if tensor.dtype.kind != "f" else dtype
+            replace(tensor, NDArray(array_of(tensor), device=device, dtype=kept))
             if tensor.grad is not None:
                 replace(tensor.grad, NDArray(array_of(tensor.grad), device=device, dtype=dtype))
         return self

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from needle import init, ops
-from needle.autograd import Tensor
+from needle.autograd import Tensor, TensorTuple
 from needle.backend_ndarray import Device, ShapeError
 
 from .checks import check_axes, check_size, check_tensor, float_dtype, positive, promoted
@@ -45,13 +45,13 @@ class _Cell(Module):
         dtype = float_dtype(op, dtype)
         self.input_size = positive(op, "input_size", input_size)
         self.hidden_size = positive(op, "hidden_size", hidden_size)
-        width, bound = gates * hidden_size, hidden_size**-0.5
+        width, bound = gates * self.hidden_size, self.hidden_size**-0.5
 
         def uniform(*shape: int) -> Parameter:
             return Parameter(init.rand(*shape, low=-bound, high=bound, device=device, dtype=dtype))
 
-        self.W_ih = uniform(input_size, width)
-        self.W_hh = uniform(hidden_size, width)
+        self.W_ih = uniform(self.input_size, width)
+        self.W_hh = uniform(self.hidden_size, width)
         self.bias_ih = uniform(width) if bias else None
         self.bias_hh = uniform(width) if bias else None
 
@@ -311,7 +311,7 @@ def _pair(op: str, h: Any) -> tuple[Tensor | None, Tensor | None]:
     """Splits an LSTM's state argument into h and c."""
     if h is None:
         return None, None
-    if not isinstance(h, Sequence) or len(h) != 2:
+    if not isinstance(h, Sequence | TensorTuple) or len(h) != 2:
         raise TypeError(f"{op}: h is {_describe(h)}: need a pair (h, c) or None")
     return h[0], h[1]
 

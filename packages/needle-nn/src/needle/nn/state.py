@@ -10,7 +10,7 @@ import numpy as np
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, NDArray, ShapeError
 
-__all__ = ["array_of", "check_state", "copy_of", "replace", "to_numpy"]
+__all__ = ["array_of", "check_mapping", "check_state", "copy_of", "replace", "to_numpy"]
 
 
 def array_of(tensor: Tensor) -> NDArray:
@@ -37,14 +37,21 @@ def to_numpy(value: Any) -> np.ndarray[Any, Any]:
     return array
 
 
+def check_mapping(op: str, state: object) -> None:
+    """Raises TypeError unless `state` maps names to values."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{op}: state is a {type(state).__name__}: need what state_dict() gives")
+
+
 def check_state(op: str, own: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Checks that `state` has exactly the names, shapes and dtypes of `own`.
 
     Raises:
-        TypeError: a value is not an array.
+        TypeError: it is no mapping, or a value is not an array.
         KeyError: a name is missing or unexpected.
         ShapeError, DTypeError: a value has another shape or dtype.
     """
+    check_mapping(op, state)
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     if missing or unexpected:

@@ -12,7 +12,14 @@ from needle import backend_ndarray as nd
 from needle.autograd import Tensor
 from needle.backend_ndarray import DeviceError, NDArray, ShapeError
 from needle.nn.checks import number, switch
-from needle.nn.state import array_of, check_state, copy_of, replace, to_numpy
+from needle.nn.state import (
+    array_of,
+    check_mapping,
+    check_state,
+    copy_of,
+    replace,
+    to_numpy,
+)
 
 __all__ = ["Optimizer"]
 
@@ -75,8 +82,8 @@ class Optimizer:
         """One step of a group; while a graph is recorded, what each replay of it does."""
         graph = nd.recording_graph()
         if graph is None:
-            step = self._count(group)
-            self._update(weights, state, gradients, step)
+            self._update(weights, state, gradients, self.steps[group[0]] + 1)
+            self._count(group)
             return
         with graph.with_scalars(lambda: self._scalars(self._count(group))):
             self._update(weights, state, gradients, self.steps[group[0]] + 1)
@@ -228,6 +235,7 @@ class Optimizer:
             ShapeError, DTypeError: an array has another shape or dtype.
         """
         op = f"{type(self).__name__}.load_state_dict"
+        check_mapping(op, state)
         arrays = dict(self._arrays())
         present = self._hyper()
         lacking = [name for name in self.ranges if name not in state]
@@ -247,8 +255,10 @@ class Optimizer:
 
     def _arrays(self) -> Iterator[tuple[str, Tensor]]:
         steps = np.array(self.steps, dtype="int64")
+        weights = [array_of(parameter) for parameter in self.params]
         yield "steps", Tensor(steps, device=nd.cpu(), dtype="int64", requires_grad=False)
         for slot in self.slots:
+            self._slot(slot, list(range(len(weights))), weights)
             for i, tensor in enumerate(getattr(self, slot)):
                 yield f"{slot}.{i}", tensor
 
