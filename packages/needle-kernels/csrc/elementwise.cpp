@@ -3,6 +3,7 @@
 #include "families.h"
 #include "loops.h"
 #include "power.h"
+#include "wrapping.h"
 
 namespace needle::NEEDLE_TARGET {
 

@@ -12,6 +12,7 @@
 #include "pack.h"
 #include "strided.h"
 #include "thin_product.h"
+#include "wrapping.h"
 
 namespace needle::NEEDLE_TARGET {
 

@@ -21,22 +21,6 @@
 
 namespace needle::NEEDLE_TARGET {
 
-// Integer arithmetic wraps around, which only unsigned types define.
-template <class T>
-struct WrappingOf {
-    using type = T;
-};
-template <>
-struct WrappingOf<int32_t> {
-    using type = uint32_t;
-};
-template <>
-struct WrappingOf<int64_t> {
-    using type = uint64_t;
-};
-template <class T>
-using Wrapping = typename WrappingOf<T>::type;
-
 template <class T>
 struct VecOf {
     typedef T type __attribute__((vector_size(NEEDLE_VECTOR_BYTES)));

@@ -37,21 +37,24 @@ inline void pause_briefly()
 #endif
 }
 
-int default_threads()
+int system_threads()
 {
     if (const char* text = std::getenv("OMP_NUM_THREADS")) {
         int n = std::atoi(text);
-        if (n >= 1) return n < most_threads ? n : most_threads;
+        if (n >= 1) return n;
     }
 #if defined(__linux__)
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
-        int n = CPU_COUNT(&allowed);
-        return n < most_threads ? n : most_threads;
-    }
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
 #endif
     unsigned n = std::thread::hardware_concurrency();
-    return n == 0 ? 1 : static_cast<int>(n < most_threads ? n : most_threads);
+    return n == 0 ? 1 : static_cast<int>(n);
+}
+
+int default_threads()
+{
+    int n = system_threads();
+    return n < most_threads ? n : most_threads;
 }
 
 std::atomic<int> setting{default_threads()};

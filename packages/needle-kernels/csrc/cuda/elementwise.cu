@@ -1,26 +1,11 @@
 // Elementwise kernels: one function of an element, or of two, per operation.
+#include "../wrapping.h"
 #include "families.h"
 #include "map.cuh"
 
 namespace needle::cuda {
 
 namespace {
-
-// Integer arithmetic wraps around, which only unsigned types define.
-template <class T>
-struct WrappingOf {
-    using type = T;
-};
-template <>
-struct WrappingOf<int32_t> {
-    using type = uint32_t;
-};
-template <>
-struct WrappingOf<int64_t> {
-    using type = uint64_t;
-};
-template <class T>
-using Wrapping = typename WrappingOf<T>::type;
 
 template <class T>
 constexpr bool is_float = T(0.5) != T(0);
