@@ -244,10 +244,14 @@ struct Reducer {
     // the same for every `spacing` vectors; and some more, for whoever takes `chains` at a time.
     using Mask = decltype(Vec<Acc>{} == Vec<Acc>{});
     const Plan& plan;
+    const bool from_memory;  // the input is larger than the caches
     int64_t spacing;
     Mask wanted[line_elements + chains - 1];
 
-    explicit Reducer(const Plan& of) : plan(of), spacing(of.reduced.axis[0].in)
+    explicit Reducer(const Plan& of)
+        : plan(of),
+          from_memory(of.kept.count * of.reduced.count * int64_t{sizeof(T)} >= beyond_caches),
+          spacing(of.reduced.axis[0].in)
     {
         for (int64_t k = 0; is_spaced(spacing) && k < spacing + chains - 1; ++k)
             for (int i = 0; i < lanes<Acc>; ++i)
@@ -460,19 +464,19 @@ struct Reducer {
     }
 
     // acc[j] op= the n elements p[j * column + i * row].
-    static void fold_rows(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
-                          int64_t width)
+    void fold_rows(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
+                   int64_t width) const
     {
-        int64_t done = fold_streams<8>(acc, p, column, row, n, width);
-        done += fold_streams<4>(acc, p + done * row, column, row, n - done, width);
+        int64_t done = fold_streams<4>(acc, p, column, row, n, width);
         fold_streams<1>(acc, p + done * row, column, row, n - done, width);
     }
 
     // The same for as many rows as can be read in `streams` equal streams; returns how many. Memory
-    // delivers several streams faster than one, and acc is read and written less often.
+    // delivers several streams faster than one, and acc is read and written less often. Eight of
+    // them, where rows lie 4 KB apart, would want all places that a first-level cache has for them.
     template <int streams>
-    static int64_t fold_streams(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
-                                int64_t width)
+    int64_t fold_streams(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
+                         int64_t width) const
     {
         int64_t length = n / streams, apart = length * row;
         for (int64_t i = 0; i < length; ++i, p += row) {
@@ -487,17 +491,17 @@ struct Reducer {
         return length * streams;
     }
 
-    // The whole vectors of dense rows; returns how many columns they have. The streams' next rows
-    // are fetched, a line at a time: no processor foresees where they begin. (Compilers do not
-    // vectorize Max and Min by themselves.)
+    // The whole vectors of dense rows; returns how many columns they have. From memory the streams'
+    // next rows are fetched, a line at a time: no processor foresees where they begin. (Compilers
+    // do not vectorize Max and Min by themselves.)
     template <int streams>
-    static int64_t fold_dense(Acc* acc, const T* p, int64_t apart, int64_t next, int64_t width)
+    int64_t fold_dense(Acc* acc, const T* p, int64_t apart, int64_t next, int64_t width) const
     {
         const Taking<Op, T> taking;
         int64_t j = 0;
         for (; j + lanes<Acc> <= width; j += lanes<Acc>, p += lanes<Acc>) {
-            if (j % line_elements == 0)
-#pragma GCC unroll 8
+            if (from_memory && j % line_elements == 0)
+#pragma GCC unroll 4
                 for (int r = 0; r < streams; ++r) __builtin_prefetch(p + r * apart + next, 0, 2);
             Vec<Acc> a = taking(load(acc + j), p);
             if constexpr (streams > 1) {
@@ -526,7 +530,7 @@ struct Reducer {
     }
 
     // Rows of a few columns that follow each other in memory: several make one row of about 64.
-    static void fold_narrow_rows(Acc* acc, const T* p, int64_t n, int64_t width)
+    void fold_narrow_rows(Acc* acc, const T* p, int64_t n, int64_t width) const
     {
         constexpr int64_t wide = 64;
         int64_t group = wide / width;
