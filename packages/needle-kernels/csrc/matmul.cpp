@@ -599,16 +599,6 @@ int64_t batch_offset(const Array& array, const Batch& batch, int64_t index)
     return offset;
 }
 
-// Whether C is more than the caches keep, and all rows of all its items are aligned.
-template <class T>
-bool may_stream(const Array& out)
-{
-    bool aligned = true;
-    for (int axis = 0; axis < out.rank - 1; ++axis)
-        aligned = aligned && rows_are_aligned(out.as<T>(), out.strides[axis]);
-    return aligned && out.size() * static_cast<int64_t>(sizeof(T)) >= beyond_caches;
-}
-
 template <class T>
 Product<T> product_of(const Call& call)
 {

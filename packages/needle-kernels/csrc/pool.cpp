@@ -48,6 +48,14 @@ struct Windows {
                 min64(last_start / stride[axis] + 1, n)};
     }
 
+    // The same, made from those over the pixel before: `range` begins as {0, 0}.
+    void move_over(int axis, int64_t pixel, int64_t n, Range& range) const
+    {
+        while (range.end < n && start(axis, range.end) <= pixel) ++range.end;
+        while (range.begin < range.end && start(axis, range.begin) + size[axis] <= pixel)
+            ++range.begin;
+    }
+
     // The number of pixel (h, w) in window (i, j), row by row.
     int64_t place(int64_t i, int64_t j, int64_t h, int64_t w) const
     {
@@ -57,8 +65,47 @@ struct Windows {
     int64_t places() const { return size[0] * size[1]; }
 };
 
-// The pixels of (N, H, W, C). A kernel makes its own for each pixel that it writes: of what lies in
-// a call the compiler must think that every store may change it, and reads it again.
+// Neighbouring channels, from channel c on: some whole vectors of a dense pixel, whose channels lie
+// side by side, or m lanes of one vector of any pixel.
+template <int count, bool dense>
+struct Channels {
+    static constexpr int vectors = count;
+    int64_t c, m;
+
+    template <class T>
+    Vec<T> load(const Line<T>& pixel, int v) const
+    {
+        if constexpr (dense)
+            return needle::NEEDLE_TARGET::load(pixel.data + c + v * lanes<T>);
+        else
+            return pixel.load(c, m);
+    }
+    template <class T>
+    void store(const Line<T>& pixel, int v, Vec<T> x, bool stream = false) const
+    {
+        if constexpr (!dense)
+            pixel.store(c, m, x);
+        else if (stream)
+            stream_store<T>(pixel.data + c + v * lanes<T>, x);
+        else
+            needle::NEEDLE_TARGET::store(pixel.data + c + v * lanes<T>, x);
+    }
+};
+
+// Calls body with all channels of a pixel, four vectors at a time while there are so many: what is
+// known of a window is then worked out once for them, and memory likes longer runs of each pixel.
+template <class T, class Body>
+void for_channels(int64_t channels, bool dense, const Body& body)
+{
+    constexpr int64_t width = lanes<T>;
+    int64_t c = 0;
+    for (; dense && c + 4 * width <= channels; c += 4 * width) body(Channels<4, true>{c, width});
+    for (; dense && c + width <= channels; c += width) body(Channels<1, true>{c, width});
+    for (; c < channels; c += width) body(Channels<1, false>{c, min64(width, channels - c)});
+}
+
+// The pixels of (N, H, W, C). A kernel makes its own for each row that it writes: of what lies in a
+// call the compiler must think that every store may change it, and reads it again.
 template <class T>
 struct Pixels {
     T* data;
@@ -77,11 +124,17 @@ struct Pixels {
     {
         return {data + n * image + h * row + w * pixel, channel};
     }
-    // Asks for a pixel, from channel c on, that may also lie below the image.
-    void fetch(int64_t n, int64_t h, int64_t w, int64_t c) const
+    // Asks for some channels of a pixel, which may also lie below the image.
+    template <int count, bool dense>
+    void fetch(int64_t n, int64_t h, int64_t w, const Channels<count, dense>& some) const
     {
-        __builtin_prefetch(data + n * image + h * row + w * pixel + c * channel, 0, 2);
+        constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));  // of a cache
+        const T* from = data + n * image + h * row + w * pixel + some.c * channel;
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < count * lanes<T>; i += line)
+            __builtin_prefetch(from + i * channel, 0, 2);
     }
+    bool dense() const { return channel == 1; }
 };
 
 // How many rows below a window's pixels the next ones are fetched: those of the window below, for
@@ -91,20 +144,27 @@ int64_t rows_ahead(const Windows& windows, const Array& x)
     return x.size() * item_size(x.dtype) > caches().second_bytes ? windows.stride[0] : 0;
 }
 
-// Calls body(T{}, n, h, w) for every pixel of (N, H, W, C), shared by the threads. Each costs
+// Whether the pixels that a kernel writes go past the caches, which could not keep them.
+template <class T>
+bool past_caches(const Array& images)
+{
+    return images.strides[3] == 1 && images.shape[3] % lanes<T> == 0 && may_stream<T>(images);
+}
+
+// Calls body(T{}, n, h) for every row of (N, H, W, C), shared by the threads. Each pixel costs
 // `places` reads of C elements.
 template <class Body>
-void for_each_pixel(const Array& images, int64_t places, const Body& body)
+void for_each_row(const Array& images, int64_t places, const Body& body)
 {
-    int64_t height = images.shape[1], width = images.shape[2];
-    int64_t row_reads = max64(width * images.shape[3] * places, 1);
+    int64_t height = images.shape[1];
+    int64_t row_reads = max64(images.shape[2] * images.shape[3] * places, 1);
     parallel_for(images.shape[0] * height, ceil_div(grain, row_reads),
                  [&](int64_t begin, int64_t end) {
                      with_float(images.dtype, [&](auto zero) {
                          for (int64_t row = begin; row < end; ++row)
-                             for (int64_t w = 0; w < width; ++w)
-                                 body(zero, row / height, row % height, w);
+                             body(zero, row / height, row % height);
                      });
+                     end_stream();
                  });
 }
 
@@ -113,31 +173,48 @@ void for_each_pixel(const Array& images, int64_t places, const Body& body)
 void max_pool(const Call& call)
 {
     const Array &y = call.arrays[0], &index = call.arrays[1], &x = call.arrays[2];
-    Windows windows(call.scalars);
+    const Windows windows(call.scalars);
     const int64_t below = rows_ahead(windows, x);
-    for_each_pixel(y, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
+    for_each_row(y, windows.places(), [&](auto zero, int64_t n, int64_t i) {
         using T = decltype(zero);
-        Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
+        const Windows own = windows;
         const Pixels<T> from(x), to(y);
         const Pixels<Bits<T>> places(index);
-        const Windows own = windows;
-        auto number = [&](int64_t h, int64_t w) {
-            return broadcast(static_cast<Bits<T>>(own.place(i, j, h, w)));
-        };
-        for_vectors<T>(x.shape[3], [&](int64_t c, int64_t m) {
-            Vec<T> best = from.at(n, rows.begin, columns.begin).load(c, m);
-            Vec<Bits<T>> place = number(rows.begin, columns.begin);
-            for (int64_t h = rows.begin; h < rows.end; ++h)
-                for (int64_t w = columns.begin; w < columns.end; ++w) {
-                    Vec<T> value = from.at(n, h, w).load(c, m);
-                    from.fetch(n, h + below, w, c);
-                    auto better = (value > best) | (value != value);
-                    best = better ? value : best;
-                    place = better ? number(h, w) : place;
+        const bool dense = from.dense() && to.dense() && places.dense();
+        const Range rows = own.pixels(0, i, x.shape[1]);
+        for (int64_t j = 0; j < y.shape[2]; ++j) {
+            const Range columns = own.pixels(1, j, x.shape[2]);
+            for_channels<T>(x.shape[3], dense, [&](auto some) {
+                constexpr int vectors = decltype(some)::vectors;
+                Vec<T> best[vectors];
+                Vec<Bits<T>> place[vectors];
+                const Line<T> first = from.at(n, rows.begin, columns.begin);
+                const Bits<T> begin = own.place(i, j, rows.begin, columns.begin);
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v) {
+                    best[v] = some.load(first, v);
+                    place[v] = broadcast(begin);
                 }
-            to.at(n, i, j).store(c, m, best);
-            places.at(n, i, j).store(c, m, place);
-        });
+                for (int64_t h = rows.begin; h < rows.end; ++h)
+                    for (int64_t w = columns.begin; w < columns.end; ++w) {
+                        const Line<T> pixel = from.at(n, h, w);
+                        const Vec<Bits<T>> here = broadcast(Bits<T>(own.place(i, j, h, w)));
+#pragma GCC unroll 4
+                        for (int v = 0; v < vectors; ++v) {
+                            Vec<T> value = some.load(pixel, v);
+                            auto better = (value > best[v]) | (value != value);
+                            best[v] = better ? value : best[v];
+                            place[v] = better ? here : place[v];
+                        }
+                        from.fetch(n, h + below, w, some);
+                    }
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v) {
+                    some.store(to.at(n, i, j), v, best[v]);
+                    some.store(places.at(n, i, j), v, place[v]);
+                }
+            });
+        }
     });
 }
 
@@ -145,23 +222,36 @@ void max_pool(const Call& call)
 void max_pool_grad(const Call& call)
 {
     const Array &dx = call.arrays[0], &dy = call.arrays[1], &index = call.arrays[2];
-    Windows windows(call.scalars);
-    for_each_pixel(dx, 1, [&](auto zero, int64_t n, int64_t h, int64_t w) {
+    const Windows windows(call.scalars);
+    for_each_row(dx, 1, [&](auto zero, int64_t n, int64_t h) {
         using T = decltype(zero);
-        Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
+        const Windows own = windows;
         const Pixels<T> from(dy), to(dx);
         const Pixels<Bits<T>> places(index);
-        const Windows own = windows;
-        for_vectors<T>(dx.shape[3], [&](int64_t c, int64_t m) {
-            Vec<T> sum{};
-            for (int64_t i = rows.begin; i < rows.end; ++i)
-                for (int64_t j = columns.begin; j < columns.end; ++j) {
-                    auto here = places.at(n, i, j).load(c, m) ==
-                                static_cast<Bits<T>>(own.place(i, j, h, w));
-                    sum += here ? from.at(n, i, j).load(c, m) : Vec<T>{};
-                }
-            to.at(n, h, w).store(c, m, sum);
-        });
+        const bool dense = from.dense() && to.dense() && places.dense();
+        const bool stream = past_caches<T>(dx);
+        const Range rows = own.over(0, h, dy.shape[1]);
+        Range columns{0, 0};
+        for (int64_t w = 0; w < dx.shape[2]; ++w) {
+            own.move_over(1, w, dy.shape[2], columns);
+            for_channels<T>(dx.shape[3], dense, [&](auto some) {
+                constexpr int vectors = decltype(some)::vectors;
+                Vec<T> sums[vectors] = {};
+                for (int64_t i = rows.begin; i < rows.end; ++i)
+                    for (int64_t j = columns.begin; j < columns.end; ++j) {
+                        const Line<T> pixel = from.at(n, i, j);
+                        const Line<Bits<T>> largest = places.at(n, i, j);
+                        const Bits<T> here = own.place(i, j, h, w);
+#pragma GCC unroll 4
+                        for (int v = 0; v < vectors; ++v) {
+                            auto is_here = some.load(largest, v) == here;
+                            sums[v] += is_here ? some.load(pixel, v) : Vec<T>{};
+                        }
+                    }
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v) some.store(to.at(n, h, w), v, sums[v], stream);
+            });
+        }
     });
 }
 
@@ -169,23 +259,35 @@ void max_pool_grad(const Call& call)
 void max_pool_pick(const Call& call)
 {
     const Array &out = call.arrays[0], &a = call.arrays[1], &index = call.arrays[2];
-    Windows windows(call.scalars);
-    for_each_pixel(out, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
+    const Windows windows(call.scalars);
+    for_each_row(out, windows.places(), [&](auto zero, int64_t n, int64_t i) {
         using T = decltype(zero);
-        Range rows = windows.pixels(0, i, a.shape[1]), columns = windows.pixels(1, j, a.shape[2]);
+        const Windows own = windows;
         const Pixels<T> from(a), to(out);
         const Pixels<Bits<T>> places(index);
-        const Windows own = windows;
-        for_vectors<T>(a.shape[3], [&](int64_t c, int64_t m) {
-            Vec<Bits<T>> place = places.at(n, i, j).load(c, m);
-            Vec<T> found{};
-            for (int64_t h = rows.begin; h < rows.end; ++h)
-                for (int64_t w = columns.begin; w < columns.end; ++w) {
-                    auto here = place == static_cast<Bits<T>>(own.place(i, j, h, w));
-                    found = here ? from.at(n, h, w).load(c, m) : found;
-                }
-            to.at(n, i, j).store(c, m, found);
-        });
+        const bool dense = from.dense() && to.dense() && places.dense();
+        const bool stream = past_caches<T>(out);
+        const Range rows = own.pixels(0, i, a.shape[1]);
+        for (int64_t j = 0; j < out.shape[2]; ++j) {
+            const Range columns = own.pixels(1, j, a.shape[2]);
+            for_channels<T>(a.shape[3], dense, [&](auto some) {
+                constexpr int vectors = decltype(some)::vectors;
+                Vec<T> found[vectors] = {};
+                const Line<Bits<T>> place = places.at(n, i, j);
+                for (int64_t h = rows.begin; h < rows.end; ++h)
+                    for (int64_t w = columns.begin; w < columns.end; ++w) {
+                        const Line<T> pixel = from.at(n, h, w);
+                        const Bits<T> here = own.place(i, j, h, w);
+#pragma GCC unroll 4
+                        for (int v = 0; v < vectors; ++v) {
+                            auto is_here = some.load(place, v) == here;
+                            found[v] = is_here ? some.load(pixel, v) : found[v];
+                        }
+                    }
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v) some.store(to.at(n, i, j), v, found[v], stream);
+            });
+        }
     });
 }
 
@@ -205,43 +307,34 @@ int64_t divisor(const Windows& windows, int axis, int64_t i, int64_t n, bool pad
 void avg_pool(const Call& call)
 {
     const Array &y = call.arrays[0], &x = call.arrays[1];
-    Windows windows(call.scalars);
+    const Windows windows(call.scalars);
     const bool padded = call.scalars[6] != 0;
     const int64_t below = rows_ahead(windows, x);
-    const bool large = windows.places() >= 16;
-    for_each_pixel(y, windows.places(), [&](auto zero, int64_t n, int64_t i, int64_t j) {
+    for_each_row(y, windows.places(), [&](auto zero, int64_t n, int64_t i) {
         using T = decltype(zero);
-        Range rows = windows.pixels(0, i, x.shape[1]), columns = windows.pixels(1, j, x.shape[2]);
-        T count = static_cast<T>(divisor(windows, 0, i, x.shape[1], padded) *
-                                 divisor(windows, 1, j, x.shape[2], padded));
+        const Windows own = windows;
         const Pixels<T> from(x), to(y);
-        // Large windows take some vectors at once: memory likes longer runs of each pixel.
-        constexpr int at_once = 4;
-        constexpr int64_t width = lanes<T>;
-        int64_t c = 0;
-        for (; large && c + at_once * width <= x.shape[3]; c += at_once * width) {
-            Vec<T> sums[at_once] = {};
-            for (int64_t h = rows.begin; h < rows.end; ++h)
-                for (int64_t w = columns.begin; w < columns.end; ++w) {
-                    const Line<T> pixel = from.at(n, h, w);
+        const bool dense = from.dense() && to.dense();
+        const bool stream = past_caches<T>(y);
+        const Range rows = own.pixels(0, i, x.shape[1]);
+        const int64_t height = divisor(own, 0, i, x.shape[1], padded);
+        for (int64_t j = 0; j < y.shape[2]; ++j) {
+            const Range columns = own.pixels(1, j, x.shape[2]);
+            const T count = static_cast<T>(height * divisor(own, 1, j, x.shape[2], padded));
+            for_channels<T>(x.shape[3], dense, [&](auto some) {
+                constexpr int vectors = decltype(some)::vectors;
+                Vec<T> sums[vectors] = {};
+                for (int64_t h = rows.begin; h < rows.end; ++h)
+                    for (int64_t w = columns.begin; w < columns.end; ++w) {
+                        const Line<T> pixel = from.at(n, h, w);
 #pragma GCC unroll 4
-                    for (int v = 0; v < at_once; ++v) {
-                        sums[v] += pixel.load(c + v * width, width);
-                        from.fetch(n, h + below, w, c + v * width);
+                        for (int v = 0; v < vectors; ++v) sums[v] += some.load(pixel, v);
+                        from.fetch(n, h + below, w, some);
                     }
-                }
-            for (int v = 0; v < at_once; ++v)
-                to.at(n, i, j).store(c + v * width, width, sums[v] / count);
-        }
-        for (; c < x.shape[3]; c += width) {
-            int64_t m = min64(width, x.shape[3] - c);
-            Vec<T> sum{};
-            for (int64_t h = rows.begin; h < rows.end; ++h)
-                for (int64_t w = columns.begin; w < columns.end; ++w) {
-                    sum += from.at(n, h, w).load(c, m);
-                    from.fetch(n, h + below, w, c);
-                }
-            to.at(n, i, j).store(c, m, sum / count);
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v)
+                    some.store(to.at(n, i, j), v, sums[v] / count, stream);
+            });
         }
     });
 }
@@ -250,23 +343,34 @@ void avg_pool(const Call& call)
 void avg_pool_grad(const Call& call)
 {
     const Array &dx = call.arrays[0], &dy = call.arrays[1];
-    Windows windows(call.scalars);
-    bool padded = call.scalars[6] != 0;
-    for_each_pixel(dx, 1, [&](auto zero, int64_t n, int64_t h, int64_t w) {
+    const Windows windows(call.scalars);
+    const bool padded = call.scalars[6] != 0;
+    for_each_row(dx, 1, [&](auto zero, int64_t n, int64_t h) {
         using T = decltype(zero);
-        Range rows = windows.over(0, h, dy.shape[1]), columns = windows.over(1, w, dy.shape[2]);
-        const Pixels<T> from(dy), to(dx);
         const Windows own = windows;
-        for_vectors<T>(dx.shape[3], [&](int64_t c, int64_t m) {
-            Vec<T> sum{};
-            for (int64_t i = rows.begin; i < rows.end; ++i)
-                for (int64_t j = columns.begin; j < columns.end; ++j) {
-                    T count = static_cast<T>(divisor(own, 0, i, dx.shape[1], padded) *
-                                             divisor(own, 1, j, dx.shape[2], padded));
-                    sum += from.at(n, i, j).load(c, m) / count;
-                }
-            to.at(n, h, w).store(c, m, sum);
-        });
+        const Pixels<T> from(dy), to(dx);
+        const bool dense = from.dense() && to.dense();
+        const bool stream = past_caches<T>(dx);
+        const int64_t height = dx.shape[1], width = dx.shape[2];
+        const Range rows = own.over(0, h, dy.shape[1]);
+        Range columns{0, 0};
+        for (int64_t w = 0; w < width; ++w) {
+            own.move_over(1, w, dy.shape[2], columns);
+            for_channels<T>(dx.shape[3], dense, [&](auto some) {
+                constexpr int vectors = decltype(some)::vectors;
+                Vec<T> sums[vectors] = {};
+                for (int64_t i = rows.begin; i < rows.end; ++i)
+                    for (int64_t j = columns.begin; j < columns.end; ++j) {
+                        const Line<T> pixel = from.at(n, i, j);
+                        const T count = static_cast<T>(divisor(own, 0, i, height, padded) *
+                                                       divisor(own, 1, j, width, padded));
+#pragma GCC unroll 4
+                        for (int v = 0; v < vectors; ++v) sums[v] += some.load(pixel, v) / count;
+                    }
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; ++v) some.store(to.at(n, h, w), v, sums[v], stream);
+            });
+        }
     });
 }
 

@@ -392,8 +392,7 @@ void softmax_cross_entropy(const Call& call)
 template <class T>
 bool streams(const Array& matrix)
 {
-    return matrix.size() * static_cast<int64_t>(sizeof(T)) >= beyond_caches &&
-           matrix.strides[1] == 1 && rows_are_aligned(matrix.as<T>(), matrix.strides[0]);
+    return matrix.strides[1] == 1 && may_stream<T>(matrix);
 }
 
 // dlogits = (exp(logits - lse) - (1 - e) one_hot(label) - e / C) * dloss / R. A large lse has too

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "caches.h"
 #include "call.h"
 #include "simd.h"
 
@@ -18,6 +19,17 @@ inline void with_float(DType dtype, const Body& body)
         body(float{});
     else
         body(double{});
+}
+
+// Whether an array is more than the caches keep, and every run of its last axis aligned, so that
+// stream_store may write it.
+template <class T>
+inline bool may_stream(const Array& out)
+{
+    bool aligned = true;
+    for (int axis = 0; axis < out.rank - 1; ++axis)
+        aligned = aligned && rows_are_aligned(out.as<T>(), out.strides[axis]);
+    return aligned && out.size() * static_cast<int64_t>(sizeof(T)) >= beyond_caches;
 }
 
 // The first n lanes, 0 < n <= lanes, are p[0], p[stride], ...; the others are zero.

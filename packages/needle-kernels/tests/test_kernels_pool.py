@@ -105,7 +105,9 @@ CASES = [
     ((0, 4, 4, 3), (2, 2), (2, 2), (0, 0), False),
     ((2, 4, 4, 0), (2, 2), (2, 2), (0, 0), False),
     ((16, 32, 32, 20), (2, 2), (2, 2), (0, 0), False),
-    ((2, 5, 4, 150), (5, 4), (5, 4), (0, 0), False),  # a large window, several vectors at once
+    ((2, 5, 4, 150), (5, 4), (5, 4), (0, 0), False),  # several vectors at once
+    ((1, 5, 6, 150), (3, 2), (1, 1), (1, 1), False),
+    ((1, 6, 7, 85), (2, 2), (3, 2), (0, 1), True),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -187,6 +189,31 @@ def test_ties_nan_and_infinities(device, dtype):
     y, index = nd.max_pool(nd.full((1, 1, 1, 1), -np.inf, dtype=dtype, device=device), 2, 1, 1)
     np.testing.assert_array_equal(y.numpy(), np.full((1, 2, 2, 1), -np.inf))
     np.testing.assert_array_equal(index.numpy().ravel(), [3, 2, 1, 0])  # never the padding
+
+
+@pytest.mark.parametrize("channels", [208, 205])
+def test_images_beyond_the_caches(host_device, channels):
+    """27 MB of results, written past them where each pixel is whole vectors; no sum is rounded."""
+    rng = np.random.default_rng(0)
+    values = (rng.integers(-1000, 1000, (2, 130, 128, channels)) / 8).astype(np.float32)
+    corners = [(slice(u, 129 + u), slice(v, 127 + v)) for u in (0, 1) for v in (0, 1)]
+    pixels = [values[:, rows, columns] for rows, columns in corners]
+    x = nd.array(values, device=host_device)
+    y = nd.avg_pool(x, 2, 1)
+    np.testing.assert_array_equal(y.numpy(), sum(pixels) / 4)
+    want = np.zeros_like(values)
+    for rows, columns in corners:
+        want[:, rows, columns] += y.numpy() / 4
+    np.testing.assert_array_equal(nd.avg_pool_grad(y, x.shape, 2, 1).numpy(), want)
+
+    y, index = nd.max_pool(x, 2, 1)
+    np.testing.assert_array_equal(y.numpy(), np.max(pixels, axis=0))
+    np.testing.assert_array_equal(index.numpy(), np.argmax(pixels, axis=0))
+    np.testing.assert_array_equal(nd.max_pool_pick(x, index, 2, 1).numpy(), y.numpy())
+    want = np.zeros_like(values)
+    for place, (rows, columns) in enumerate(corners):
+        want[:, rows, columns] += np.where(index.numpy() == place, y.numpy(), 0)
+    np.testing.assert_array_equal(nd.max_pool_grad(y, index, x.shape, 2, 1).numpy(), want)
 
 
 def test_a_place_outside_picks_zero(device):
