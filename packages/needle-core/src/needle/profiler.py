@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import inspect
-import json
 import operator
 import os
 import sys
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, TextIO, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TextIO, get_args
 
 from ._kernels.cpu import clock, thread_number
 from .autograd import Op
 from .backend_ndarray import KernelCall, Peak, Recorder, cost_of, peak, synchronize
+
+if TYPE_CHECKING:
+    from .trace_file import Draft
 
 __all__ = ["OpSpan", "ProfileRow", "profile"]
 
@@ -127,7 +126,7 @@ class profile:
         self._print = print_table
         self._file = file
         self._trace = None if trace is None else _as_path(trace)
-        self._draft: _Draft | None = None
+        self._draft: Draft | None = None
         self._recorder = Recorder()
         self._start: int | None = None
         self._end: int | None = None
@@ -146,7 +145,7 @@ class profile:
             self._ceilings()  # with the threads of now, and in nobody's time
         synchronize()  # what was asked for before is not the block's
         if self._trace is not None:
-            self._draft = _Draft(self._trace)
+            self._draft = _draft(self._trace)
             _spans.begin(self.ops)
         self._recorder.start()
         self._start = clock()
@@ -235,7 +234,7 @@ class profile:
             RuntimeError: the block has not ended.
         """
         events = self._events()
-        _Draft(_as_path(path)).write(events)
+        _draft(_as_path(path)).write(events)
 
     # ---- how ------------------------------------------------------------------------------------
 
@@ -382,15 +381,7 @@ def _covered(calls: Iterable[KernelCall]) -> int:
 # ---- the trace file -----------------------------------------------------------------------------
 
 
-def _track_names(tracks: set[int]) -> Iterator[dict[str, Any]]:
-    yield {"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "needle"}}
-    for track in sorted(tracks):
-        kind = "kernels" if track % 2 else "operations"
-        name = f"thread {track // 2}: {kind}" if track else "block"
-        yield {"ph": "M", "name": "thread_name", "pid": 1, "tid": track, "args": {"name": name}}
-
-
-def _as_path(trace: str | os.PathLike[str]) -> Path:
+def _as_path(trace: str | os.PathLike[str]) -> str:
     path: str | bytes = b""
     with suppress(TypeError):
         path = os.fspath(trace)
@@ -398,52 +389,21 @@ def _as_path(trace: str | os.PathLike[str]) -> Path:
         raise TypeError(f"profile: trace: got {type(trace).__name__}: need a path")
     if "\0" in path:
         raise ValueError(f"profile: trace: got {path!r}: need a path without null characters")
-    return Path(path)
+    return path
 
 
-class _Draft:
-    """An empty file beside the one at `path`, which takes its place once it is complete."""
+def _draft(path: str) -> Draft:
+    from .trace_file import Draft  # only now: json, tempfile and pathlib take as long as needle
 
-    def __init__(self, path: Path) -> None:
-        # The block may change the working folder; and a link stays a link.
-        self._path = Path(os.path.realpath(path))
-        with self._errors():
-            if self._path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if self._path.exists() and not self._path.is_file():
-                raise OSError(errno.EINVAL, "not a file but a device or pipe")
-            handle, draft = tempfile.mkstemp(prefix=path.name + ".", dir=self._path.parent)
-        os.close(handle)
-        self._draft = Path(draft)
-
-    def write(self, events: dict[str, Any]) -> None:
-        """Makes it complete."""
-        try:
-            with self._errors():
-                self._draft.write_text(json.dumps(events), encoding="utf-8")
-                self._draft.chmod(0o666 & ~_umask())
-                self._draft.replace(self._path)
-        except BaseException:
-            self._draft.unlink(missing_ok=True)
-            raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"profile: trace: cannot write: {error.strerror}: need a file in a writable folder",
-                str(self._path),
-            ) from None
+    return Draft(path)
 
 
-def _umask() -> int:
-    """The permissions that new files lack; reading them means setting them for a moment."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _track_names(tracks: set[int]) -> Iterator[dict[str, Any]]:
+    yield {"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "needle"}}
+    for track in sorted(tracks):
+        kind = "kernels" if track % 2 else "operations"
+        name = f"thread {track // 2}: {kind}" if track else "block"
+        yield {"ph": "M", "name": "thread_name", "pid": 1, "tid": track, "args": {"name": name}}
 
 
 # ---- operations ---------------------------------------------------------------------------------
