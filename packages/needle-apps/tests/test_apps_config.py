@@ -112,6 +112,7 @@ def test_every_setting_says_what_it_is(kind):
             {"optimizer": "adam", "momentum": 0.9},
             "momentum: got some with optimizer adam: need sgd for it",
         ),
+        ({"warmup": 2}, "warmup: got 2.0 with schedule constant: need cosine or one-cycle"),
     ],
 )
 def test_a_wrong_setting_is_named(values, message):

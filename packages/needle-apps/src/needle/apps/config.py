@@ -297,6 +297,10 @@ class Config:
             object.__setattr__(self, each.name, value)
         if self.optimizer is Rule.adam and (self.momentum or self.nesterov):
             raise ConfigError("momentum: got some with optimizer adam: need sgd for it")
+        if self.warmup and self.schedule not in (Course.cosine, Course.one_cycle):
+            raise ConfigError(
+                f"warmup: got {self.warmup} with schedule {self.schedule}: need cosine or one-cycle"
+            )
 
     @property
     def rate(self) -> float:

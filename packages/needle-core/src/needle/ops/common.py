@@ -127,8 +127,9 @@ def check_floats(op: str, *inputs: Tensor | None) -> DType:
                 break
             common = dtype
     else:
-        assert common is not None
-        return common
+        if common is None:
+            check_tensor(op, 0, None)
+        return common  # type: ignore[return-value]
     raise DTypeError(
         f"{op}: dtypes do not fit: got {', '.join(x.dtype.name for x in inputs if x is not None)}: "
         "need the same, float32 or float64"
@@ -148,7 +149,7 @@ def check_rank(op: str, name: str, x: Tensor, rank: int, axes: str) -> None:
 
 
 def present(*inputs: Tensor | None) -> tuple[Tensor, ...]:
-    """The inputs that are there, in order: how an operation is called with optional ones last."""
+    """The inputs that are there, in order: optional ones, which an operation has last."""
     return tuple([x for x in inputs if x is not None])
 
 

@@ -740,6 +740,7 @@ def astype(a: Tensor, dtype: DTypeLike) -> Tensor:
     Raises:
         DTypeError: the dtype is not supported.
     """
+    check_tensor("astype", 0, a)
     kind = as_dtype(dtype, "astype")
     if kind is a.dtype:
         return a

@@ -12,7 +12,7 @@ from ..backend_ndarray import DTypeError, NDArray
 from ..backend_ndarray.dtypes import INT64
 from ..backend_ndarray.index import gather_for
 from ..backend_ndarray.ndarray import from_numpy
-from .common import check_floats, check_rank
+from .common import check_floats, check_rank, check_tensor
 from .matmul import matmul
 
 
@@ -57,8 +57,8 @@ def _or_no_id(whole: NDArray, same: NDArray) -> NDArray:
     return whole - nd.logical_not(same).astype(INT64) * 2**62
 
 
-def as_whole(op: str, ids: Tensor) -> Tensor:
-    """Ids of an integer or float dtype as int64.
+def as_whole(op: str, position: int, ids: Tensor) -> Tensor:
+    """Ids of an integer or float dtype, the argument `position` of `op`, as int64.
 
     On cuda() the kernel that uses an id refuses what is not whole, as out of range.
 
@@ -66,9 +66,8 @@ def as_whole(op: str, ids: Tensor) -> Tensor:
         DTypeError: one is not a whole number.
         TypeError: they are no Tensor.
     """
-    if isinstance(ids, Tensor) and ids.dtype is INT64:
-        return ids
-    return Whole(op)(ids)
+    check_tensor(op, position, ids)
+    return ids if ids.dtype is INT64 else Whole(op)(ids)
 
 
 class Embedding(TensorOp):
@@ -144,4 +143,4 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
         DTypeError: weight is not floats, or ids not whole numbers.
         IndexError: an id is outside 0 .. num_embeddings - 1.
     """
-    return Embedding()(as_whole("embedding", ids), weight)
+    return Embedding()(as_whole("embedding", 0, ids), weight)

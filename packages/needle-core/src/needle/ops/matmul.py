@@ -127,7 +127,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ShapeError: the shapes do not fit.
     """
-    left, right = len(a.shape), len(b.shape)
+    try:
+        left, right = len(a.shape), len(b.shape)
+    except AttributeError:
+        return MatMul()(a, b)  # says which is no Tensor
     if left > 1 and right > 1:
         return MatMul()(a, b)
     if not left or not right:
@@ -172,4 +175,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ShapeError: the shapes do not fit.
         DTypeError: the dtypes differ or are not floats.
     """
-    return Linear()(*present(x, weight, bias))
+    return Linear()(x, weight, *present(bias))

@@ -315,7 +315,7 @@ def lstm(
         DTypeError: the dtypes differ or are not floats.
     """
     op = LSTM((bias_ih is not None, bias_hh is not None))
-    return op(*present(x, h0, c0, W_ih, W_hh, bias_ih, bias_hh))
+    return op(x, h0, c0, W_ih, W_hh, *present(bias_ih, bias_hh))
 
 
 def rnn(
@@ -347,4 +347,4 @@ def rnn(
         DTypeError: the dtypes differ or are not floats.
     """
     op = RNN((bias_ih is not None, bias_hh is not None), nonlinearity)
-    return op(*present(x, h0, W_ih, W_hh, bias_ih, bias_hh))
+    return op(x, h0, W_ih, W_hh, *present(bias_ih, bias_hh))

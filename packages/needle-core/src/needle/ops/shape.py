@@ -488,13 +488,20 @@ def undilate(a: Tensor, axes: Axes, dilation: int) -> Tensor:
     return UnDilate(axes, dilation)(a)
 
 
+def _items(op: str, args: Sequence[Tensor] | TensorTuple) -> tuple[Tensor, ...]:
+    try:
+        return tuple(args)
+    except TypeError:
+        raise TypeError(f"{op}: args is a {type(args).__name__}: need several Tensors") from None
+
+
 def stack(args: Sequence[Tensor] | TensorTuple, axis: int = 0) -> Tensor:
     """The Tensors side by side along a new axis.
 
     Raises:
         ShapeError: no Tensors, or their shapes differ.
     """
-    return Stack(axis)(*args)
+    return Stack(axis)(*_items("stack", args))
 
 
 def concatenate(args: Sequence[Tensor] | TensorTuple, axis: int = 0) -> Tensor:
@@ -503,7 +510,7 @@ def concatenate(args: Sequence[Tensor] | TensorTuple, axis: int = 0) -> Tensor:
     Raises:
         ShapeError: no Tensors, or their other axes differ.
     """
-    return Concatenate(axis)(*args)
+    return Concatenate(axis)(*_items("concatenate", args))
 
 
 def split(a: Tensor, axis: int = 0) -> TensorTuple:

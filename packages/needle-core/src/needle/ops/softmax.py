@@ -179,4 +179,4 @@ def softmax_cross_entropy(logits: Tensor, y: Tensor, label_smoothing: float = 0.
 
     Source: Szegedy et al., Rethinking the Inception Architecture, 2015, section 7.
     """
-    return SoftmaxCrossEntropy(label_smoothing)(logits, as_whole("softmax_cross_entropy", y))
+    return SoftmaxCrossEntropy(label_smoothing)(logits, as_whole("softmax_cross_entropy", 1, y))
