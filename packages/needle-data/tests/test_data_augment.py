@@ -8,12 +8,14 @@ from needle.data import (
     BatchCrop,
     BatchCutout,
     BatchFlip,
+    CIFAR10Dataset,
     DataLoader,
     ImageDataset,
     NDArrayDataset,
     Normalize,
     RandomCrop,
     RandomFlipHorizontal,
+    SyntheticImages,
     as_bytes,
 )
 from needle.data.augment import generator
@@ -252,6 +254,22 @@ BAD = [
             rf"{type(transform).__name__}: not images: got \(1, 784\): need \(N, C, H, W\)",
         )
         for transform in (BatchFlip(), BatchCrop(), BatchCutout(), Normalize())
+    ),
+    (lambda: BatchFlip(None), TypeError, "BatchFlip: p is not a number: got None: need a number"),
+    (lambda: BatchCrop(4, reflect="no"), TypeError, "BatchCrop: reflect is not a switch: got 'no'"),
+    (lambda: Normalize(mean=None), TypeError, "Normalize: mean is not a number: got None"),
+    (lambda: Normalize(np.nan), ValueError, "Normalize: mean is not finite: got nan"),
+    (lambda: Normalize(std=(0.5, "a")), TypeError, "Normalize: std is not a number: got 'a'"),
+    (lambda: Normalize((0.5,) * 3, (1, 2)), ValueError, "Normalize: got 3 means and 2 stds: need"),
+    (
+        lambda: SyntheticImages("test", 5),
+        TypeError,
+        "SyntheticImages: train is not a switch: got 'test': need True or False",
+    ),
+    (
+        lambda: CIFAR10Dataset("nowhere", "test"),
+        TypeError,
+        "CIFAR10Dataset: train is not a switch: got 'test': need True or False",
     ),
     (
         lambda: DataLoader(NDArrayDataset(images()), batch_transforms=[RandomCrop()]),

@@ -119,7 +119,7 @@ def test_no_data_is_no_batches():
 def test_no_full_batch_with_drop_last():
     text = (
         "no full batch: batch_size is 64, the data set has 10 items: "
-        "need batch_size <= 10 with drop_last"
+        "need at least 64 with drop_last"
     )
     with pytest.raises(ValueError, match=text):
         DataLoader(numbers(10), 64, drop_last=True)
@@ -136,6 +136,30 @@ def test_a_batch_size_below_one(size):
 def test_a_batch_size_that_is_no_integer(size):
     with pytest.raises(TypeError, match="DataLoader: batch_size is not an integer: got"):
         DataLoader(numbers(), batch_size=size)
+
+
+@pytest.mark.parametrize("name", ["shuffle", "drop_last"])
+@pytest.mark.parametrize("value", ["no", None, 2, 0.5])
+def test_a_switch_that_is_none(name, value):
+    text = f"DataLoader: {name} is not a switch: got {value!r}: need True or False"
+    with pytest.raises(TypeError, match=text):
+        DataLoader(numbers(), 2, **{name: value})
+    assert len(DataLoader(numbers(), 2, **{name: np.bool_(True)})) == 5
+
+
+@pytest.mark.parametrize(
+    ("first", "error"), [(-1, ValueError), ("1", TypeError), (None, TypeError)]
+)
+def test_a_pass_that_begins_nowhere(first, error):
+    with pytest.raises(error, match=r"DataLoader\.start: first is "):
+        DataLoader(numbers(), 2).start(first)
+
+
+def test_batch_transforms_that_are_no_list():
+    with pytest.raises(
+        TypeError, match="batch_transforms is not a list: got NoneType: need a list"
+    ):
+        DataLoader(numbers(), 2, batch_transforms=None)
 
 
 def test_a_numpy_integer_is_a_batch_size():

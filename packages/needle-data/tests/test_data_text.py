@@ -124,8 +124,11 @@ def test_batchify_dtype(dtype):
 
 
 def test_batchify_errors():
-    with pytest.raises(ValueError, match="too few tokens: batch_size is 8, data has 5: need batch"):
+    with pytest.raises(ValueError, match="batch_size is 8, data has 5: need at least 8"):
         batchify([1, 2, 3, 4, 5], 8, cpu(), "float32")
+    for wrong in ([1.5, 2.0], ["a", "b"], [np.nan, 1.0], [True, False]):
+        with pytest.raises(TypeError, match="batchify: data is not word ids: got "):
+            batchify(wrong, 1)
     with pytest.raises(ValueError, match="batchify: batch_size is too small: got 0"):
         batchify([1, 2, 3], 0, cpu(), "float32")
     with pytest.raises(TypeError, match=r"batchify: batch_size is not an integer: got 2.0"):

@@ -1,7 +1,7 @@
 // Matrix products: out = act(out? + a b + bias), batched, with any strides.
 //
 // B is used in strips, in place or packed, as wide as registers allow: a strip stays in the
-// second-level cache while all rows of A run through it, six at a time, which fit the first-level
+// second-level cache while all rows of A run through it, a few at a time, which fit the first-level
 // cache. Of large products packed blocks of B stay there instead, so that A is read once for each
 // block, and C along its rows; and a very wide B is packed panel by panel, each just before all
 // rows of a smaller A use it. Products of a few rows or columns are thin_product.h's. A result that

@@ -185,7 +185,7 @@ def test_loading_takes_tensors_ndarrays_and_numpy() -> None:
 
 
 BAD_STATES = [
-    ({"bias": None}, KeyError, r"missing \['bias'\], unexpected \[\]: need exactly the 2 names"),
+    ({"bias": None}, KeyError, r"missing \['bias'\], unexpected \[\]: need exactly the names"),
     ({"extra": np.zeros(1, "float32")}, KeyError, r"missing \[\], unexpected \['extra'\]"),
     (
         {"bias": np.zeros((4, 1), "float32")},

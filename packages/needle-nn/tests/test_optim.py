@@ -470,9 +470,14 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: optim.SGD(P), TypeError, "SGD: params is a Parameter: need an iterable of Tensors"),
     (lambda: optim.Adam(3), TypeError, "Adam: params is a int: need an iterable of Tensors"),
     (lambda: optim.Adam([P, 1.0]), TypeError, "Adam: parameter 1 is a float: need a Tensor"),
+    (
+        lambda: optim.SGD([ndl.init.ones(3, dtype="int64")]),
+        DTypeError,
+        "SGD: parameter 0 is int64: need float32 or float64",
+    ),
     (lambda: optim.SGD([P * 2.0]), ValueError, r"SGD: parameter 0 \(3,\) is the result of an op"),
     (lambda: optim.SGD([P], lr=-0.1), ValueError, r"SGD: lr is -0\.1: need a number >= 0"),
-    (lambda: optim.SGD([P], lr=math.inf), ValueError, "SGD: lr is inf: need a number >= 0"),
+    (lambda: optim.SGD([P], lr=math.inf), ValueError, "SGD: lr is inf: need a finite number >= 0"),
     (lambda: optim.SGD([P], lr="1"), TypeError, "SGD: lr is '1': need a number >= 0"),
     (
         lambda: optim.SGD([P], momentum=1.0),

@@ -243,7 +243,10 @@ class Config:
         4, "Epochs at the full rate under zaremba.", at_least(0), panel="Optimizer"
     )
     warmup: float = setting(
-        0.0, "Epochs in which cosine and one-cycle rise to --lr.", at_least(0), panel="Optimizer"
+        0.0,
+        "Epochs in which cosine and one-cycle rise to --lr; 0 means 0.3 of all for one-cycle.",
+        at_least(0),
+        panel="Optimizer",
     )
 
     data: DataChoice = setting(
@@ -377,7 +380,7 @@ class ImageConfig(Config):
     label_smoothing: float = setting(
         0.0, "Share of each label that goes to all classes alike.", fraction, panel="Optimizer"
     )
-    flip: bool = setting(False, "Mirror every other training image.", panel="Data")
+    flip: bool = setting(False, "Mirror training images, each with probability 1/2.", panel="Data")
     crop: int = setting(
         0, "Shift training images by up to so many pixels.", at_least(0), panel="Data", shown="no"
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray as Array
 
 from needle.backend_ndarray import DTypeError, ShapeError
 
-from ._checks import check_integer
+from ._checks import check_integer, check_number, check_switch
 
 
 def check_images(op: str, shape: tuple[int, ...]) -> None:
@@ -45,13 +45,14 @@ class BatchFlip(BatchTransform):
     """Mirrors each image left to right with probability `p`.
 
     Raises:
+        TypeError: `p` is not a number.
         ValueError: `p` is not a probability.
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
+        self.p = check_number("BatchFlip", "p", p)
+        if not 0 <= self.p <= 1:
             raise ValueError(f"BatchFlip: p is not a probability: got {p}: need [0, 1]")
-        self.p = p
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.bool_]:
         """Which images of (N, C, H, W) are mirrored: (N,).
@@ -76,13 +77,13 @@ class BatchCrop(BatchTransform):
         reflect: fill the padding with the mirrored image instead of zeros.
 
     Raises:
-        TypeError: `padding` is not an integer.
+        TypeError: `padding` is not an integer, `reflect` no bool.
         ValueError: `padding` is negative.
     """
 
     def __init__(self, padding: int = 4, reflect: bool = False) -> None:
         self.padding = check_integer("BatchCrop", "padding", padding, at_least=0)
-        self.reflect = reflect
+        self.reflect = check_switch("BatchCrop", "reflect", reflect)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.int64]:
         """By how much each image of (N, C, H, W) is shifted, down and right: (N, 2).
@@ -170,14 +171,22 @@ class Normalize(BatchTransform):
         std: likewise.
 
     Raises:
-        ValueError: a std is not positive.
+        TypeError: one is not a number.
+        ValueError: one is not finite, a std not positive, or there is another number of means
+            than of stds, and more than one of each.
     """
 
     def __init__(self, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0):
-        self.mean = np.asarray(mean, np.float32).reshape(-1, 1, 1)
-        self.std = np.asarray(std, np.float32).reshape(-1, 1, 1)
+        self.mean = _of_channels("mean", mean)
+        self.std = _of_channels("std", std)
         if not (self.std > 0).all():
             raise ValueError(f"Normalize: std: got {std}: need positive numbers")
+        counts = {len(self.mean), len(self.std)} - {1}
+        if len(counts) > 1:
+            raise ValueError(
+                f"Normalize: got {len(self.mean)} means and {len(self.std)} stds: "
+                "need one of each for every channel, or one for all"
+            )
 
     def factors(self, dtype: Any) -> tuple[Array[np.float32], Array[np.float32]]:
         """What images of `dtype` are divided by, and what is then added: each (C, 1, 1), or 1s."""
@@ -191,6 +200,12 @@ class Normalize(BatchTransform):
         if offset.any():
             out += offset
         return out
+
+
+def _of_channels(name: str, values: Any) -> Array[np.float32]:
+    items = np.asarray(values, object).reshape(-1)
+    numbers = [check_number("Normalize", name, item) for item in items]
+    return np.array(numbers, np.float32).reshape(-1, 1, 1)
 
 
 def as_bytes(images: Array[Any]) -> Array[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray as Array
 
+from ._checks import check_switch
 from .dataset import ImageDataset
 from .errors import DataFileError, UnsafePickleError
 from .pickles import read_pickle
@@ -42,6 +43,7 @@ class CIFAR10Dataset(ImageDataset):
         y: int64 (N,) in [0, 10).
 
     Raises:
+        TypeError: `train` is not True or False.
         FileNotFoundError: the folder or a file of it is missing.
         DataFileError: a file is damaged, or not CIFAR-10.
         UnsafePickleError: a file holds anything but plain data (a DataFileError too).
@@ -56,7 +58,7 @@ class CIFAR10Dataset(ImageDataset):
         p: float = 0.5,
         transforms: Sequence[Transform] | None = None,
     ) -> None:
-        names = TRAIN_FILES if train else TEST_FILES
+        names = TRAIN_FILES if check_switch("CIFAR10Dataset", "train", train) else TEST_FILES
         folder = _find_folder(Path(base_folder), names)
         batches = [_read_batch(folder / name) for name in names]
         pixels = np.concatenate([images for images, _ in batches])

@@ -1,6 +1,6 @@
 """Batches of Tensors out of a data set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray as Array
 from needle.autograd import Tensor
 from needle.backend_ndarray import cpu, cpu_numpy, from_dlpack
 
-from ._checks import check_integer
+from ._checks import check_integer, check_switch
 from .augment import BatchTransform, check_images, generator
 from .dataset import Dataset, ImageDataset, Items, NDArrayDataset, collate
 from .fused import FusedPass, fits_kernel
@@ -47,8 +47,8 @@ class DataLoader:
             pass that goes on at a later batch draws the same.
 
     Raises:
-        TypeError: `batch_size` is not an integer, `dataset` cannot be indexed, needle has no
-            such `dtype`, or a batch transform is none.
+        TypeError: `batch_size` is not an integer, `shuffle` or `drop_last` no bool, `dataset`
+            cannot be indexed, needle has no such `dtype`, or a batch transform is none.
         ValueError: `batch_size` is below 1, or above len(dataset) with `drop_last`: no batch
             would be left.
     """
@@ -70,10 +70,15 @@ class DataLoader:
             )
         self.dataset = dataset
         self.batch_size = check_integer("DataLoader", "batch_size", batch_size, at_least=1)
-        self.shuffle = shuffle
+        self.shuffle = check_switch("DataLoader", "shuffle", shuffle)
         self.device = device
         self.dtype = dtype
-        self.drop_last = drop_last
+        self.drop_last = check_switch("DataLoader", "drop_last", drop_last)
+        if not isinstance(batch_transforms, Iterable):
+            raise TypeError(
+                f"DataLoader: batch_transforms is not a list: got "
+                f"{type(batch_transforms).__name__}: need a list of BatchTransforms"
+            )
         self.batch_transforms = tuple(batch_transforms)
         for transform in self.batch_transforms:
             if not isinstance(transform, BatchTransform):
@@ -81,10 +86,10 @@ class DataLoader:
                     f"DataLoader: not a batch transform: got {type(transform).__name__}: need a "
                     "BatchTransform; those of one image go into the data set"
                 )
-        if drop_last and self.batch_size > len(dataset):
+        if self.drop_last and self.batch_size > len(dataset):
             raise ValueError(
                 f"DataLoader: no full batch: batch_size is {self.batch_size}, the data set has "
-                f"{len(dataset)} items: need batch_size <= {len(dataset)} with drop_last"
+                f"{len(dataset)} items: need at least {self.batch_size} with drop_last"
             )
         self._tensor(np.zeros(0))  # a wrong device or dtype shows here, not in the first batch
 
@@ -102,7 +107,11 @@ class DataLoader:
 
         So a pass that was broken off goes on: with NumPy's generator as it was when that pass
         began, the batches from `first` on are the ones it did not come to.
+
+        Raises:
+            TypeError, ValueError: `first` is not an integer of 0 and more.
         """
+        first = check_integer("DataLoader.start", "first", first, at_least=0)
         n = len(self.dataset)
         order = np.random.permutation(n) if self.shuffle else np.arange(n)
         seed = int(np.random.randint(2**32, dtype=np.uint32)) if self.batch_transforms else 0

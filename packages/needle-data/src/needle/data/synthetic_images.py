@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray as Array
 
-from ._checks import check_integer
+from ._checks import check_integer, check_switch
 from .dataset import ImageDataset
 from .transforms import Transform
 
@@ -47,7 +47,7 @@ class SyntheticImages(ImageDataset):
         y: int64 (size,): every class equally often (within one), in random order.
 
     Raises:
-        TypeError: `size` or `seed` is not an integer.
+        TypeError: `size` or `seed` is not an integer, `train` no bool.
         ValueError: `size` is below 1 or `seed` below 0.
     """
 
@@ -58,6 +58,7 @@ class SyntheticImages(ImageDataset):
         transforms: Sequence[Transform] | None = None,
         seed: int = 0,
     ) -> None:
+        train = check_switch("SyntheticImages", "train", train)
         if size is None:
             size = 10_000 if train else 2_000
         n = check_integer("SyntheticImages", "size", size, at_least=1)

@@ -149,17 +149,19 @@ def batchify(
     Raises:
         ShapeError: `data` is not one-dimensional.
         DTypeError: `dtype` does not hold the ids exactly.
-        TypeError: `batch_size` is not an integer.
+        TypeError: `batch_size` is not an integer, or `data` holds anything but whole numbers.
         ValueError: `batch_size` is below 1, or above len(data): no row would be left.
     """
     columns = check_integer("batchify", "batch_size", batch_size, at_least=1)
     ids = np.asarray(data)
     if ids.ndim != 1:
         raise ShapeError(f"batchify: data is not a sequence: got shape {ids.shape}: need (n,)")
+    if ids.size and (ids.dtype.kind not in "iuf" or not np.array_equal(ids, np.rint(ids))):
+        raise TypeError(f"batchify: data is not word ids: got {ids.dtype}: need whole numbers")
     if columns > len(ids):
         raise ValueError(
             f"batchify: too few tokens: batch_size is {columns}, data has {len(ids)}: "
-            f"need batch_size <= {len(ids)}"
+            f"need at least {columns}"
         )
     rows = len(ids) // columns
     kept = ids[: rows * columns].reshape(columns, rows).T

@@ -43,12 +43,14 @@ def number(op: str, name: str, value: object, low: float, high: float, rule: str
 
     Raises:
         TypeError: it is not a real number.
-        ValueError: it is outside, or NaN.
+        ValueError: it is outside, infinite or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{op}: {name} is {value!r}: need a number {rule}")
     result = float(value)
-    if not low <= result <= high or math.isinf(result):
+    if math.isinf(result):
+        raise ValueError(f"{op}: {name} is {value}: need a finite number {rule}")
+    if not low <= result <= high:
         raise ValueError(f"{op}: {name} is {value}: need a number {rule}")
     return result
 

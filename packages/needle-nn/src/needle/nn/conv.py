@@ -8,7 +8,7 @@ from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, ShapeError
 
-from .checks import check_axes, check_size, float_dtype, positive, promoted
+from .checks import check_axes, check_size, float_dtype, positive, promoted, switch
 from .module import Module, Parameter
 
 __all__ = ["Conv"]
@@ -50,7 +50,7 @@ class Conv(Module):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(device, dtype)
-        dtype = float_dtype("Conv", dtype)
+        dtype, bias = float_dtype("Conv", dtype), switch("Conv", "bias", bias)
         self.in_channels = positive("Conv", "in_channels", in_channels)
         self.out_channels = positive("Conv", "out_channels", out_channels)
         self.kernel_size = k = _square("kernel_size", kernel_size)

@@ -8,7 +8,7 @@ from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, ShapeError
 
-from .checks import check_size, check_tensor, float_dtype, positive, promoted
+from .checks import check_size, check_tensor, float_dtype, positive, promoted, switch
 from .module import Module, Parameter
 
 __all__ = ["Linear"]
@@ -40,7 +40,7 @@ class Linear(Module):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(device, dtype)
-        dtype = float_dtype("Linear", dtype)
+        dtype, bias = float_dtype("Linear", dtype), switch("Linear", "bias", bias)
         self.in_features = positive("Linear", "in_features", in_features)
         self.out_features = positive("Linear", "out_features", out_features)
         self.weight = Parameter(

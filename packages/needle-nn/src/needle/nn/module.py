@@ -1,6 +1,6 @@
 """Parameter and Module: a network is a tree of attributes.
 
-A Module owns what is reachable through its attributes: Tensors and Modules, directly or inside
+A Module owns what is reachable through its attributes: Parameters and Modules, directly or inside
 lists, tuples and dicts. The path is the name, so the input weight of an RNN's first layer is
 `rnn_cells.0.W_ih`. Nothing is registered by hand except buffers: state that is saved and moved,
 but not trained.
@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, NDArray
 
-from .checks import float_dtype
+from .checks import check_tensor, float_dtype, switch
 from .state import array_of, check_state, copy_of, replace, to_numpy
 
 __all__ = ["Module", "Parameter"]
@@ -62,7 +62,18 @@ class Module:
         super().__setattr__(name, value)
 
     def register_buffer(self, name: str, value: Tensor) -> None:
-        """Sets an attribute that `state_dict` saves and `to` moves, but no optimizer trains."""
+        """Sets an attribute that `state_dict` saves and `to` moves, but no optimizer trains.
+
+        Raises:
+            TypeError: `name` is no name of an attribute, or `value` not a Tensor.
+            KeyError: the module has something else of this name.
+        """
+        op = f"{type(self).__name__}: register_buffer"
+        if not isinstance(name, str) or not name.isidentifier():
+            raise TypeError(f"{op}: name is {name!r}: need that of an attribute")
+        if hasattr(self, name) and name not in self._buffer_names:
+            raise KeyError(f"{op}: name is {name!r}: the module has one: need another")
+        check_tensor(op, "value", value)
         self._buffer_names = self._buffer_names | {name}
         setattr(self, name, value)
 
@@ -121,7 +132,12 @@ class Module:
     # ---- modes and moves ----------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Self:
-        """Puts the whole tree into training mode (or, with False, evaluation); returns self."""
+        """Puts the whole tree into training mode (or, with False, evaluation); returns self.
+
+        Raises:
+            TypeError: `mode` is not True or False.
+        """
+        mode = switch(type(self).__name__, "mode", mode)
         for _, module in self.named_modules():
             module.training = mode
         return self

@@ -9,7 +9,16 @@ from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, NDArray, ShapeError
 
-from .checks import check_axes, check_size, check_tensor, float_dtype, number, positive, promoted
+from .checks import (
+    check_axes,
+    check_size,
+    check_tensor,
+    float_dtype,
+    number,
+    positive,
+    promoted,
+    switch,
+)
 from .module import Module, Parameter
 from .state import array_of
 
@@ -41,7 +50,7 @@ class _BatchNorm(Module):
         self.dim = positive(op, "dim", dim)
         self.eps = number(op, "eps", eps, 0, float("inf"), ">= 0")
         self.momentum = number(op, "momentum", momentum, 0, 1, "in [0, 1]")
-        self.relu = relu
+        self.relu = switch(op, "relu", relu)
         self.weight = Parameter(init.ones(dim, device=device, dtype=dtype))
         self.bias = Parameter(init.zeros(dim, device=device, dtype=dtype))
         self.register_buffer("running_mean", init.zeros(dim, device=device, dtype=dtype))

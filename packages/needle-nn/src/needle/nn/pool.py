@@ -9,7 +9,7 @@ from needle.autograd import Tensor
 from needle.backend_ndarray import Device
 from needle.backend_ndarray.pool import Size, windows
 
-from .checks import check_axes
+from .checks import check_axes, switch
 from .module import Module
 
 __all__ = ["AvgPool2d", "MaxPool2d"]
@@ -28,7 +28,9 @@ class Pool2d(Module):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(device, dtype)
-        where = windows(type(self).__name__, kernel_size, stride, padding, ceil_mode)
+        op = type(self).__name__
+        ceil_mode = switch(op, "ceil_mode", ceil_mode)
+        where = windows(op, kernel_size, stride, padding, ceil_mode)
         self.kernel_size, self.stride, self.padding, self.ceil_mode = where
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class AvgPool2d(Pool2d):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode, device, dtype)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = switch("AvgPool2d", "count_include_pad", count_include_pad)
 
     def pool(self, x: Tensor) -> Tensor:
         settings = self.kernel_size, self.stride, self.padding, self.ceil_mode

@@ -14,7 +14,7 @@ from needle import init, ops
 from needle.autograd import Tensor, TensorTuple
 from needle.backend_ndarray import Device, ShapeError
 
-from .checks import check_axes, check_size, check_tensor, float_dtype, positive, promoted
+from .checks import check_axes, check_size, check_tensor, float_dtype, positive, promoted, switch
 from .elementwise import Dropout
 from .module import Module, Parameter
 
@@ -42,7 +42,7 @@ class _Cell(Module):
     ) -> None:
         super().__init__(device, dtype)
         op = type(self).__name__
-        dtype = float_dtype(op, dtype)
+        dtype, bias = float_dtype(op, dtype), switch(op, "bias", bias)
         self.input_size = positive(op, "input_size", input_size)
         self.hidden_size = positive(op, "hidden_size", hidden_size)
         width, bound = gates * self.hidden_size, self.hidden_size**-0.5

@@ -57,7 +57,7 @@ def check_state(op: str, own: Mapping[str, Tensor], state: Mapping[str, Any]) ->
     if missing or unexpected:
         raise KeyError(
             f"{op}: names differ: missing {missing}, unexpected {unexpected}: "
-            f"need exactly the {len(own)} names of state_dict()"
+            "need exactly the names of state_dict()"
         )
     for name, tensor in own.items():
         value = state[name]

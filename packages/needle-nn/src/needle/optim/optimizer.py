@@ -10,7 +10,7 @@ import numpy as np
 
 from needle import backend_ndarray as nd
 from needle.autograd import Tensor
-from needle.backend_ndarray import DeviceError, NDArray, ShapeError
+from needle.backend_ndarray import DeviceError, DTypeError, NDArray, ShapeError
 from needle.nn.checks import number, switch
 from needle.nn.state import (
     array_of,
@@ -41,6 +41,7 @@ class Optimizer:
 
     Raises:
         TypeError: params is not an iterable of Tensors.
+        DTypeError: one of them is not of floats.
         ValueError: params is empty, one of them is the result of an operation, or a
             hyper-parameter is out of range.
     """
@@ -123,7 +124,7 @@ class Optimizer:
         memory with each other or with a Tensor of the user's.
 
         Raises:
-            ValueError: max_norm is below 0.
+            ValueError: max_norm is below 0, or infinite.
             ShapeError, DeviceError: a gradient is unlike its parameter.
 
         Source: Pascanu et al., On the difficulty of training recurrent neural networks, 2013; the
@@ -290,6 +291,8 @@ def _checked_params(op: str, params: Iterable[Tensor]) -> list[Tensor]:
         if not isinstance(parameter, Tensor):
             kind = type(parameter).__name__
             raise TypeError(f"{op}: parameter {i} is a {kind}: need a Tensor")
+        if parameter.dtype.kind != "f":
+            raise DTypeError(f"{op}: parameter {i} is {parameter.dtype}: need float32 or float64")
         if not parameter.is_leaf():
             raise ValueError(
                 f"{op}: parameter {i} {tuple(parameter.shape)} is the result of an operation: "
