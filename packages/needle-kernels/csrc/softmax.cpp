@@ -1,6 +1,5 @@
 // Softmax and its relatives. The maximum m of a row is taken out first, so exp cannot overflow:
 //     logsumexp(x) = m + log(s)    s = sum(exp(x - m))
-#include "caches.h"
 #include "families.h"
 #include "parallel.h"
 #include "strided.h"
