@@ -216,6 +216,23 @@ inline Vec<double> load_widened(const float* p)
 #endif
 }
 
+// The first n lanes, 0 <= n <= lanes; the others are zero and their memory is not touched.
+inline Vec<double> load_widened_first(const float* p, int64_t n)
+{
+#if defined(__AVX512F__)
+    __mmask8 first = (__mmask8)((1u << n) - 1);
+    return (Vec<double>)_mm512_maskz_cvtps_pd(first, _mm256_maskz_loadu_ps(first, p));
+#elif defined(__AVX2__)
+    __m128i index = _mm_setr_epi32(0, 1, 2, 3);
+    __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(n)), index);
+    return (Vec<double>)_mm256_cvtps_pd(_mm_maskload_ps(p, mask));
+#else
+    float values[lanes<double>] = {};
+    for (int64_t i = 0; i < n; ++i) values[i] = p[i];
+    return load_widened(values);
+#endif
+}
+
 inline void store_narrowed(float* p, Vec<double> v)
 {
 #if defined(__AVX512F__)

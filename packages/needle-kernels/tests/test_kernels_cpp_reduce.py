@@ -138,7 +138,7 @@ def test_extremes(isa: str, threads: int, name: str, dtype: str) -> None:
 def test_short_rows(isa: str, threads: int, order: int, dtype: str) -> None:
     """Rows of up to some vectors, several folded together, and not what is beside them."""
     rng = np.random.default_rng(5)
-    for n in (*range(1, 70), 127, 128, 129, 255, 256, 257):
+    for n in (*range(1, 70), 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025):
         beside = np.full((37, n + 3), np.nan if dtype in FLOATS else 99, dtype)
         a = beside[::order, 2 : n + 2]
         a[...] = draw(rng, a.shape, dtype)
@@ -265,6 +265,30 @@ def test_cancellation(isa: str, dtype: str) -> None:
 
 def dtype_of(name: str) -> Any:
     return np.dtype(name).type
+
+
+@cache
+def rows_beyond_caches(dtype: str) -> list[tuple[Array, Sum, Array]]:
+    """Rows of many lengths in over 24 MB, which kernels read at several places in turn."""
+    values = draw(np.random.default_rng(7), (26_000_000 // np.dtype(dtype).itemsize,), dtype)
+    made = []
+    for n in (9, 16, 24, 37, 67, 128, 263, 512, 1027, 2048, 6200, 260_003, 2_600_000, values.size):
+        a = values[: values.size // n * n].reshape(-1, n)
+        made.append((a, Sum.of(a, (1,)), a.max(1)))
+    return made
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_beyond_caches(isa: str, dtype: str) -> None:
+    before = cpu.num_threads()
+    for a, sums, largest in rows_beyond_caches(dtype):
+        first = reduced("sum", a, (1,))
+        sums.check(first)
+        for n in (1, 2, 3, 7):
+            cpu.set_num_threads(n)
+            assert (reduced("sum", a, (1,)) == first).all()
+            assert (reduced("max", a, (1,)) == largest).all()
+        cpu.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
