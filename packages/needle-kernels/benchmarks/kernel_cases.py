@@ -236,6 +236,17 @@ for size in ("tiny", "large"):
         ),
     }
 
+for width in (10, 64):
+    shape = (2**24 // width, width)
+    CASES |= {
+        f"sum-rows-of-{width}-large": Case(
+            (shape,), lambda m, a: a.sum(1), lambda m, a: a.sum(1), lambda m, a: a.sum(1)
+        ),
+        f"max-rows-of-{width}-large": Case(
+            (shape,), lambda m, a: m.max(a, 1), lambda m, a: a.amax(1), lambda m, a: a.max(1)
+        ),
+    }
+
 # ---- matmul -------------------------------------------------------------------------------------
 
 PRODUCTS = [(8, 8, 8), (128, 128, 128), (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048)]

@@ -40,6 +40,7 @@ struct Walk {
     int64_t run = 1;   // elements of a channel that the innermost axis covers
     int64_t step = 1;  // elements of a channel in a piece
     int64_t pieces = 0, block_pieces = 1, blocks = 0, strips = 0;
+    bool from_memory = false;  // the operands are more than a few cores' own caches
 
     int64_t first_piece(int64_t block) const { return min64(block * block_pieces, pieces); }
     int64_t elements_before(int64_t piece) const
@@ -101,6 +102,12 @@ void join_axes(Walk& walk)
 }
 
 template <class T>
+int64_t operand_bytes(const Walk& walk)
+{
+    return walk.channels * walk.per_channel * int64_t{sizeof(T)};
+}
+
+template <class T>
 void cut_into_pieces(Walk& walk)
 {
     bool plane_is_dense = walk.stride[0][2] == 1 && walk.size[2] > 1;
@@ -121,6 +128,7 @@ void cut_into_pieces(Walk& walk)
     int64_t row_bytes = (walk.across_channels ? walk.channels : lanes<T>)*int64_t{sizeof(T)};
     walk.block_pieces = min64(max64(block_bytes / max64(row_bytes, 1), 16), max_pieces);
     walk.blocks = ceil_div(walk.pieces, walk.block_pieces);
+    walk.from_memory = walk.operands * operand_bytes<T>(walk) > 4 * caches().second_bytes;
 }
 
 template <class T, int count>
@@ -174,6 +182,7 @@ struct Strip {
     const Block& block;
     int64_t channel;   // the first one
     int64_t channels;  // 1 where lanes run along a plane
+    bool streams;      // what is written goes past the caches
 
     Vec<T> load_piece(const T* data, int operand, int64_t i) const
     {
@@ -185,15 +194,18 @@ struct Strip {
     void store_piece(T* data, int operand, int64_t i, Vec<T> v) const
     {
         T* p = data + channel * walk.channel_stride[operand] + block.offset[operand][i];
-        if constexpr (plain)
-            store(p, v);
-        else
+        if constexpr (!plain)
             store_lanes(p, walk.lane_stride[operand], v, lanes_in(i));
+        else if (streams)
+            stream_store<T>(p, v);
+        else
+            store(p, v);
     }
 
     // Fetches a part of the next block, which the strips of this one share in the order of memory:
-    // each reads a column of it, an order that no processor foresees.
-    void fetch_next(const T* data, int operand, int64_t i) const
+    // each reads a column of it, an order that no processor foresees. (Inlined always: gcc takes
+    // what only prefetches for a function without effects, and leaves its calls out.)
+    NEEDLE_INLINE void fetch_next(const T* data, int operand, int64_t i) const
     {
         const T* next = data + block.offset[operand][0] + block.count * walk.stride[operand][2];
         __builtin_prefetch(next + channel * block.count + i * lanes<T>, 0, 2);
@@ -238,9 +250,22 @@ struct Strip {
     }
 };
 
+// Whether an operand that is written is more than the caches keep, and every plain piece of it a
+// line of a cache, or followed by the piece that completes the line.
+template <class T>
+bool strips_may_stream(const Walk& walk, int operand, const T* data)
+{
+    const int64_t* stride = walk.stride[operand];
+    bool whole_lines = !walk.across_channels || NEEDLE_VECTOR_BYTES == 64;
+    int64_t next_strip = walk.across_channels ? lanes<T> : walk.channel_stride[operand];
+    bool aligned = rows_are_aligned(data, next_strip);
+    for (int d = 0; d < 3; ++d) aligned = aligned && rows_are_aligned(data, stride[d]);
+    return whole_lines && aligned && operand_bytes<T>(walk) >= beyond_caches;
+}
+
 // Calls body(strip) for every strip of every block, shared by the threads.
 template <class T, class Body>
-void for_each_strip(const Walk& walk, const Body& body)
+void for_each_strip(const Walk& walk, const Body& body, bool streams = false)
 {
     bool dense = true;
     for (int o = 0; o < walk.operands; ++o) dense = dense && walk.lane_stride[o] == 1;
@@ -257,10 +282,11 @@ void for_each_strip(const Walk& walk, const Body& body)
                              walk.across_channels ? min64(lanes<T>, walk.channels - channel) : 1;
                          bool whole = walk.across_channels ? channels == lanes<T> : block.full;
                          if (dense && whole)
-                             body(Strip<T, true>{walk, block, channel, channels});
+                             body(Strip<T, true>{walk, block, channel, channels, streams});
                          else
-                             body(Strip<T, false>{walk, block, channel, channels});
+                             body(Strip<T, false>{walk, block, channel, channels, streams});
                      }
+                     if (streams) end_stream();
                  });
 }
 
@@ -306,28 +332,31 @@ struct Affine {
 template <class T>
 void apply(const Walk& walk, T* y, const T* x, const Affine<T>& affine, bool relu)
 {
-    for_each_strip<T>(walk, [&](const auto& strip) {
+    const bool streams = strips_may_stream(walk, 1, y), fetches = walk.from_memory;
+    auto write = [&, fetches, streams](const auto& strip) {
         Vec<T> center = strip.of_channels(affine.center), factor = strip.of_channels(affine.factor);
         Vec<T> offset = strip.of_channels(affine.offset);
         for (int64_t i = 0; i < strip.block.count; ++i) {
-            strip.fetch_next(x, 0, i);
-            strip.fetch_next(y, 1, i);
+            if (fetches) strip.fetch_next(x, 0, i);
+            if (fetches && !streams) strip.fetch_next(y, 1, i);
             Vec<T> v = (strip.load_piece(x, 0, i) - center) * factor + offset;
             if (relu) v = v < T(0) ? Vec<T>{} : v;  // NaN stays
             strip.store_piece(y, 1, i, v);
         }
-    });
+    };
+    for_each_strip<T>(walk, write, streams);
 }
 
 // The mean of x - shift and the squared deviations from it, of every block and channel.
 template <class T>
 void block_moments(const Walk& walk, const T* x, const T* shifts, T* means, T* squares)
 {
-    for_each_strip<T>(walk, [&](const auto& strip) {
+    const bool fetches = walk.from_memory;
+    for_each_strip<T>(walk, [&, fetches](const auto& strip) {
         int64_t index = strip.block.index;
         Vec<T> shift = strip.of_channels(shifts);
         Vec<T> mean = strip.sum([&](int64_t i) {
-            strip.fetch_next(x, 0, i);
+            if (fetches) strip.fetch_next(x, 0, i);
             return strip.load_piece(x, 0, i) - shift;
         }) / static_cast<T>(walk.elements(index));
         strip.set_channels(means + index * walk.channels, mean);
@@ -476,7 +505,7 @@ struct BatchGrad {
     T* dx;
 
     template <class Strip>
-    void fetch_next(const Strip& strip, int64_t i) const
+    NEEDLE_INLINE void fetch_next(const Strip& strip, int64_t i) const
     {
         strip.fetch_next(x, role_x, i);
         strip.fetch_next(dy, role_dy, i);
@@ -495,12 +524,13 @@ template <class T>
 void block_gradient_sums(const Walk& walk, const BatchGrad<T>& grad, const BatchScratch<T>& scratch)
 {
     const T* means = scratch.a;
-    for_each_strip<T>(walk, [&](const auto& strip) {
+    const bool fetches = walk.from_memory;
+    for_each_strip<T>(walk, [&, fetches](const auto& strip) {
         int64_t row = strip.block.index * walk.channels;
         int64_t count = strip.block.count, i = 0;
         Vec<T> mean = strip.of_channels(means), sums[2] = {}, products[2] = {};
         auto add = [&](int k, int64_t i) {
-            grad.fetch_next(strip, i);
+            if (fetches) grad.fetch_next(strip, i);
             Vec<T> g = strip.used(i, grad.incoming(strip, i));
             sums[k] += g;
             products[k] += g * (strip.load_piece(grad.x, role_x, i) - mean);
@@ -544,17 +574,19 @@ template <class T>
 void write_input_gradient(const Walk& walk, const BatchGrad<T>& grad,
                           const BatchScratch<T>& scratch)
 {
-    for_each_strip<T>(walk, [&](const auto& strip) {
+    const bool streams = strips_may_stream(walk, role_dx, grad.dx), fetches = walk.from_memory;
+    auto write = [&, fetches, streams](const auto& strip) {
         Vec<T> mean = strip.of_channels(scratch.a), b = strip.of_channels(scratch.b);
         Vec<T> c = strip.of_channels(scratch.c), d = strip.of_channels(scratch.d);
         for (int64_t i = 0; i < strip.block.count; ++i) {
-            grad.fetch_next(strip, i);
-            strip.fetch_next(grad.dx, role_dx, i);
+            if (fetches) grad.fetch_next(strip, i);
+            if (fetches && !streams) strip.fetch_next(grad.dx, role_dx, i);
             Vec<T> g = grad.incoming(strip, i);
             Vec<T> deviation = strip.load_piece(grad.x, role_x, i) - mean;
             strip.store_piece(grad.dx, role_dx, i, g * b + (deviation * c + d));
         }
-    });
+    };
+    for_each_strip<T>(walk, write, streams);
 }
 
 bool has_relu(const Call& call) { return call.scalars[1] != 0 && call.arrays[5].data != nullptr; }
@@ -606,8 +638,18 @@ bool rows_are_dense(const Call& call, const int (&operands)[4])
     return true;
 }
 
+// A vector of a row, past the caches where `streams` and it is a whole one.
+template <class T>
+void store_or_stream(const Line<T>& row, int64_t i, int64_t n, Vec<T> v, bool streams)
+{
+    if (streams && n == lanes<T>)
+        stream_store<T>(row.data + i, v);
+    else
+        row.store(i, n, v);
+}
+
 template <class T, bool dense>
-void layer_norm_row(const Call& call, int64_t r)
+void layer_norm_row(const Call& call, int64_t r, bool streams)
 {
     Line<T> y = known<dense>(row_of<T>(call.arrays[0], r));
     Line<T> x = known<dense>(row_of<T>(call.arrays[3], r));
@@ -635,7 +677,7 @@ void layer_norm_row(const Call& call, int64_t r)
     var[r] = static_cast<T>(variance);
     for_vectors<T>(size, [&](int64_t i, int64_t n) {
         Vec<T> normal = (x.load(i, n) - center) * scale + offset;
-        y.store(i, n, normal * weight.load(i, n) + bias.load(i, n));
+        store_or_stream(y, i, n, normal * weight.load(i, n) + bias.load(i, n), streams);
     });
 }
 
@@ -647,8 +689,10 @@ void layer_norm(const Call& call)
                  [&](int64_t begin, int64_t end) {
                      with_float(x.dtype, [&](auto zero) {
                          using T = decltype(zero);
+                         bool streams = dense && may_stream<T>(call.arrays[0]);
                          auto row = dense ? layer_norm_row<T, true> : layer_norm_row<T, false>;
-                         for (int64_t r = begin; r < end; ++r) row(call, r);
+                         for (int64_t r = begin; r < end; ++r) row(call, r, streams);
+                         if (streams) end_stream();
                      });
                  });
 }
@@ -661,7 +705,8 @@ int64_t rows_in_block(int64_t rows) { return min64(max64(ceil_div(rows, 16), 4),
 
 // One row: dx, and what it adds to dweight and dbias.
 template <class T, bool dense>
-void layer_norm_grad_row(const Call& call, int64_t r, Line<T> dweights, Line<T> dbiases)
+void layer_norm_grad_row(const Call& call, int64_t r, Line<T> dweights, Line<T> dbiases,
+                         bool streams)
 {
     Line<T> dweight = known<true>(dweights), dbias = known<true>(dbiases);
     Line<T> dx = known<dense>(row_of<T>(call.arrays[0], r));
@@ -686,7 +731,7 @@ void layer_norm_grad_row(const Call& call, int64_t r, Line<T> dweights, Line<T> 
     for_vectors<T>(size, [&](int64_t i, int64_t n) {
         Vec<T> normal = (x.load(i, n) - center) * inverse;
         Vec<T> g = dy.load(i, n) * weight.load(i, n);
-        dx.store(i, n, ((g - mean_g) - normal * mean_gx) * inverse);
+        store_or_stream(dx, i, n, ((g - mean_g) - normal * mean_gx) * inverse, streams);
     });
 }
 
@@ -699,17 +744,18 @@ void layer_norm_grad_of(const Call& call)
     int64_t blocks = ceil_div(rows, per_block);
     T* weights = static_cast<T*>(call.workspace);  // blocks x size, and then the same for dbias
     T* biases = weights + blocks * size;
-    auto run_row = rows_are_dense(call, {0, 3, 4, 7}) ? layer_norm_grad_row<T, true>
-                                                      : layer_norm_grad_row<T, false>;
-    parallel_for(blocks, ceil_div(grain, per_block * max64(size, 1)),
-                 [&](int64_t begin, int64_t end) {
-                     for (int64_t b = begin; b < end; ++b) {
-                         for (int64_t i = 0; i < size; ++i)
-                             weights[b * size + i] = biases[b * size + i] = 0;
-                         for (int64_t r = b * per_block; r < min64(rows, (b + 1) * per_block); ++r)
-                             run_row(call, r, {weights + b * size, 1}, {biases + b * size, 1});
-                     }
-                 });
+    const bool dense = rows_are_dense(call, {0, 3, 4, 7});
+    const bool streams = dense && may_stream<T>(call.arrays[0]);
+    auto run_row = dense ? layer_norm_grad_row<T, true> : layer_norm_grad_row<T, false>;
+    parallel_for(
+        blocks, ceil_div(grain, per_block * max64(size, 1)), [&](int64_t begin, int64_t end) {
+            for (int64_t b = begin; b < end; ++b) {
+                for (int64_t i = 0; i < size; ++i) weights[b * size + i] = biases[b * size + i] = 0;
+                for (int64_t r = b * per_block; r < min64(rows, (b + 1) * per_block); ++r)
+                    run_row(call, r, {weights + b * size, 1}, {biases + b * size, 1}, streams);
+            }
+            if (streams) end_stream();
+        });
     auto plain = [](int64_t, int64_t, double value) { return value; };
     for_each_group(size, blocks, [&](int64_t first, int64_t n) {
         double sums[group];

@@ -58,6 +58,53 @@ def wide(*arrays):
     return [a.numpy().astype(np.float64) for a in arrays]
 
 
+def repeated(a, times, order, dtype, device):
+    """(N, ...) so many times over; maps (N, C, H, W) in one of two memory orders."""
+    if order == "nchw":
+        return nd.array(np.concatenate([a] * times), dtype=dtype, device=device)
+    last = np.concatenate([a.transpose(0, 2, 3, 1)] * times)
+    return nd.array(last, dtype=dtype, device=device).permute((0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("order", ["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", [(8, 64, 14, 14), (8, 66, 13, 15)], ids=str)
+def test_batch_norm_beyond_caches(device, shape, order):
+    """Over 24 MB: results are written past the caches. A repeated batch has the same statistics."""
+    times = 24_000_000 // (4 * np.prod(shape)) + 9
+    small, small_dy = draw(shape), draw(shape, 3)
+    x, dy = (repeated(a, times, order, "float32", device) for a in (small, small_dy))
+    weight, bias = parameters(shape[1], "float32", device)
+    y, mean, var = nd.batch_norm(x, weight, bias, EPS)
+    for got in (y, nd.batch_norm_eval(x, mean, var, weight, bias, EPS)):
+        want = batch_norm_oracle(small, *wide(weight, bias))[0]
+        compare(got, np.concatenate([want] * times), dtype="float32", atol=2e-4)
+
+    exact = [nd.array(a, dtype="float64", device=device) for a in (small_dy, small)]
+    rest = [nd.array(a.numpy(), dtype="float64", device=device) for a in (mean, var, weight)]
+    want_dx, want_dw, want_db = wide(*nd.batch_norm_grad(*exact, None, *rest, EPS))
+    dx, dw, db = nd.batch_norm_grad(dy, x, None, mean, var, weight, EPS)
+    compare(dx, np.concatenate([want_dx] * times), dtype="float32", atol=2e-4)
+    compare(dw, want_dw * times, dtype="float32", atol=2.0, rtol=1e-4)
+    compare(db, want_db * times, dtype="float32", atol=2.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(500, 1024), (500, 1029)], ids=str)
+def test_layer_norm_beyond_caches(device, shape):
+    times = 24_000_000 // (4 * np.prod(shape)) + 2
+    small, small_dy = draw(shape), draw(shape, 3)
+    x, dy = (repeated(a, times, "nchw", "float32", device) for a in (small, small_dy))
+    weight, bias = parameters(shape[1], "float32", device)
+    y, mean, var = nd.layer_norm(x, weight, bias, EPS)
+    want, want_mean, want_var = layer_norm_oracle(small, *wide(weight, bias))
+    compare(y, np.concatenate([want] * times), dtype="float32", atol=2e-4)
+
+    exact = (small_dy, small, want_mean, want_var)
+    exact = [nd.array(a, dtype="float64", device=device) for a in (*exact, weight.numpy())]
+    want_dx = wide(nd.layer_norm_grad(*exact, EPS)[0])[0]
+    dx = nd.layer_norm_grad(dy, x, mean, var, weight, EPS)[0]
+    compare(dx, np.concatenate([want_dx] * times), dtype="float32", atol=2e-4)
+
+
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", BATCH_SHAPES, ids=str)
