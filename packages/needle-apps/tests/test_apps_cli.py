@@ -51,6 +51,11 @@ def succeed(*arguments):
     return result
 
 
+def help_of(*command):
+    """The help of a command, on a screen so wide that no sentence is broken."""
+    return CliRunner(env={"COLUMNS": "300"}).invoke(app, [*command, "--help"]).stdout
+
+
 def fail(*arguments, code=2):
     """The one line that a mistake is answered with."""
     result = run(*arguments)
@@ -367,6 +372,15 @@ def test_a_checkpoint_and_data_that_do_not_belong_together(tmp_path):
     assert "wrong data set: ptb" in fail("eval", images, "--data", "ptb")
     for name in ("train", "test"):
         (tmp_path / f"{name}.txt").write_text("a b c d\n" * 50)
+    for file, more in ((images, ", or --data cifar10 with it"), (text, "")):
+        assert fail("eval", file, "--data-dir", tmp_path) == (
+            f"error: eval: data_dir is not read: got {tmp_path}: {file} was trained on the "
+            f"synthetic set, which is in no folder: need none{more}"
+        )
+    assert fail("eval", images, "--seq-len", 20) == (
+        f"error: eval: seq_len does not fit: got 20: {images} is resnet9, which reads no text: "
+        "need none"
+    )
     line = fail("eval", text, "--data", "ptb", "--data-dir", tmp_path)
     assert re.search(r"vocabularies differ: .* knows \d+ words of synthetic, text .* has 5", line)
 
@@ -433,6 +447,29 @@ def test_a_run_goes_on_for_more_epochs():
     assert "epoch 3/3" in output
     assert "after 3 epochs" in output.splitlines()[-1]
     assert tomllib.loads((only_run() / "config.toml").read_text())["epochs"] == 3
+
+
+def test_resuming_a_finished_run_says_how_to_go_on():
+    succeed(*SHORT)
+    lines = succeed("train", "lm", "--resume").stdout.splitlines()
+    assert lines[1] == (
+        f"{only_run()} is finished after 1 epoch, only to be measured: --epochs 2 or more goes on"
+    )
+    assert "test perplexity" in lines[2]
+    succeed("train", "lm", "--resume", "--epochs", 2)
+    assert "after 2 epochs, only to be" in succeed("train", "lm", "--resume").stdout
+
+
+def test_resuming_a_run_that_stopped_early_says_how_to_go_on():
+    """At a rate of 1000 epoch 2 or 3 is not better than the one before."""
+    early = ("--epochs", 30, "--early-stop", 1, "--lr", 1000, "--clip", 1)
+    succeed(*SHORT, *early)
+    line = succeed("train", "lm", "--resume").stdout.splitlines()[1]
+    assert re.fullmatch(
+        r"runs/\S+ is finished after \d+ epochs, only to be measured: --early-stop 2 or more goes "
+        "on",
+        line,
+    )
 
 
 def test_resuming_takes_the_latest_that_did_not_finish():
@@ -519,7 +556,48 @@ def test_holdout_and_early_stop():
     assert "; valid accuracy" in output
     assert "valid accuracy" in output.splitlines()[-1]
     assert "no validation split" in fail(*IMAGES, "--early-stop", 1)
-    assert "holdout: got 192: there are 192 training images" in fail(*IMAGES, "--holdout", 192)
+
+
+@pytest.mark.parametrize("holdout", [161, 192, 1000])
+def test_holding_out_leaves_a_batch(holdout):
+    assert fail(*IMAGES, "--epochs", 1, "--holdout", holdout) == (
+        f"error: holdout too large: {holdout}: synthetic images has 192 train images: need at most "
+        "160, to leave a batch of 32"
+    )
+    assert not Path("runs").exists()
+
+
+def test_the_largest_holdout_is_trained():
+    succeed(*IMAGES, "--epochs", 1, "--holdout", 160)
+
+
+def test_a_run_without_clipping_goes_on_without():
+    """0.25, the default, would show as a norm in every row."""
+    succeed(*SHORT, "--clip", 0, "--log-every", 1)
+    assert tomllib.loads((only_run() / "config.toml").read_text())["clip"] == 0
+    *_, file = sorted((only_run() / "checkpoints").glob("step-*"))
+    assert checkpoint.read(file).training.config.clip == 0
+    succeed("train", "lm", "--resume", "--epochs", 2)
+    rows = [json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()]
+    norms = [row["grad_norm"] for row in rows if row["event"] == "step"]
+    assert norms == [None] * 4
+    text = "a run keeps its settings: got clip 0.25: it has 0.0"
+    assert text in fail("train", "lm", "--resume", "--epochs", 3, "--clip", 0.25)
+    assert "Largest gradient norm of an update; 0 for no limit." in help_of("train", "lm")
+
+
+def test_settings_of_another_schedule_are_refused():
+    line = fail(*SHORT, "--decay-every", 3)
+    assert line == "error: options: decay_every: got 3 with schedule constant: need step"
+    succeed(*SHORT, "--preset", "zaremba-small", "--schedule", "cosine")
+    succeed("train", "lm", "--resume", "--epochs", 2)
+
+
+def test_eval_says_what_its_data_are():
+    text = help_of("eval")
+    assert "auto: the data set that the checkpoint was trained on" in text
+    assert "synthetic set" not in text
+    assert "[default: (35)]" in text
 
 
 @pytest.mark.parametrize("command", [(), ("train",), ("train", "lm"), ("eval",), ("info",)])

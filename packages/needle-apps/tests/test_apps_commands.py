@@ -139,6 +139,12 @@ def test_runs_that_are_not_there(tmp_path):
     assert "more than one fits: resnet9" in fail("runs", "compare", "resnet9", "fast")
     assert "compare: too few runs: got 1: need at least 2" in fail("runs", "compare", "slow")
     assert "different tasks: got lm, resnet9" in fail("runs", "compare", "slow", "words")
+    line = fail("runs", "compare", "slow", "fast", folder_of("slow"))
+    name = folder_of("slow").removeprefix("runs/")
+    assert line == (
+        f"error: compare: a run twice: got slow and {folder_of('slow')}, both are {name}: need "
+        "different ones"
+    )
     assert "No such command 'comapre'" in fail("runs", "comapre")
 
 
@@ -180,6 +186,16 @@ def test_text_is_generated():
     assert (found["text"] + "\n", found["seed"], found["unknown"]) == (text, 4, [])
     greedy = [succeed(*arguments[:6], "--temperature", 0).stdout for _ in range(2)]
     assert greedy[0] == greedy[1]
+
+
+def test_a_data_folder_that_is_not_read_is_noted():
+    arguments = ("generate", "words", "--length", 3, "--seed", 4)
+    result = succeed(*arguments, "--data-dir", "nowhere")
+    assert result.stdout == succeed(*arguments).stdout
+    (line,) = result.stderr.splitlines()
+    assert re.fullmatch(
+        r"note: --data-dir nowhere is not read: \S+\.safetensors holds its own words", line
+    )
 
 
 def test_a_seed_of_ones_own_is_told():

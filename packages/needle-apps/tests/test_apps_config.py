@@ -113,11 +113,53 @@ def test_every_setting_says_what_it_is(kind):
             "momentum: got some with optimizer adam: need sgd for it",
         ),
         ({"warmup": 2}, "warmup: got 2.0 with schedule constant: need cosine or one-cycle"),
+        ({"decay": 0.9}, "decay: got 0.9 with schedule constant: need step or zaremba"),
+        (
+            {"decay": 0.9, "schedule": "cosine"},
+            "decay: got 0.9 with schedule cosine: need step or zaremba",
+        ),
+        (
+            {"decay_every": 3, "schedule": "zaremba"},
+            "decay_every: got 3 with schedule zaremba: need step",
+        ),
+        (
+            {"decay_after": 0, "schedule": "one-cycle"},
+            "decay_after: got 0 with schedule one-cycle: need zaremba",
+        ),
+        ({"clip": -1}, "clip: got -1.0: need at least 0"),
+        ({"clip": float("inf")}, "clip: got inf: need at least 0"),
     ],
 )
 def test_a_wrong_setting_is_named(values, message):
     with pytest.raises(ConfigError, match=re.escape(f"here: {message}")):
         TextConfig.parse(values, "here")
+
+
+@pytest.mark.parametrize("course", list(Course))
+def test_a_schedule_keeps_settings_of_others_only_at_their_defaults(course):
+    """So the file of a run, which holds every setting, can be read again."""
+    wanted = TextConfig(schedule=course)
+    assert TextConfig.parse(wanted.plain(), "file") == wanted
+
+
+def test_a_schedule_typed_besides_a_preset_drops_what_the_presets_own_needed(tmp_path):
+    assert resolve("lm", "zaremba-medium", schedule="constant") == resolve(
+        "lm", "zaremba-medium", schedule="constant", decay=0.5, decay_after=4
+    )
+    assert resolve("lm", "zaremba-medium", schedule="step").decay == pytest.approx(1 / 1.2)
+    with pytest.raises(ConfigError, match=r"options: decay: got 0\.7 with schedule constant"):
+        resolve("lm", "zaremba-medium", schedule="constant", decay=0.7)
+    path = tmp_path / "slow.toml"
+    path.write_text('schedule = "cosine"\nwarmup = 2\n')
+    assert resolve("lm", str(path), schedule="zaremba", decay_after=1).warmup == 0
+
+
+@pytest.mark.parametrize(("kind", "clip"), [(TextConfig, 0), (ImageConfig, 0), (ImageConfig, 2)])
+def test_no_limit_of_the_gradient_is_kept_in_the_file(kind, clip, tmp_path):
+    path, wanted = tmp_path / "config.toml", kind(clip=clip)
+    path.write_text(wanted.to_toml(), encoding="utf-8")
+    assert read_config(path).clip == clip
+    assert ImageConfig().clip == 0
 
 
 def test_presets_that_are_none(tmp_path):

@@ -136,7 +136,8 @@ def test_killed_at_random_moments(command, tmp_path, unbroken):
         time.sleep(0.6)  # until it has begun again
     code, stdout, stderr = finish(process)
     assert (code, stderr) == (0, "")
-    assert "going on in" in stdout
+    # A fast machine may have had time for all epochs between two kills.
+    assert re.search("going on in|is finished after", stdout)
     check_same(tmp_path, unbroken(command))
     assert not list(tmp_path.glob("*/checkpoints/.*"))
 

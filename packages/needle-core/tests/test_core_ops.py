@@ -156,9 +156,34 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: ops.conv(t(1, 4, 4, 3), t(3, 3, 2, 5)),
         ShapeError,
-        "conv: channels differ: got x (1, 4, 4, 3), weight (3, 3, 2, 5)",
+        "conv: channels differ: got a (1, 4, 4, 3), b (3, 3, 2, 5): need a.shape[3] == b.shape[2]",
     ),
-    (lambda: ops.conv(t(4, 4, 3), t(3, 3, 3, 5)), ShapeError, "conv: wrong number of axes"),
+    (
+        lambda: ops.conv(t(1, 3, 4, 4), t(3, 3, 2, 5), channels_first=True),
+        ShapeError,
+        "conv: channels differ: got a (1, 3, 4, 4), b (3, 3, 2, 5): need a.shape[1] == b.shape[2]",
+    ),
+    (
+        lambda: ops.conv(t(3, 4, 4), t(3, 3, 3, 5), channels_first=True),
+        ShapeError,
+        "conv: wrong number of axes: got a (3, 4, 4), b (3, 3, 3, 5): need (N, C_in, H, W) and (K",
+    ),
+    (
+        lambda: ops.conv(t(1, 3, 2, 9), t(5, 5, 3, 5), padding=1, channels_first=True),
+        ShapeError,
+        "conv: the image is smaller than the kernel: got a (1, 3, 2, 9), b (5, 5, 3, 5), padding 1",
+    ),
+    (
+        lambda: ops.conv(t(1, 4, 4, 1), t(3, 3, 1, 1), padding=-1, channels_first=True),
+        ShapeError,
+        "conv: channels differ: got a (1, 4, 4, 1), b (3, 3, 1, 1)",
+    ),
+    (
+        lambda: ops.conv(t(1, 1, 4, 4), t(3, 3, 1, 1), padding=-1, channels_first=True),
+        ShapeError,
+        "conv: got stride 1, padding -1: need stride >= 1 and padding >= 0",
+    ),
+    (lambda: ops.conv(t(4, 4, 3), t(3, 3, 3, 5)), ShapeError, "conv: wrong number of axes: got a"),
     (lambda: ops.conv(t(1, 4, 4, 1), t(3, 2, 1, 1)), ShapeError, "conv: the kernel is not square"),
     (lambda: ops.conv(t(1, 4, 4, 1), t(3, 3, 1, 1), 0), ShapeError, "conv: got stride 0"),
     (lambda: ops.conv(t(1, 2, 9, 1), t(3, 3, 1, 1)), ShapeError, "conv: the image is smaller than"),

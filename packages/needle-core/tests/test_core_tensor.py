@@ -368,3 +368,19 @@ def test_make_tuple_gives_its_tensors_back() -> None:
     assert pair[1] is b
     with pytest.raises(ShapeError, match="make_tuple: no Tensors: got 0"):
         ops.make_tuple()
+
+
+def test_what_a_tensor_is_not_made_of() -> None:
+    need = r"need a device such as needle\.cpu\(\)"
+    with pytest.raises(DeviceError, match=f"^Tensor: device: got 'cpu': {need}$"):
+        Tensor([1.0], device="cpu")
+    with pytest.raises(DeviceError, match=f"^Tensor: device: got 'cpu': {need}$"):
+        Tensor(Tensor([1.0]), device="cpu")
+    with pytest.raises(DeviceError, match=f"^to: device: got 'cpu': {need}$"):
+        Tensor([1.0]).to("cpu")
+    with pytest.raises(DTypeError, match=r"^Tensor: dtype is not supported: got float31: need one"):
+        Tensor([1.0], dtype="float31")
+    with pytest.raises(ShapeError, match=r"^Tensor: array is not an array: .*inhomogeneous"):
+        Tensor([[1], [2, 3]])
+    with pytest.raises(TypeError, match=r"^Tensor: requires_grad: got 'yes': need True or False$"):
+        Tensor([1.0], requires_grad="yes")

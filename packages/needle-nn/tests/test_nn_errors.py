@@ -111,6 +111,31 @@ BAD_SETTINGS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "Sequential: module 0 is the class ReLU: need a module",
     ),
     (lambda: nn.Residual(None), TypeError, "Residual: fn is a NoneType: need a module"),
+    (
+        lambda: nn.MaxPool2d("x"),
+        TypeError,
+        r"MaxPool2d: kernel_size is 'x': need an int or \(height, width\)",
+    ),
+    (lambda: nn.MaxPool2d(2, b"x"), TypeError, "MaxPool2d: stride is b'x': need an int or"),
+    (
+        lambda: nn.AvgPool2d(2, 2, (1, 0.5)),
+        TypeError,
+        r"AvgPool2d: padding is \(1, 0\.5\): need an",
+    ),
+    (lambda: nn.AvgPool2d(True), TypeError, "AvgPool2d: kernel_size is True: need an int or"),
+    (lambda: nn.AvgPool2d((2, 2, 2)), ShapeError, r"AvgPool2d: kernel_size: got \(2, 2, 2\): need"),
+    (lambda: nn.RNN(3, 3, dropout=2), ValueError, r"RNN: dropout is 2: need a number in \[0, 1\]"),
+    (
+        lambda: nn.LSTM(3, 3, dropout=np.zeros(2)),
+        TypeError,
+        r"LSTM: dropout is array\(\[0\., 0\.\]\)",
+    ),
+    (lambda: nn.LSTM(3, 3, dropout={}), TypeError, r"LSTM: dropout is {}: need a number"),
+    (
+        lambda: nn.RNNCell(3, 3, nonlinearity=np.zeros(2)),
+        ValueError,
+        r"RNNCell: nonlinearity is array\(\[0\., 0\.\]\): need 'tanh' or 'relu'",
+    ),
 ]
 
 
@@ -120,6 +145,70 @@ def test_bad_settings(make: Callable[[], Any], error: type[Exception], text: str
     with pytest.raises(error, match=text):
         make()
     assert (np.random.get_state()[1] == state).all()  # raised before anything was drawn
+
+
+ON_NO_DEVICE: dict[str, Callable[[Any], nn.Module]] = {
+    "Linear": lambda at: nn.Linear(3, 2, device=at),
+    "Conv": lambda at: nn.Conv(3, 2, 3, device=at),
+    "BatchNorm1d": lambda at: nn.BatchNorm1d(3, device=at),
+    "BatchNorm2d": lambda at: nn.BatchNorm2d(3, device=at),
+    "LayerNorm1d": lambda at: nn.LayerNorm1d(3, device=at),
+    "Embedding": lambda at: nn.Embedding(3, 2, device=at),
+    "RNNCell": lambda at: nn.RNNCell(3, 2, device=at),
+    "RNN": lambda at: nn.RNN(3, 2, device=at),
+    "LSTMCell": lambda at: nn.LSTMCell(3, 2, device=at),
+    "LSTM": lambda at: nn.LSTM(3, 2, device=at),
+    "MaxPool2d": lambda at: nn.MaxPool2d(2, device=at),
+    "Dropout": lambda at: nn.Dropout(0.5, at),
+    "ReLU": lambda at: nn.ReLU(at),
+    "Sequential": lambda at: nn.Sequential(device=at),
+    "SoftmaxLoss": lambda at: nn.SoftmaxLoss(device=at),
+}
+
+
+@pytest.mark.parametrize("name", ON_NO_DEVICE)
+@pytest.mark.parametrize("device", ["cpu", "float64", 0])
+def test_a_device_that_is_none(name: str, device: Any) -> None:
+    text = rf"^{name}: device: got {device!r}: need a device such as needle\.cpu\(\)$"
+    with pytest.raises(DeviceError, match=text):
+        ON_NO_DEVICE[name](device)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (6, 3)])
+def test_a_window_that_does_not_fit_shows_the_image_as_it_came(size: tuple[int, int]) -> None:
+    for make in (nn.MaxPool2d, nn.AvgPool2d):
+        text = (
+            f"^{make.__name__}: the image is smaller than the window: got x \\(2, 3, {size[0]}, "
+            rf"{size[1]}\), kernel_size \(6, 4\), padding \(0, 0\): need H >= 6 and W >= 4$"
+        )
+        with pytest.raises(ShapeError, match=text):
+            make((6, 4))(x(2, 3, *size))
+
+
+SETTINGS: list[tuple[nn.Module, str, Any, type[Exception], str]] = [
+    (nn.BatchNorm1d(3), "eps", "x", TypeError, "BatchNorm1d: eps is 'x': need a number >= 0"),
+    (nn.BatchNorm2d(3), "eps", -1, ValueError, "BatchNorm2d: eps is -1: need a number >= 0"),
+    (nn.BatchNorm2d(3), "momentum", 2, ValueError, r"momentum is 2: need a number in \[0, 1\]"),
+    (nn.BatchNorm2d(3), "relu", "no", TypeError, "relu is 'no': need True or False"),
+    (nn.LayerNorm1d(3), "eps", None, TypeError, "LayerNorm1d: eps is None: need a number >= 0"),
+    (nn.Dropout(), "p", 2, ValueError, r"Dropout: p is 2: need a number in \[0, 1\]"),
+    (nn.SoftmaxLoss(), "label_smoothing", -1, ValueError, "SoftmaxLoss: label_smoothing is -1"),
+    (nn.MaxPool2d(2), "ceil_mode", "no", TypeError, "MaxPool2d: ceil_mode is 'no': need True"),
+    (nn.AvgPool2d(2), "count_include_pad", 2, TypeError, "AvgPool2d: count_include_pad is 2"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "error", "text"), SETTINGS, ids=[case[4] for case in SETTINGS]
+)
+def test_a_setting_that_is_changed_to_a_wrong_one(
+    module: nn.Module, name: str, value: Any, error: type[Exception], text: str
+) -> None:
+    before = getattr(module, name)
+    with pytest.raises(error, match=text):
+        setattr(module, name, value)
+    assert getattr(module, name) == before
+    setattr(module, name, before)
 
 
 BAD_INPUTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -139,6 +228,17 @@ BAD_INPUTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: nn.Conv(3, 4, 3)(x(3, 4, 4)),
         ShapeError,
         r"Conv: x is \(3, 4, 4\): need the axes \(N, C, H, W\)",
+    ),
+    (
+        lambda: nn.Conv(3, 4, 3)(x(2, 3, 0, 5)),
+        ShapeError,
+        r"Conv: the image is smaller than the kernel: got x \(2, 3, 0, 5\), kernel_size 3, padding "
+        r"1: need H >= 1 and W >= 1",
+    ),
+    (
+        lambda: nn.MaxPool2d(2)(x(1, 3, 4, 4, dtype="int32")),
+        DTypeError,
+        "MaxPool2d: x is int32: need float32 or float64",
     ),
     (
         lambda: nn.BatchNorm1d(3)(x(2, 5)),
@@ -186,7 +286,7 @@ BAD_INPUTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: nn.SoftmaxLoss()(x(2, 3, 4), x(2)), ShapeError, r"\(2, 3, 4\)"),
     (lambda: nn.Embedding(3, 2)(Tensor([0.5])), DTypeError, r"0\.5"),
     (lambda: nn.Linear(3, 4)(x(2, 3, dtype="int32")), DTypeError, "int32, float32"),
-    (lambda: nn.Conv(3, 4, 3)(x(1, 3, 4, 4, dtype="int64")), DTypeError, "int64, float32"),
+    (lambda: nn.Conv(3, 4, 3)(x(1, 3, 4, 4, dtype="int64")), DTypeError, "Conv: x is int64: need"),
     (lambda: nn.BatchNorm1d(3)(x(2, 3, dtype="uint8")), DTypeError, "uint8, float32"),
     (lambda: nn.LSTM(3, 4)(x(5, 2, 3, dtype="bool")), DTypeError, "bool, float32"),
     (lambda: nn.SoftmaxLoss()(x(2, 3), Tensor([0.0, 7.0])), IndexError, r"\b7\b.*\b3\b"),

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 import needle as ndl
 from needle import Tensor, nn
-from needle.backend_ndarray import DTypeError, ShapeError
+from needle.backend_ndarray import DeviceError, DTypeError, ShapeError
 
 
 class Nest(nn.Module):
@@ -254,11 +254,19 @@ def test_to_takes_one_of_device_and_dtype(device: Any) -> None:
 
 
 def test_to_rejects_other_types() -> None:
-    with pytest.raises(DTypeError, match="to: dtype is int32: need float32 or float64"):
+    with pytest.raises(DTypeError, match=r"Module\.to: dtype is int32: need float32 or float64"):
         nn.Linear(2, 2).to("int32")
-    with pytest.raises(DTypeError, match="to: dtype is 'tpu': need float32 or float64"):
-        nn.Linear(2, 2).to("tpu")
-    with pytest.raises(TypeError, match="to: device is 'float64': need a Device"):
+    with pytest.raises(DTypeError, match=r"Module\.to: dtype is 'tpu': need float32 or float64"):
+        nn.Linear(2, 2).to(dtype="tpu")
+
+
+def test_to_names_what_is_no_device() -> None:
+    for wrong in ("cpu", "cuda:0", 5):
+        text = rf"^Module\.to: device: got {wrong!r}: need a device such as needle\.cpu\(\)$"
+        for call in (nn.Linear(2, 2).to, nn.ReLU().to):
+            with pytest.raises(DeviceError, match=text):
+                call(wrong)
+    with pytest.raises(DeviceError, match=r"Module\.to: device: got 'float64': need a device such"):
         nn.Linear(2, 2).to("float64", "float32")
 
 

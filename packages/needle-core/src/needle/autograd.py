@@ -28,6 +28,7 @@ from .backend_ndarray import Device, DeviceError, DTypeError, NDArray, ShapeErro
 from .backend_ndarray.devices import REFERENCE_MODE
 from .backend_ndarray.dtypes import DType, as_dtype
 from .backend_ndarray.layout import Shape
+from .checks import as_numpy, check_device, check_switch
 from .mode import current as mode
 from .mode import no_grad, recording
 from .versions import remember
@@ -478,12 +479,20 @@ class Tensor(Value):
         exception: data that kept NumPy's integer dtype under NEEDLE_BACKEND=np.)
 
         Raises:
-            DTypeError: the dtype is not supported.
+            DTypeError: the dtype is not supported, or the data no real numbers.
+            DeviceError: `device` is no device, or not available.
+            ShapeError: the lists are ragged, or have more than 16 axes.
+            TypeError: `requires_grad` is not True or False.
         """
         data = _as_array(array, device, dtype)
         _fill_constant(self, data)
+        if requires_grad is False:
+            return
+        wanted: Any = requires_grad
+        if wanted is not True and not check_switch("Tensor", "requires_grad", wanted):
+            return
         by_default = REFERENCE_MODE and dtype is None and not isinstance(array, (NDArray, Tensor))
-        if requires_grad and (data._dtype.kind == "f" or by_default):
+        if data._dtype.kind == "f" or by_default:
             _hide(self)
 
     @staticmethod
@@ -789,7 +798,20 @@ def _as_array(array: Any, device: Device | None, dtype: DTypeLike | None) -> NDA
         and (dtype is None or as_dtype(dtype, "Tensor") is data._dtype)
     ):
         return data
-    return NDArray(data, device=device, dtype=dtype)
+    try:
+        return NDArray(data, device=device, dtype=dtype)
+    except (DeviceError, DTypeError, ValueError):
+        _check_source(data, device, dtype)
+        raise
+
+
+def _check_source(data: Any, device: Device | None, dtype: DTypeLike | None) -> None:
+    """Raises what is wrong with the arguments of Tensor, by their names."""
+    check_device("Tensor", device)
+    if dtype is not None:
+        as_dtype(dtype, "Tensor")
+    if not isinstance(data, NDArray):
+        as_numpy("Tensor", "array", data)
 
 
 def _fill_constant(tensor: Tensor, data: NDArray) -> None:

@@ -160,6 +160,15 @@ class Course(StrEnum):
     zaremba = "zaremba"
 
 
+# Settings that only these schedules have; under the others they stand at their defaults.
+COURSES = {
+    "decay": (Course.step, Course.zaremba),
+    "decay_every": (Course.step,),
+    "decay_after": (Course.zaremba,),
+    "warmup": (Course.cosine, Course.one_cycle),
+}
+
+
 class ImageModel(StrEnum):
     """The values of an image run's `model`."""
 
@@ -221,10 +230,10 @@ class Config:
         False, "SGD looks one step ahead; needs --momentum.", panel="Optimizer"
     )
     weight_decay: float = setting(0.0, "L2 penalty.", at_least(0), panel="Optimizer")
-    clip: float | None = setting(
-        None,
-        "Largest gradient norm of an update.",
-        above_zero,
+    clip: float = setting(
+        0.0,
+        "Largest gradient norm of an update; 0 for no limit.",
+        at_least(0),
         panel="Optimizer",
         shown="no limit",
     )
@@ -300,10 +309,16 @@ class Config:
             object.__setattr__(self, each.name, value)
         if self.optimizer is Rule.adam and (self.momentum or self.nesterov):
             raise ConfigError("momentum: got some with optimizer adam: need sgd for it")
-        if self.warmup and self.schedule not in (Course.cosine, Course.one_cycle):
-            raise ConfigError(
-                f"warmup: got {self.warmup} with schedule {self.schedule}: need cosine or one-cycle"
-            )
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        for each in fields(self):
+            value, courses = getattr(self, each.name), COURSES.get(each.name)
+            if courses and self.schedule not in courses and value != default_of(each):
+                raise ConfigError(
+                    f"{each.name}: got {value} with schedule {self.schedule}: "
+                    f"need {' or '.join(courses)}"
+                )
 
     @property
     def rate(self) -> float:
@@ -442,8 +457,8 @@ class TextConfig(Config):
     lr: float | None = setting(
         None, "Learning rate.", above_zero, panel="Optimizer", shown="lstm 20, rnn 4"
     )
-    clip: float | None = setting(
-        0.25, "Largest gradient norm of an update.", above_zero, panel="Optimizer"
+    clip: float = setting(
+        0.25, "Largest gradient norm of an update; 0 for no limit.", at_least(0), panel="Optimizer"
     )
 
     def __post_init__(self) -> None:
@@ -538,6 +553,8 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
 def resolve(task: str, preset: str | None = None, **options: Any) -> Config:
     """The config of a run: options that are not None, over the preset, over the defaults.
 
+    With another schedule than the preset's, what only the preset's has is at its default.
+
     Raises:
         ConfigError: the preset or a value does not fit.
         OSError: the preset is a file that cannot be read.
@@ -546,6 +563,9 @@ def resolve(task: str, preset: str | None = None, **options: Any) -> Config:
     if preset is not None:
         CONFIGS[task].parse(values, f"preset {preset}")
     given = {name: value for name, value in options.items() if value is not None}
+    if "schedule" in given:
+        others = [name for name, courses in COURSES.items() if given["schedule"] not in courses]
+        values = {name: value for name, value in values.items() if name not in others}
     return CONFIGS[task].parse({**values, **given}, "options")
 
 

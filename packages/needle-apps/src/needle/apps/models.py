@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from needle import Tensor, init, nn, ops
+from needle.apps.checks import check_kind
 from needle.backend_ndarray import Device, ShapeError
+from needle.nn.checks import check_tensor, number, positive, switch
 
 State = Tensor | tuple[Tensor, Tensor]
 """A recurrent state: h for an RNN, (h, c) for an LSTM, each (num_layers, bs, hidden)."""
@@ -135,11 +137,15 @@ class TiedLinear(nn.Module):
         weight: the embedding's own Tensor; in a state_dict it has both names.
         bias: (1, V), as Linear draws it.
 
+    Raises:
+        TypeError: it is given no Embedding.
+
     Source: Press and Wolf, Using the Output Embedding to Improve Language Models, 2017.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
+        check_kind("TiedLinear", "embedding", embedding, nn.Embedding, "an Embedding")
         self.weight = embedding.weight
         words = embedding.num_embeddings
         at: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
@@ -169,8 +175,10 @@ class LanguageModel(nn.Module):
         tied: the word vectors are the output layer's weights too.
 
     Raises:
+        TypeError: a size is no integer, dropout no number, or tied no bool.
         ValueError: seq_model is neither, or dropout is not in [0, 1].
-        ShapeError: tied, and the hidden states are not as long as the word vectors.
+        ShapeError: a size is below 1, or tied, and the hidden states are not as long as the word
+            vectors.
 
     Source: CMU 10-714 homework 4; Zaremba et al. 2014, "Recurrent Neural Network Regularization".
     """
@@ -190,18 +198,23 @@ class LanguageModel(nn.Module):
         tied: bool = False,
     ) -> None:
         super().__init__()
-        recurrent = {"rnn": nn.RNN, "lstm": nn.LSTM}.get(seq_model)
-        if recurrent is None:
+        sizes = {"embedding_size": embedding_size, "output_size": output_size}
+        sizes |= {"hidden_size": hidden_size, "num_layers": num_layers}
+        for name, size in sizes.items():
+            positive("LanguageModel", name, size)
+        if seq_model not in ("rnn", "lstm"):
             raise ValueError(
                 f"LanguageModel: unknown seq_model: {seq_model!r}: need 'rnn' or 'lstm'"
             )
-        if tied and embedding_size != hidden_size:
+        number("LanguageModel", "dropout", dropout, 0.0, 1.0, "in [0, 1]")
+        if switch("LanguageModel", "tied", tied) and embedding_size != hidden_size:
             raise ShapeError(
                 f"LanguageModel: tied sizes differ: embedding_size is {embedding_size}, "
                 f"hidden_size {hidden_size}: need the same"
             )
         at: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embedding = nn.Embedding(output_size, embedding_size, **at)
+        recurrent = {"rnn": nn.RNN, "lstm": nn.LSTM}[seq_model]
         self.seq_model = recurrent(embedding_size, hidden_size, num_layers, **at, dropout=dropout)
         self.dropout = nn.Dropout(dropout) if dropout else None
         self.linear = (
@@ -221,8 +234,10 @@ class LanguageModel(nn.Module):
             state after the last step, of h's form.
 
         Raises:
+            TypeError: x is not a Tensor, or h not of its form.
             ShapeError: x is not (seq_len, bs).
         """
+        check_tensor("LanguageModel", "x", x)
         if len(x.shape) != 2:
             raise ShapeError(f"LanguageModel: x has wrong rank: {x.shape}: need (seq_len, bs)")
         hidden, state = self.seq_model(self._drop(self.embedding(x)), h)

@@ -62,7 +62,7 @@ class Recipe:
             config.epochs,
             schedule_of(config),
             lr=config.rate,
-            clip=config.clip,
+            clip=config.clip or None,
             early_stop=config.early_stop,
             callbacks=callbacks,
             checkpoints=checkpoints,
@@ -139,14 +139,9 @@ def image_loaders(config: ImageConfig, source: Source, model: nn.Module) -> dict
         ValueError: a batch or the held-out images are more than there are, or the images are
             too small for their changes.
     """
-    splits = hold_out(source.splits, config.holdout)
-    name, first = next(iter(splits.items()))
-    if config.batch_size > len(first):
-        raise ValueError(
-            f"batch size too large: {config.batch_size}: {source.name} has {len(first)} {name} "
-            "images"
-        )
+    check_sizes(config, source)
     check_augmentation(config, source)
+    splits = hold_out(source.splits, config.holdout)
     device = model_device(model)
     loaders = {
         name: DataLoader(split, config.batch_size, device=device) for name, split in splits.items()
@@ -160,6 +155,24 @@ def image_loaders(config: ImageConfig, source: Source, model: nn.Module) -> dict
         train, config.batch_size, shuffle=True, device=device, batch_transforms=changes
     )
     return loaders
+
+
+def check_sizes(config: ImageConfig, source: Source) -> None:
+    """Compare a batch and the held-out images with the number of training images.
+
+    Raises:
+        ValueError: there is no whole batch to train on.
+    """
+    n = len(source.splits["train"])
+    if config.batch_size > n:
+        raise ValueError(
+            f"batch size too large: {config.batch_size}: {source.name} has {n} train images"
+        )
+    if config.holdout > n - config.batch_size:
+        raise ValueError(
+            f"holdout too large: {config.holdout}: {source.name} has {n} train images: need at "
+            f"most {n - config.batch_size}, to leave a batch of {config.batch_size}"
+        )
 
 
 def augmentation(config: ImageConfig) -> list[BatchTransform]:
@@ -191,16 +204,10 @@ def check_augmentation(config: ImageConfig, source: Source) -> None:
 
 
 def hold_out(splits: Any, n: int) -> dict[str, ImageDataset]:
-    """The splits, with the last n training images as "valid" instead.
-
-    Raises:
-        ValueError: nothing would be left to train on.
-    """
+    """The splits, with the last n training images, of more than n, as "valid" instead."""
     if n == 0:
         return dict(splits)
     train = splits["train"]
-    if n >= len(train):
-        raise ValueError(f"holdout: got {n}: there are {len(train)} training images")
     rest = {name: split for name, split in splits.items() if name != "train"}
     return {
         "train": ImageDataset(train.X[:-n], train.y[:-n], train.transforms),

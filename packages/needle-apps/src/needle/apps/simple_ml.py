@@ -10,21 +10,34 @@ Source: CMU 10-714, homeworks 0, 2 and 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from needle import Tensor, nn, ops
+from needle.apps.checks import (
+    check_clip,
+    check_count,
+    check_function,
+    check_kind,
+    check_maker,
+    check_model,
+    kind_of,
+)
 from needle.apps.training import image_steps, run_epoch, text_steps
 from needle.backend_ndarray import ShapeError
 from needle.data import MNISTDataset
+from needle.nn.checks import check_tensor, number
 from needle.optim import SGD, Adam, Optimizer
 
 Array = np.ndarray[Any, Any]
 Means = tuple[float, float]
 """Average accuracy and average loss over the examples."""
+
+LOSS = "a function of logits and ids"
 
 
 # ---- MNIST ---------------------------------------------------------------------------------------
@@ -52,8 +65,11 @@ def softmax_loss(Z: Tensor, y_one_hot: Tensor) -> Tensor:
         y_one_hot: one-hot targets, (n, classes).
 
     Raises:
+        TypeError: one is not a Tensor.
         ShapeError: the two shapes differ or are not 2-D.
     """
+    check_tensor("softmax_loss", "Z", Z)
+    check_tensor("softmax_loss", "y_one_hot", y_one_hot)
     if len(Z.shape) != 2 or Z.shape != y_one_hot.shape:
         raise ShapeError(
             f"softmax_loss: shapes differ: Z is {Z.shape}, y_one_hot is {y_one_hot.shape}: "
@@ -80,13 +96,18 @@ def nn_epoch(
         The new (W1, W2); the arguments are left as they are.
 
     Raises:
+        TypeError: a weight is not a Tensor, y not of integers, lr not a number, or batch not a
+            whole one.
         ShapeError: X and y differ in length.
-        ValueError: batch is not positive.
+        ValueError: batch is not positive, or lr is below 0.
     """
+    _check_ids("nn_epoch", y)
+    check_tensor("nn_epoch", "W1", W1)
+    check_tensor("nn_epoch", "W2", W2)
+    number("nn_epoch", "lr", lr, 0.0, math.inf, ">= 0")
+    check_count("nn_epoch", "batch", batch)
     if len(X) != len(y):
         raise ShapeError(f"nn_epoch: lengths differ: X has {len(X)}, y has {len(y)}: need the same")
-    if batch < 1:
-        raise ValueError(f"nn_epoch: batch too small: {batch}: need at least 1")
     W1, W2 = _leaf(W1.numpy(), W1), _leaf(W2.numpy(), W2)
     for start in range(0, len(X), batch):
         images = Tensor(X[start : start + batch], device=W1.device, dtype=W1.dtype)
@@ -97,9 +118,21 @@ def nn_epoch(
 
 
 def loss_err(h: Tensor, y: Array) -> tuple[Array, float]:
-    """The mean softmax loss and the error rate of logits h (n, classes) on class ids y (n,)."""
+    """The mean softmax loss and the error rate of logits h (n, classes) on class ids y (n,).
+
+    Raises:
+        TypeError: h is not a Tensor, or y not of integers.
+    """
+    check_tensor("loss_err", "h", h)
+    _check_ids("loss_err", y)
     loss = softmax_loss(h, _one_hot(y, h)).numpy()
     return loss, float(np.mean(h.numpy().argmax(axis=1) != y))
+
+
+def _check_ids(where: str, y: object) -> None:
+    """Raises TypeError unless y are class ids: NumPy takes nothing else for an index."""
+    if isinstance(y, Tensor) or np.asarray(y).dtype.kind not in "iu":
+        raise TypeError(f"{where}: y is {kind_of(y)}: need an array of whole numbers")
 
 
 def _descend(W: Tensor, lr: float) -> Tensor:
@@ -137,7 +170,21 @@ def epoch_general_cifar10(
 
     Returns:
         Average accuracy and average loss over the images.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: there is no batch.
     """
+    return _epoch_cifar10("epoch_general_cifar10", dataloader, model, loss_fn, opt)
+
+
+def _epoch_cifar10(
+    where: str, dataloader: Iterable[Any], model: nn.Module, loss_fn: Any, opt: Optimizer | None
+) -> Means:
+    """`epoch_general_cifar10`, whose errors name the function that was called."""
+    check_model(where, model)
+    check_kind(where, "dataloader", dataloader, Iterable, "batches of (images, labels)")
+    _check_updates(where, loss_fn, opt)
     np.random.seed(4)
     score = run_epoch(image_steps(dataloader, model), model, loss_fn, opt)
     return score.accuracy, score.loss
@@ -158,22 +205,30 @@ def train_cifar10(
         Average accuracy and average loss over the images of the last epoch.
 
     Raises:
-        ValueError: n_epochs is not positive.
+        TypeError: an argument is of another kind.
+        ValueError: n_epochs is not positive, or there is no batch.
     """
+    where = "train_cifar10"
     np.random.seed(4)
-    _check_epochs("train_cifar10", n_epochs)
-    opt = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+    opt = _optimizer(where, model, n_epochs, optimizer, lr, weight_decay)
     for _ in range(n_epochs):
-        means = epoch_general_cifar10(dataloader, model, loss_fn(), opt)
+        means = _epoch_cifar10(where, dataloader, model, _loss(where, loss_fn), opt)
     return means
 
 
 def evaluate_cifar10(
     model: nn.Module, dataloader: Iterable[Any], loss_fn: Any = nn.SoftmaxLoss
 ) -> Means:
-    """Average accuracy and average loss over the images, with the model in evaluation mode."""
+    """Average accuracy and average loss over the images, with the model in evaluation mode.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: there is no batch.
+    """
+    where = "evaluate_cifar10"
+    check_model(where, model)
     np.random.seed(4)
-    return epoch_general_cifar10(dataloader, model, loss_fn())
+    return _epoch_cifar10(where, dataloader, model, _loss(where, loss_fn), None)
 
 
 # ---- Penn Treebank -------------------------------------------------------------------------------
@@ -203,7 +258,32 @@ def epoch_general_ptb(
 
     Returns:
         Average accuracy and average loss over the tokens.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: a number is out of range.
+        ShapeError: data is not (nbatch, batch_size).
     """
+    return _epoch_ptb("epoch_general_ptb", data, model, seq_len, loss_fn, opt, clip, device, dtype)
+
+
+def _epoch_ptb(
+    where: str,
+    data: Array,
+    model: nn.Module,
+    seq_len: int,
+    loss_fn: Any,
+    opt: Optimizer | None,
+    clip: float | None,
+    device: Any,
+    dtype: Any,
+) -> Means:
+    """`epoch_general_ptb`, whose errors name the function that was called."""
+    check_model(where, model)
+    check_kind(where, "data", data, Sized, "word ids (nbatch, batch_size), from batchify")
+    check_count(where, "seq_len", seq_len)
+    _check_updates(where, loss_fn, opt)
+    check_clip(where, clip)
     np.random.seed(4)
     steps = text_steps(data, model, seq_len, device, dtype)
     score = run_epoch(steps, model, loss_fn, opt, clip)
@@ -229,13 +309,16 @@ def train_ptb(
         Average accuracy and average loss over the tokens of the last epoch.
 
     Raises:
-        ValueError: n_epochs is not positive.
+        TypeError: an argument is of another kind.
+        ValueError: a number is out of range.
+        ShapeError: data is not (nbatch, batch_size).
     """
+    where = "train_ptb"
     np.random.seed(4)
-    _check_epochs("train_ptb", n_epochs)
-    opt = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+    opt = _optimizer(where, model, n_epochs, optimizer, lr, weight_decay)
     for _ in range(n_epochs):
-        means = epoch_general_ptb(data, model, seq_len, loss_fn(), opt, clip, device, dtype)
+        loss = _loss(where, loss_fn)
+        means = _epoch_ptb(where, data, model, seq_len, loss, opt, clip, device, dtype)
     return means
 
 
@@ -247,11 +330,44 @@ def evaluate_ptb(
     device: Any = None,
     dtype: Any = "float32",
 ) -> Means:
-    """Average accuracy and average loss over the tokens, with the model in evaluation mode."""
+    """Average accuracy and average loss over the tokens, with the model in evaluation mode.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: seq_len is not positive.
+        ShapeError: data is not (nbatch, batch_size).
+    """
+    where = "evaluate_ptb"
+    check_model(where, model)
     np.random.seed(4)
-    return epoch_general_ptb(data, model, seq_len, loss_fn(), device=device, dtype=dtype)
+    loss = _loss(where, loss_fn)
+    return _epoch_ptb(where, data, model, seq_len, loss, None, None, device, dtype)
 
 
-def _check_epochs(name: str, n_epochs: int) -> None:
-    if n_epochs < 1:
-        raise ValueError(f"{name}: n_epochs too small: {n_epochs}: need at least 1")
+# ---- what both check -----------------------------------------------------------------------------
+
+
+def _optimizer(
+    where: str, model: nn.Module, n_epochs: int, optimizer: Any, lr: float, weight_decay: float
+) -> Optimizer:
+    """The optimizer of a model, made by its class."""
+    check_model(where, model)
+    check_count(where, "n_epochs", n_epochs)
+    check_maker(where, "optimizer", optimizer, "SGD")
+    made: Optimizer = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+    return made
+
+
+def _loss(where: str, loss_fn: Any) -> Any:
+    """The loss, made by its class."""
+    check_maker(where, "loss_fn", loss_fn, "SoftmaxLoss")
+    made = loss_fn()
+    check_function(where, "loss_fn()", made, LOSS)
+    return made
+
+
+def _check_updates(where: str, loss_fn: Any, opt: Any) -> None:
+    """Raises TypeError unless it is a loss, and an Optimizer or None."""
+    check_function(where, "loss_fn", loss_fn, LOSS)
+    if opt is not None:
+        check_kind(where, "opt", opt, Optimizer, "an Optimizer, or None to measure")

@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from needle import Tensor
+from needle.apps.checks import check_clip, check_count, check_function, check_kind
 from needle.apps.schedules import Schedule, constant
 from needle.apps.tasks import Task
 from needle.apps.training import Score, Step, model_device, update
+from needle.nn.checks import number
 from needle.optim import Optimizer
 
 
@@ -285,7 +287,8 @@ class Trainer:
             StoppedError after the step at hand.
 
     Raises:
-        ValueError: early_stop without a validation split.
+        TypeError: an argument is of another kind.
+        ValueError: a number is out of range, or early_stop without a validation split.
     """
 
     def __init__(
@@ -301,6 +304,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         checkpoints: Checkpointer | None = None,
     ) -> None:
+        _check_parts(task, opt, schedule, callbacks, checkpoints)
+        _check_numbers(epochs, lr, clip, early_stop)
         check_early_stop(early_stop, task.splits)
         self.task, self.opt, self.epochs = task, opt, epochs
         self.schedule = schedule or constant()
@@ -326,7 +331,7 @@ class Trainer:
             self._tell("on_start", self)
             self._save()  # now, not after an hour, it shows whether there is room
             measured: Mapping[str, Score] = {}
-            while self.at.epoch < self.epochs and not self._stalled():
+            while not self.finished:
                 measured = self._epoch()
             outcome = self._conclude(measured)
             self._tell("on_end", outcome)
@@ -431,13 +436,19 @@ class Trainer:
 
     # ---- the end -----------------------------------------------------------------------------
 
-    def _stalled(self) -> bool:
-        """Whether validation has not improved for too long."""
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.at.epoch >= self.epochs or self.stalled
+
+    @property
+    def stalled(self) -> bool:
+        """Whether validation has not improved for `early_stop` epochs."""
         return self.early_stop is not None and self.at.epoch - self.at.best_epoch >= self.early_stop
 
     def _conclude(self, measured: Mapping[str, Score]) -> Outcome:
         """Measure what the last epoch did not."""
-        early = self._stalled()
+        early = self.stalled
         if early:
             self.checkpoints.restore_best(self)
             measured = {}
@@ -488,6 +499,31 @@ class Trainer:
         self.hidden = None if not hidden else hidden[0] if len(hidden) == 1 else tuple(hidden)
         self.order = state.order
         np.random.set_state(state.generator)
+
+
+def _check_parts(
+    task: object, opt: object, schedule: object, callbacks: Any, checkpoints: object
+) -> None:
+    """Raises TypeError if an argument of a Trainer is of another kind."""
+    check_kind("Trainer", "task", task, Task, "a Task")
+    check_kind("Trainer", "opt", opt, Optimizer, "an Optimizer")
+    if schedule is not None:
+        check_function("Trainer", "schedule", schedule, "a function of the epoch")
+    check_kind("Trainer", "callbacks", callbacks, Sequence, "a sequence of Callback objects")
+    for i, each in enumerate(callbacks):
+        check_kind("Trainer", f"callbacks[{i}]", each, Callback, "a Callback")
+    if checkpoints is not None:
+        check_kind("Trainer", "checkpoints", checkpoints, Checkpointer, "a Checkpointer")
+
+
+def _check_numbers(epochs: object, lr: object, clip: object, early_stop: object) -> None:
+    """Raises TypeError or ValueError for what is no number, or out of range."""
+    check_count("Trainer", "epochs", epochs)
+    if lr is not None:
+        number("Trainer", "lr", lr, 0.0, math.inf, ">= 0")
+    check_clip("Trainer", clip)
+    if early_stop is not None:
+        check_count("Trainer", "early_stop", early_stop)
 
 
 def check_early_stop(early_stop: int | None, splits: Collection[str]) -> None:

@@ -18,7 +18,9 @@ import numpy as np
 
 from needle import Tensor, default_device, nn, no_grad
 from needle import backend_ndarray as nd
+from needle.apps.checks import check_count, kind_of
 from needle.data import get_batch
+from needle.nn.checks import check_tensor
 from needle.optim import Optimizer
 
 
@@ -126,9 +128,19 @@ def scale_weights(model: nn.Module, gain: float) -> None:
 
 
 def image_steps(batches: Iterable[Any], model: nn.Module) -> Iterator[Step]:
-    """Run the model over (images, labels) batches, moved to its device."""
+    """Run the model over (images, labels) batches, moved to its device.
+
+    Raises:
+        TypeError: a batch is no pair.
+    """
     device = model_device(model)
-    for images, labels in batches:
+    for batch in batches:
+        try:
+            images, labels = batch
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"image_steps: a batch is {kind_of(batch)}: need a pair (images, labels)"
+            ) from None
         yield Step(model(_on(images, device)), _on(labels, device))
 
 
@@ -157,10 +169,10 @@ def text_steps(
             rows and averaged over the batch.
 
     Raises:
+        TypeError: seq_len is not a whole number.
         ValueError: seq_len is not positive.
     """
-    if seq_len < 1:
-        raise ValueError(f"text_steps: seq_len too small: {seq_len}: need at least 1")
+    check_count("text_steps", "seq_len", seq_len)
     device = model_device(model) if device is None else device
     for i in range(first * seq_len, len(data) - 1, seq_len):
         x, y = get_batch(data, i, seq_len, device=device, dtype=dtype)
@@ -189,13 +201,14 @@ def run_epoch(
         observe: called after every step with the score so far.
 
     Raises:
+        TypeError: the loss is no Tensor.
         ValueError: there is no step at all.
     """
     model.train(opt is not None)
     score, start = Score(), time.perf_counter()
     with no_grad() if opt is None else nullcontext():
         for step in steps:
-            loss = loss_fn(step.logits, step.targets)
+            loss = check_tensor("run_epoch", "the loss", loss_fn(step.logits, step.targets))
             if opt is not None:
                 update(loss, opt, clip)
             score = score.plus(step, loss.item(), time.perf_counter() - start)

@@ -8,27 +8,33 @@ are ignored: they are prod(shape[:-2]) times shape[-2] and shape[-1], so for a c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..autograd import Tensor
 from ..backend_ndarray import ShapeError
-from ..backend_ndarray.layout import as_shape
-from .basic import rand, randn
+from ..backend_ndarray.layout import as_int, as_shape
+from ..checks import LARGEST, check_number
+from .basic import place, rand, randn
 
 GAIN = {"relu": math.sqrt(2.0)}
+NOT_NEGATIVE = (0.0, LARGEST, "a finite number >= 0")
 
 
 def _fans(
-    op: str, fan_in: int, fan_out: int, shape: Sequence[int] | None
+    op: str, fan_in: int, fan_out: int, shape: Sequence[int] | None, options: Mapping[str, Any]
 ) -> tuple[int, int, tuple[int, ...]]:
-    """The fans that count, and the shape of the weight.
+    """The fans that count, and the shape of the weight; checks device and dtype, too.
 
     Raises:
+        TypeError: a fan or a size is not an integer.
         ShapeError: a fan is below 1, or the shape has fewer than two axes.
+        DeviceError, DTypeError: no device, or no dtype that is supported.
     """
+    place(op, options.get("device"), options.get("dtype"))
     if shape is None:
-        fan_in, fan_out = sizes = as_shape(op, (fan_in, fan_out))
+        fan_in, fan_out = as_int(op, "fan_in", fan_in), as_int(op, "fan_out", fan_out)
+        sizes: tuple[int, ...] = (fan_in, fan_out)
     else:
         sizes = as_shape(op, shape)
         if len(sizes) < 2:
@@ -41,7 +47,7 @@ def _fans(
 
 
 def _gain(op: str, nonlinearity: str) -> float:
-    if nonlinearity not in GAIN:
+    if not isinstance(nonlinearity, str) or nonlinearity not in GAIN:
         raise ValueError(f"{op}: unknown nonlinearity: got {nonlinearity!r}: need 'relu'")
     return GAIN[nonlinearity]
 
@@ -59,10 +65,14 @@ def xavier_uniform(
 
     Raises:
         ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+        TypeError: a fan or a size is not an integer, or `gain` not a number.
+        ValueError: `gain` is not finite, or below 0.
+        DeviceError, DTypeError: no device, or no dtype that is supported.
 
     Source: Glorot and Bengio, 2010, equation 16.
     """
-    fan_in, fan_out, sizes = _fans("xavier_uniform", fan_in, fan_out, shape)
+    fan_in, fan_out, sizes = _fans("xavier_uniform", fan_in, fan_out, shape, kwargs)
+    gain = check_number("xavier_uniform", "gain", gain, *NOT_NEGATIVE)
     bound = gain * math.sqrt(6.0 / (fan_in + fan_out))
     return rand(*sizes, low=-bound, high=bound, **kwargs)
 
@@ -80,10 +90,14 @@ def xavier_normal(
 
     Raises:
         ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+        TypeError: a fan or a size is not an integer, or `gain` not a number.
+        ValueError: `gain` is not finite, or below 0.
+        DeviceError, DTypeError: no device, or no dtype that is supported.
 
     Source: Glorot and Bengio, 2010, equation 12.
     """
-    fan_in, fan_out, sizes = _fans("xavier_normal", fan_in, fan_out, shape)
+    fan_in, fan_out, sizes = _fans("xavier_normal", fan_in, fan_out, shape, kwargs)
+    gain = check_number("xavier_normal", "gain", gain, *NOT_NEGATIVE)
     return randn(*sizes, std=gain * math.sqrt(2.0 / (fan_in + fan_out)), **kwargs)
 
 
@@ -100,12 +114,14 @@ def kaiming_uniform(
 
     Raises:
         ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+        TypeError: a fan or a size is not an integer.
+        DeviceError, DTypeError: no device, or no dtype that is supported.
         ValueError: nonlinearity is not "relu".
 
     Source: He et al., 2015, equation 10.
     """
     gain = _gain("kaiming_uniform", nonlinearity)
-    fan_in, _, sizes = _fans("kaiming_uniform", fan_in, fan_out, shape)
+    fan_in, _, sizes = _fans("kaiming_uniform", fan_in, fan_out, shape, kwargs)
     bound = gain * math.sqrt(3.0 / fan_in)
     return rand(*sizes, low=-bound, high=bound, **kwargs)
 
@@ -123,10 +139,12 @@ def kaiming_normal(
 
     Raises:
         ShapeError: a fan is below 1, or `shape` has fewer than two axes.
+        TypeError: a fan or a size is not an integer.
+        DeviceError, DTypeError: no device, or no dtype that is supported.
         ValueError: nonlinearity is not "relu".
 
     Source: He et al., 2015, equation 10.
     """
     gain = _gain("kaiming_normal", nonlinearity)
-    fan_in, _, sizes = _fans("kaiming_normal", fan_in, fan_out, shape)
+    fan_in, _, sizes = _fans("kaiming_normal", fan_in, fan_out, shape, kwargs)
     return randn(*sizes, std=gain / math.sqrt(fan_in), **kwargs)

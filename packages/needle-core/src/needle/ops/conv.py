@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, spec_of
-from ..backend_ndarray import NDArray
+from ..backend_ndarray import NDArray, ShapeError
 from ..backend_ndarray.conv import conv_output_shape
 from ..backend_ndarray.layout import Shape, as_int
 from .common import check_floats, check_shape
@@ -83,13 +83,30 @@ class Conv(TensorOp):
 
 
 @lru_cache(4096)
-def _result_shape(x: Shape, w: Shape, stride: int, padding: int, channels_first: bool) -> Shape:
+def _result_shape(a: Shape, b: Shape, stride: int, padding: int, channels_first: bool) -> Shape:
     """conv_output_shape, also of images with their channels first."""
-    if not channels_first:
-        return conv_output_shape("conv", x, w, stride, padding)
-    images = x if len(x) != 4 else (x[0], x[2], x[3], x[1])
-    n, height, width, channels = conv_output_shape("conv", images, w, stride, padding)
-    return n, channels, height, width
+    _check_images(a, b, padding, channels_first)
+    images = (a[0], a[2], a[3], a[1]) if channels_first else a
+    n, height, width, channels = conv_output_shape("conv", images, b, stride, padding)
+    return (n, channels, height, width) if channels_first else (n, height, width, channels)
+
+
+def _check_images(a: Shape, b: Shape, padding: int, channels_first: bool) -> None:
+    """Raises ShapeError, in the layout of `a`, unless it fits to the weight `b`."""
+    layout, axis = ("(N, C_in, H, W)", 1) if channels_first else ("(N, H, W, C_in)", 3)
+    if len(a) != 4 or len(b) != 4:
+        raise ShapeError(
+            f"conv: wrong number of axes: got a {a}, b {b}: need {layout} and (K, K, C_in, C_out)"
+        )
+    if a[axis] != b[2]:
+        raise ShapeError(
+            f"conv: channels differ: got a {a}, b {b}: need a.shape[{axis}] == b.shape[2]"
+        )
+    if padding >= 0 and min(a[2:] if channels_first else a[1:3]) + 2 * padding < b[0]:
+        raise ShapeError(
+            f"conv: the image is smaller than the kernel: got a {a}, b {b}, padding {padding}: "
+            f"need H + 2 * padding >= {b[0]}, and W likewise"
+        )
 
 
 class ConvBackward(FusedBackward):

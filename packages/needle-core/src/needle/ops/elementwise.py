@@ -13,8 +13,8 @@ from numpy.typing import DTypeLike
 from .. import backend_ndarray as nd
 from ..autograd import Spec, Tensor, TensorOp, TensorTuple, TensorTupleOp, spec_of
 from ..backend_ndarray import Device, DTypeError, NDArray
-from ..backend_ndarray.devices import check_device
 from ..backend_ndarray.dtypes import BOOL, INT64, DType, as_dtype, promote, promote_scalar
+from ..checks import check_device
 from .common import Scalar, as_float, as_scalar, check_tensor, infer_broadcast, unbroadcast
 
 # ---- two Tensors --------------------------------------------------------------------------------
@@ -749,7 +749,11 @@ def astype(a: Tensor, dtype: DTypeLike) -> Tensor:
 
 
 def to_device(a: Tensor, device: Device) -> Tensor:
-    """The values of `a` on `device`; the Tensor itself if it is there."""
+    """The values of `a` on `device`; the Tensor itself if it is there.
+
+    Raises:
+        DeviceError: `device` is no device, or not available.
+    """
     return a if a.device == check_device("to", device) else ToDevice(device)(a)
 
 

@@ -20,17 +20,45 @@ from numpy.typing import NDArray as Array
 
 from needle.backend_ndarray import DTypeError, ShapeError
 
-from ._checks import check_integer, check_number, check_switch
+from ._checks import check_array, check_integer, check_number, check_probability, check_switch
 
 
-def check_images(op: str, shape: tuple[int, ...]) -> None:
+def check_images(op: str, shape: object) -> None:
     """Four axes; which of them is the channels' cannot be seen.
 
     Raises:
+        TypeError: this is no shape.
         ShapeError: there are more or fewer.
     """
+    if not isinstance(shape, tuple):
+        kind = type(shape).__name__
+        raise TypeError(f"{op}: shape is not a tuple: got {kind}: need (N, C, H, W)")
     if len(shape) != 4:
         raise ShapeError(f"{op}: not images: got {shape}: need (N, C, H, W)")
+
+
+def check_draw(op: str, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    """What a draw for images of `shape` needs.
+
+    Raises:
+        TypeError: `shape` is no tuple, or `rng` no generator.
+        ShapeError: these are no images.
+    """
+    check_images(op, shape)
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            f"{op}: rng is not a generator: got {type(rng).__name__}: "
+            "need numpy.random.default_rng()"
+        )
+
+
+def shape_of(op: str, images: Array[Any]) -> tuple[int, ...]:
+    """The shape of an array of images.
+
+    Raises:
+        TypeError: it is no NumPy array.
+    """
+    return check_array(op, "images", images, "(N, C, H, W)").shape
 
 
 class BatchTransform(ABC):
@@ -38,7 +66,12 @@ class BatchTransform(ABC):
 
     @abstractmethod
     def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
-        """Images (N, C, H, W), changed by draws from `rng`; may overwrite `images`."""
+        """Images (N, C, H, W), changed by draws from `rng`; may overwrite `images`.
+
+        Raises:
+            TypeError: `images` is not a NumPy array, or `rng` no generator.
+            ShapeError: these are no images, or too small for the change.
+        """
 
 
 class BatchFlip(BatchTransform):
@@ -50,21 +83,20 @@ class BatchFlip(BatchTransform):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = check_number("BatchFlip", "p", p)
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"BatchFlip: p is not a probability: got {p}: need [0, 1]")
+        self.p = check_probability("BatchFlip", "p", p)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.bool_]:
         """Which images of (N, C, H, W) are mirrored: (N,).
 
         Raises:
+            TypeError: `shape` is not a tuple, or `rng` no generator.
             ShapeError: these are no images.
         """
-        check_images("BatchFlip", shape)
+        check_draw("BatchFlip", shape, rng)
         return rng.random(shape[0]) < self.p
 
     def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
-        chosen = np.flatnonzero(self.draw(images.shape, rng))
+        chosen = np.flatnonzero(self.draw(shape_of("BatchFlip", images), rng))
         images[chosen] = images[chosen, :, :, ::-1]
         return images
 
@@ -89,9 +121,10 @@ class BatchCrop(BatchTransform):
         """By how much each image of (N, C, H, W) is shifted, down and right: (N, 2).
 
         Raises:
+            TypeError: `shape` is not a tuple, or `rng` no generator.
             ShapeError: these are no images, or too small to be reflected.
         """
-        check_images("BatchCrop", shape)
+        check_draw("BatchCrop", shape, rng)
         if self.reflect and self.padding >= min(shape[2:]):
             raise ShapeError(
                 f"BatchCrop: nothing to reflect: images are {shape}, padding is "
@@ -101,7 +134,7 @@ class BatchCrop(BatchTransform):
         return shifts - self.padding
 
     def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
-        top, left = self.draw(images.shape, rng).T + self.padding
+        top, left = self.draw(shape_of("BatchCrop", images), rng).T + self.padding
         windows = sliding_window_view(self._padded(images), images.shape[2:], axis=(2, 3))
         cut: Array[Any] = windows[np.arange(len(images)), :, top, left]
         return cut
@@ -143,9 +176,10 @@ class BatchCutout(BatchTransform):
         """Row and column of each square's upper left pixel in images (N, C, H, W): (N, 2).
 
         Raises:
+            TypeError: `shape` is not a tuple, or `rng` no generator.
             ShapeError: these are no images, or smaller than the square.
         """
-        check_images("BatchCutout", shape)
+        check_draw("BatchCutout", shape, rng)
         n, _, height, width = shape
         if self.size > min(height, width):
             raise ShapeError(
@@ -157,7 +191,7 @@ class BatchCutout(BatchTransform):
         return np.stack((top, left), axis=1)
 
     def __call__(self, images: Array[Any], rng: np.random.Generator) -> Array[Any]:
-        top, left = self.draw(images.shape, rng).T
+        top, left = self.draw(shape_of("BatchCutout", images), rng).T
         squares = sliding_window_view(images, (self.size,) * 2, axis=(2, 3), writeable=True)
         squares[np.arange(len(images)), :, top, left] = 0
         return images
@@ -194,7 +228,7 @@ class Normalize(BatchTransform):
         return self.std * whole, -(self.mean / self.std)
 
     def __call__(self, images: Array[Any], rng: np.random.Generator | None = None) -> Array[Any]:
-        check_images("Normalize", images.shape)
+        check_images("Normalize", shape_of("Normalize", images))
         divisor, offset = self.factors(images.dtype)
         out: Array[np.float32] = np.divide(images, divisor, dtype=np.float32)
         if offset.any():
@@ -215,10 +249,14 @@ def as_bytes(images: Array[Any]) -> Array[Any]:
     bit, in a quarter of the memory.
 
     Raises:
+        TypeError: they are not a NumPy array.
         DTypeError: they are not floats.
+        ShapeError: they have no axis.
     """
-    if images.dtype.kind != "f":
+    if check_array("as_bytes", "images", images, "floats in [0, 1]").dtype.kind != "f":
         raise DTypeError(f"as_bytes: not floats: got {images.dtype}: need images in [0, 1]")
+    if not images.shape:
+        raise ShapeError("as_bytes: not images: got (): need at least one axis")
     pixels = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), 1024):  # a temporary copy of a few MB, not of them all
         part = images[start : start + 1024]

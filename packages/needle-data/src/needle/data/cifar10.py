@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray as Array
 
-from ._checks import check_switch
+from ._checks import check_path, check_switch
 from .dataset import ImageDataset
 from .errors import DataFileError, UnsafePickleError
 from .pickles import read_pickle
@@ -43,7 +43,8 @@ class CIFAR10Dataset(ImageDataset):
         y: int64 (N,) in [0, 10).
 
     Raises:
-        TypeError: `train` is not True or False.
+        TypeError: `base_folder` is not a path, `train` not True or False, or `transforms` not a
+            sequence of callables.
         FileNotFoundError: the folder or a file of it is missing.
         DataFileError: a file is damaged, or not CIFAR-10.
         UnsafePickleError: a file holds anything but plain data (a DataFileError too).
@@ -59,7 +60,7 @@ class CIFAR10Dataset(ImageDataset):
         transforms: Sequence[Transform] | None = None,
     ) -> None:
         names = TRAIN_FILES if check_switch("CIFAR10Dataset", "train", train) else TEST_FILES
-        folder = _find_folder(Path(base_folder), names)
+        folder = _find_folder(check_path("CIFAR10Dataset", "base_folder", base_folder), names)
         batches = [_read_batch(folder / name) for name in names]
         pixels = np.concatenate([images for images, _ in batches])
         labels = np.concatenate([ids for _, ids in batches])

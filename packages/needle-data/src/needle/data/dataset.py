@@ -10,7 +10,7 @@ from numpy.typing import NDArray as Array
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, NDArray, ShapeError
 
-from ._checks import is_integer
+from ._checks import check_array, check_numbers, check_transforms, is_integer
 from .transforms import Transform, all_have_halves, apply_to_batch
 
 Batch = tuple[Array[Any], ...]
@@ -39,11 +39,7 @@ class Dataset:
     """
 
     def __init__(self, transforms: Sequence[Transform] | None = None) -> None:
-        if callable(transforms) or not all(callable(t) for t in transforms or ()):
-            raise TypeError(
-                f"{type(self).__name__}: transforms: got {transforms!r}: need a list of callables"
-            )
-        self.transforms = transforms
+        self.transforms = check_transforms(type(self).__name__, transforms)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -75,6 +71,11 @@ class Dataset:
 
         Returns:
             One array (B, ...) for each field of an item; batch transforms may overwrite it.
+
+        Raises:
+            TypeError: `indices` is not an array.
+            ShapeError: the items differ in their number of fields, or in the shape of a field.
+            DTypeError: a field does not hold numbers.
         """
         return collate(self, indices)
 
@@ -90,8 +91,11 @@ def collate(items: Items, indices: Array[np.int64]) -> Batch:
     """The items at `indices`, fetched one by one and stacked field by field.
 
     Raises:
+        TypeError: `indices` is not an array.
         ShapeError: the items differ in their number of fields, or in the shape of a field.
+        DTypeError: a field does not hold numbers.
     """
+    check_array("batch", "indices", indices, "integers (B,)")
     fetched = [items[i] for i in indices.tolist()]
     rows = [item if isinstance(item, tuple) else (item,) for item in fetched]
     lengths = sorted({len(row) for row in rows})
@@ -159,10 +163,17 @@ class NDArrayDataset(Dataset):
         return len(self.arrays[0])
 
     def __getitem__(self, index: Any) -> Batch:
-        """`(a[index], b[index], ...)`, for whatever index NumPy takes."""
+        """`(a[index], b[index], ...)`, for whatever index NumPy takes.
+
+        Raises:
+            IndexError: it takes none such, or there is no such item.
+        """
         if is_integer(index):
             index = check_index(self, index)
-        return tuple(array[index] for array in self.arrays)
+        try:
+            return tuple(array[index] for array in self.arrays)
+        except (IndexError, TypeError, ValueError) as error:
+            raise _no_index(self, index) from error
 
     def batch(self, indices: Array[np.int64]) -> Batch:
         return tuple(array[indices] for array in self.arrays)
@@ -185,6 +196,15 @@ def check_index(dataset: Dataset, index: SupportsIndex) -> int:
     return i % n
 
 
+def _no_index(dataset: Dataset, index: Any) -> IndexError:
+    """The error for an index that is not an integer, and none that NumPy takes."""
+    n = len(dataset)
+    return IndexError(
+        f"{type(dataset).__name__}: not an index: got {index!r}: need an integer, a slice, a mask "
+        f"or an array of integers, in {-n} <= index < {n}"
+    )
+
+
 class ImageDataset(Dataset):
     """Images and class ids in memory. Transforms see (H, W, C), whatever the layout of X.
 
@@ -196,6 +216,8 @@ class ImageDataset(Dataset):
         y: int64 (N,), class ids.
 
     Raises:
+        TypeError: `X` or `y` is not a NumPy array, or `transforms` not a sequence of callables.
+        DTypeError: `X` does not hold numbers, or `y` no integers.
         ShapeError: `X` is not four-dimensional, or `y` has not one label for each image.
     """
 
@@ -208,11 +230,14 @@ class ImageDataset(Dataset):
         transforms: Sequence[Transform] | None = None,
     ) -> None:
         super().__init__(transforms)
+        name = type(self).__name__
+        layout = "(N, C, H, W)" if self.channels_first else "(N, H, W, C)"
+        check_numbers(name, "X", check_array(name, "X", X, layout))
+        if check_array(name, "y", y, "(N,)").dtype.kind not in "iu":
+            raise DTypeError(f"{name}: y is not class ids: got dtype {y.dtype}: need integers")
         if X.ndim != 4 or y.shape != X.shape[:1]:
-            layout = "(N, C, H, W)" if self.channels_first else "(N, H, W, C)"
             raise ShapeError(
-                f"{type(self).__name__}: images and labels: got {X.shape} and {y.shape}: "
-                f"need {layout} and (N,)"
+                f"{name}: images and labels: got {X.shape} and {y.shape}: need {layout} and (N,)"
             )
         self.X = X
         self.y = y
@@ -221,13 +246,34 @@ class ImageDataset(Dataset):
         return len(self.y)
 
     def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        """One (image, label), or the batch that a slice, a mask or an array of indices means.
+
+        Raises:
+            IndexError: `index` is none of these, or there is no such item.
+            ShapeError: the transforms did not make an image (H, W, C).
+        """
         if not is_integer(index):
-            images, labels = self.batch(np.arange(len(self))[index])
+            images, labels = self.batch(self._chosen(index))
             return images, labels
         i = check_index(self, index)
         # A copy: a transform that writes in place must not change the data set.
         image = self.apply_transforms(np.array(self._to_hwc(self.X[i]), order="C"))
+        if getattr(image, "ndim", 0) != 3:
+            raise ShapeError(
+                f"{type(self).__name__}: transforms made no image: got "
+                f"{getattr(image, 'shape', type(image).__name__)}: need (H, W, C)"
+            )
         return np.ascontiguousarray(self._from_hwc(image)), self.y[i]
+
+    def _chosen(self, index: Any) -> Array[np.int64]:
+        """The items that a slice, a mask or an array of indices means, counted from the start."""
+        try:
+            chosen: Array[np.int64] = np.arange(len(self))[index]
+        except (IndexError, TypeError, ValueError) as error:
+            raise _no_index(self, index) from error
+        if chosen.ndim != 1:
+            raise _no_index(self, index)
+        return chosen
 
     def batch(self, indices: Array[np.int64]) -> Batch:
         if not all_have_halves(transforms := self.transforms or ()):

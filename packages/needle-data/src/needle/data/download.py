@@ -24,6 +24,7 @@ import pooch  # type: ignore[import-untyped]
 import requests
 from requests import exceptions
 
+from ._checks import check_path
 from .cifar10 import FOLDER, TEST_FILES, TRAIN_FILES
 from .errors import ChecksumError, DataFileError, DownloadError
 
@@ -93,10 +94,12 @@ def cifar10(
         The folder `cifar-10-batches-py`, for `CIFAR10Dataset`.
 
     Raises:
+        TypeError: `folder` is not a path, or `source` not a Source.
         DownloadError: the archive cannot be fetched (ChecksumError: it is another file).
         DataFileError: the archive is not a safe tar file with CIFAR-10 in it.
     """
-    root = Path(folder) if folder is not None else cache_dir()
+    root = check_path("download.cifar10", "folder", cache_dir() if folder is None else folder)
+    _check_source("download.cifar10", source)
     target = root / FOLDER
     if not _has_files(target, TRAIN_FILES + TEST_FILES):
         archive = fetch(source, root / Path(urlsplit(source.url).path).name, progress)
@@ -121,12 +124,19 @@ def ptb(
         The folder with train.txt, valid.txt and test.txt, for `Corpus`.
 
     Raises:
+        TypeError: `folder` is not a path, or one of `sources` not a Source.
         DownloadError: a file cannot be fetched (ChecksumError: it is another file).
     """
-    target = Path(folder) if folder is not None else cache_dir() / "ptb"
+    target = check_path("download.ptb", "folder", cache_dir() / "ptb" if folder is None else folder)
     for name, source in (PTB if sources is None else sources).items():
+        _check_source("download.ptb", source)
         fetch(source, target / name, progress)
     return target
+
+
+def _check_source(op: str, source: object) -> None:
+    if not isinstance(source, Source):
+        raise TypeError(f"{op}: source is not a Source: got {source!r}: need url, size, checksum")
 
 
 def fetch(source: Source, path: Path, progress: Progress | None = None) -> Path:

@@ -1,6 +1,6 @@
 """Batches of Tensors out of a data set."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,8 @@ from numpy.typing import NDArray as Array
 
 from needle.autograd import Tensor
 from needle.backend_ndarray import cpu, cpu_numpy, from_dlpack
+from needle.backend_ndarray.dtypes import as_dtype
+from needle.checks import check_device
 
 from ._checks import check_integer, check_switch
 from .augment import BatchTransform, check_images, generator
@@ -48,9 +50,11 @@ class DataLoader:
 
     Raises:
         TypeError: `batch_size` is not an integer, `shuffle` or `drop_last` no bool, `dataset`
-            cannot be indexed, needle has no such `dtype`, or a batch transform is none.
+            cannot be indexed, or a batch transform is none.
         ValueError: `batch_size` is below 1, or above len(dataset) with `drop_last`: no batch
             would be left.
+        DTypeError: needle has no such `dtype`.
+        DeviceError: `device` is no device, or not available.
     """
 
     def __init__(
@@ -63,16 +67,13 @@ class DataLoader:
         drop_last: bool = False,
         batch_transforms: Sequence[BatchTransform] = (),
     ) -> None:
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise TypeError(
-                f"DataLoader: not a data set: got {type(dataset).__name__}: "
-                "need __len__ and __getitem__"
-            )
+        _check_items(dataset)
         self.dataset = dataset
         self.batch_size = check_integer("DataLoader", "batch_size", batch_size, at_least=1)
         self.shuffle = check_switch("DataLoader", "shuffle", shuffle)
         self.device = device
-        self.dtype = dtype
+        check_device("DataLoader", device)
+        self.dtype = None if dtype is None else as_dtype(dtype, "DataLoader")
         self.drop_last = check_switch("DataLoader", "drop_last", drop_last)
         if not isinstance(batch_transforms, Iterable):
             raise TypeError(
@@ -91,7 +92,7 @@ class DataLoader:
                 f"DataLoader: no full batch: batch_size is {self.batch_size}, the data set has "
                 f"{len(dataset)} items: need at least {self.batch_size} with drop_last"
             )
-        self._tensor(np.zeros(0))  # a wrong device or dtype shows here, not in the first batch
+        self._tensor(np.zeros(0))  # a device that is missing shows here, not in the first batch
 
     def __len__(self) -> int:
         """The number of batches in a pass."""
@@ -173,3 +174,14 @@ class DataLoader:
         if own and self._keeps(array.dtype) and self.device in (None, cpu()):
             return Tensor(from_dlpack(array), requires_grad=False)
         return Tensor(array, device=self.device, dtype=self.dtype, requires_grad=False)
+
+
+def _check_items(dataset: object) -> None:
+    """Raises TypeError for what has no items with numbers: classes, texts and dicts neither."""
+    indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not indexed or isinstance(dataset, type | str | bytes | Mapping):
+        of_class = f"the class {dataset.__name__}" if isinstance(dataset, type) else ""
+        raise TypeError(
+            f"DataLoader: not a data set: got {of_class or type(dataset).__name__}: "
+            "need __len__ and __getitem__"
+        )

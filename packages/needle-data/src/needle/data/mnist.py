@@ -11,6 +11,7 @@ from typing import IO, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray as Array
 
+from ._checks import check_path
 from .dataset import ImageDataset
 from .errors import DataFileError
 from .transforms import Transform
@@ -40,6 +41,7 @@ class MNISTDataset(ImageDataset):
         y: int64 (N,) in [0, 10).
 
     Raises:
+        TypeError: a filename is not a path, or `transforms` not a sequence of callables.
         FileNotFoundError: a file is missing.
         DataFileError: a file is damaged, is not an IDX file of its kind, or the two don't match.
 
@@ -54,8 +56,10 @@ class MNISTDataset(ImageDataset):
         label_filename: str | Path,
         transforms: Sequence[Transform] | None = None,
     ) -> None:
-        pixels = read_idx(Path(image_filename), IMAGES_MAGIC)
-        labels = read_idx(Path(label_filename), LABELS_MAGIC)
+        image_path = check_path("MNISTDataset", "image_filename", image_filename)
+        label_path = check_path("MNISTDataset", "label_filename", label_filename)
+        pixels = read_idx(image_path, IMAGES_MAGIC)
+        labels = read_idx(label_path, LABELS_MAGIC)
         if len(pixels) != len(labels) or len(labels) == 0:
             raise DataFileError(
                 f"MNISTDataset: {image_filename} has {len(pixels)} images, {label_filename} has "

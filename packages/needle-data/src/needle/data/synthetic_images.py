@@ -47,7 +47,8 @@ class SyntheticImages(ImageDataset):
         y: int64 (size,): every class equally often (within one), in random order.
 
     Raises:
-        TypeError: `size` or `seed` is not an integer, `train` no bool.
+        TypeError: `size` or `seed` is not an integer, `train` no bool, or `transforms` not a
+            sequence of callables.
         ValueError: `size` is below 1 or `seed` below 0.
     """
 

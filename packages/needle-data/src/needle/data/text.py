@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 from numpy.typing import NDArray as Array
 
 from needle.autograd import Tensor
-from needle.backend_ndarray import DTypeError, ShapeError
+from needle.backend_ndarray import DeviceError, DTypeError, ShapeError
+from needle.checks import as_numpy, check_device
 
-from ._checks import check_integer, is_integer
+from ._checks import check_integer, check_numbers, check_path, is_integer
 from .errors import DataFileError
 
 END_OF_LINE = "<eos>"
@@ -32,10 +33,20 @@ class Dictionary:
         self.idx2word: list[str] = []
 
     def add_word(self, word: str) -> int:
-        """The id of `word`, which is added if it is new."""
-        if word not in self.word2idx:
-            self.word2idx[word] = len(self.idx2word)
-            self.idx2word.append(word)
+        """The id of `word`, which is added if it is new.
+
+        Raises:
+            TypeError: `word` is not a str.
+        """
+        try:
+            return self.word2idx[word]
+        except (KeyError, TypeError):  # only what is new is looked at: texts are long
+            if not isinstance(word, str):
+                raise TypeError(
+                    f"Dictionary.add_word: word is not a str: got {word!r}: need a word"
+                ) from None
+        self.word2idx[word] = len(self.idx2word)
+        self.idx2word.append(word)
         return self.word2idx[word]
 
     def __len__(self) -> int:
@@ -61,12 +72,12 @@ class Corpus:
     Raises:
         FileNotFoundError: train.txt or test.txt is missing.
         DataFileError: a file is empty, or is not UTF-8 text.
-        TypeError: `max_lines` is not an integer.
+        TypeError: `base_dir` is not a path, or `max_lines` not an integer.
         ValueError: `max_lines` is below 1.
     """
 
     def __init__(self, base_dir: str | Path, max_lines: int | None = None) -> None:
-        base = Path(base_dir)
+        base = check_path("Corpus", "base_dir", base_dir)
         missing = [name for name in ("train.txt", "test.txt") if not (base / name).is_file()]
         if missing:
             raise FileNotFoundError(
@@ -100,10 +111,11 @@ class Corpus:
         Raises:
             FileNotFoundError: there is no such file.
             DataFileError: the file is empty, or is not UTF-8 text.
-            TypeError: `max_lines` is not an integer.
+            TypeError: `path` is not a path, or `max_lines` not an integer.
             ValueError: `max_lines` is below 1.
         """
-        return [self.dictionary.add_word(word) for word in _words(Path(path), max_lines)]
+        file = check_path("Corpus.tokenize", "path", path)
+        return [self.dictionary.add_word(word) for word in _words(file, max_lines)]
 
     def _encode(self, path: Path, max_lines: int | None) -> list[int | None]:
         """As `tokenize`, but a new word becomes `<unk>`, or None if the dictionary lacks that."""
@@ -148,12 +160,13 @@ def batchify(
 
     Raises:
         ShapeError: `data` is not one-dimensional.
-        DTypeError: `dtype` does not hold the ids exactly.
+        DTypeError: `dtype` is not one of numbers, or does not hold the ids exactly.
         TypeError: `batch_size` is not an integer, or `data` holds anything but whole numbers.
         ValueError: `batch_size` is below 1, or above len(data): no row would be left.
     """
     columns = check_integer("batchify", "batch_size", batch_size, at_least=1)
-    ids = np.asarray(data)
+    kind = _numpy_dtype("batchify", "float32" if dtype is None else dtype)
+    ids = as_numpy("batchify", "data", data)
     if ids.ndim != 1:
         raise ShapeError(f"batchify: data is not a sequence: got shape {ids.shape}: need (n,)")
     if ids.size and (ids.dtype.kind not in "iuf" or not np.array_equal(ids, np.rint(ids))):
@@ -165,13 +178,24 @@ def batchify(
         )
     rows = len(ids) // columns
     kept = ids[: rows * columns].reshape(columns, rows).T
-    batches = kept.astype(dtype or "float32", order="C")
+    batches = kept.astype(kind, order="C")
     if not np.array_equal(batches, kept):
         raise DTypeError(
             f"batchify: {batches.dtype} does not hold every id: the largest is {ids.max()}: "
             "need a wider dtype"
         )
     return batches
+
+
+def _numpy_dtype(where: str, dtype: Any) -> np.dtype[Any]:
+    kind: np.dtype[Any] | None
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = None
+    if kind is None or kind.kind not in "biuf":
+        raise DTypeError(f"{where}: dtype: got {dtype!r}: need one of NumPy's for numbers")
+    return kind
 
 
 def get_batch(
@@ -192,11 +216,13 @@ def get_batch(
 
     Raises:
         ShapeError: `batches` is not two-dimensional.
+        DTypeError: `batches` does not hold numbers, or `dtype` is not supported.
+        DeviceError: `device` is no device.
         IndexError: no row is left at `i` that has a row after it.
         TypeError: `i` or `bptt` is not an integer.
         ValueError: `bptt` is below 1.
     """
-    batches = np.asarray(batches)
+    batches = as_numpy("get_batch", "batches", batches)
     if batches.ndim != 2:
         raise ShapeError(
             f"get_batch: batches: got shape {batches.shape}: need (nbatch, batch_size)"
@@ -208,7 +234,12 @@ def get_batch(
         raise IndexError(f"get_batch: nothing left at i: got {i}: need 0 <= i < {last}")
     length = min(check_integer("get_batch", "bptt", bptt, at_least=1), last - i)
     inputs, targets = batches[i : i + length], batches[i + 1 : i + 1 + length].reshape(-1)
-    return (
-        Tensor(inputs, device=device, dtype=dtype, requires_grad=False),
-        Tensor(targets, device=device, dtype=dtype, requires_grad=False),
-    )
+    try:
+        return (
+            Tensor(inputs, device=device, dtype=dtype, requires_grad=False),
+            Tensor(targets, device=device, dtype=dtype, requires_grad=False),
+        )
+    except (DeviceError, DTypeError):
+        check_device("get_batch", device)
+        check_numbers("get_batch", "batches", batches)
+        raise

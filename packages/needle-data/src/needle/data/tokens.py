@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray as Array
 
+from ._checks import check_path
 from .errors import DataFileError
 from .text import Corpus, Dictionary
 
@@ -62,6 +63,7 @@ def load_corpus(base_dir: str | Path, cache: str | Path | None = None) -> Tokeni
             `needle.data.download`.
 
     Raises:
+        TypeError: `base_dir` or `cache` is not a path.
         FileNotFoundError: train.txt or test.txt is missing.
         DataFileError: a file is empty, or is not UTF-8 text.
         ValueError: valid.txt has unknown words, and the dictionary no `<unk>`.
@@ -70,9 +72,10 @@ def load_corpus(base_dir: str | Path, cache: str | Path | None = None) -> Tokeni
         from .download import cache_dir  # its HTTP library takes long to import
 
         cache = cache_dir() / "tokens"
-    base = Path(base_dir)
+    base = check_path("load_corpus", "base_dir", base_dir)
+    folder = check_path("load_corpus", "cache", cache)
     key = _checksum(base)
-    path = Path(cache) / f"{key}.tokens"
+    path = folder / f"{key}.tokens"
     with suppress(OSError, ValueError, RecursionError):
         return _parse(_read(path), key)
     corpus = Corpus(base)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray as Array
 
 from needle.backend_ndarray import ShapeError
+from needle.checks import as_numpy
 
-from ._checks import check_integer
+from ._checks import check_integer, check_probability
 
 Transform: TypeAlias = Callable[[Any], Any]
 
@@ -36,7 +37,7 @@ class RandomTransform(ABC):
         Raises:
             ShapeError: `img` is not three-dimensional.
         """
-        img = np.asarray(img)
+        img = as_numpy(type(self).__name__, "img", img)
         if img.ndim != 3:
             raise ShapeError(
                 f"{type(self).__name__}: not an image: got shape {img.shape}: need (H, W, C)"
@@ -52,13 +53,12 @@ class RandomFlipHorizontal(RandomTransform):
         p: the probability, in [0, 1].
 
     Raises:
+        TypeError: `p` is not a number.
         ValueError: `p` is not a probability.
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"RandomFlipHorizontal: p is not a probability: got {p}: need [0, 1]")
-        self.p = p
+        self.p = check_probability("RandomFlipHorizontal", "p", p)
 
     def draw(self, n: int) -> Array[np.bool_]:
         return np.random.rand(n) < self.p

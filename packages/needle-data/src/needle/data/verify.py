@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from ._checks import check_path
 from .cifar10 import CIFAR10Dataset
 from .errors import DataFileError
 from .text import Corpus
@@ -35,10 +36,11 @@ def verify_cifar10(folder: str | Path, files: Mapping[str, str] = CIFAR10_FILES)
         files: the checksum of each, for a test.
 
     Raises:
+        TypeError: `folder` is not a path.
         FileNotFoundError: a file is missing.
         DataFileError: a file is damaged, or is not CIFAR-10.
     """
-    if has_checksums(Path(folder), files):
+    if has_checksums(check_path("verify_cifar10", "folder", folder), files):
         return State.official
     for train in (True, False):
         CIFAR10Dataset(folder, train)
@@ -53,6 +55,7 @@ def verify_ptb(folder: str | Path, files: Mapping[str, str] | None = None) -> St
         files: the checksum of each; None means those that are downloaded.
 
     Raises:
+        TypeError: `folder` is not a path.
         FileNotFoundError: a file is missing.
         DataFileError: a file is empty, or is not UTF-8 text.
     """
@@ -60,7 +63,7 @@ def verify_ptb(folder: str | Path, files: Mapping[str, str] | None = None) -> St
         from .download import PTB  # its HTTP library takes long to import
 
         files = {name: source.checksum for name, source in PTB.items()}
-    if has_checksums(Path(folder), files):
+    if has_checksums(check_path("verify_ptb", "folder", folder), files):
         return State.official
     try:
         _ = Corpus(folder).valid

@@ -11,16 +11,21 @@ import numpy as np
 from needle import ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, ShapeError
+from needle.backend_ndarray.pool import Size
 
 __all__ = [
     "check_axes",
+    "check_float",
+    "check_room",
     "check_size",
     "check_tensor",
     "float_dtype",
+    "not_negative",
     "number",
     "positive",
     "promoted",
     "switch",
+    "unit",
 ]
 
 
@@ -53,6 +58,16 @@ def number(op: str, name: str, value: object, low: float, high: float, rule: str
     if not low <= result <= high:
         raise ValueError(f"{op}: {name} is {value}: need a number {rule}")
     return result
+
+
+def not_negative(op: str, name: str, value: object) -> float:
+    """Returns `value` as a finite float >= 0; raises as `number` does."""
+    return number(op, name, value, 0, math.inf, ">= 0")
+
+
+def unit(op: str, name: str, value: object) -> float:
+    """Returns `value` as a float in [0, 1]; raises as `number` does."""
+    return number(op, name, value, 0, 1, "in [0, 1]")
 
 
 def switch(op: str, name: str, value: object) -> bool:
@@ -111,6 +126,31 @@ def check_size(op: str, name: str, value: Tensor, axis: int, setting: str, size:
             f"{op}: sizes differ: {name} is {value.shape}, {setting} is {size}: "
             f"need {name}.shape[{axis}] == {setting}"
         )
+
+
+def check_float(op: str, name: str, value: Tensor) -> None:
+    """Raises DTypeError unless `value` is of floats."""
+    if value.dtype.kind != "f":
+        raise DTypeError(f"{op}: {name} is {value.dtype}: need float32 or float64")
+
+
+def check_room(op: str, x: Tensor, what: str, kernel_size: Size, padding: Size) -> None:
+    """Checks that images x (N, C, H, W), padded, are as large as a kernel or window.
+
+    Raises:
+        ShapeError: they are smaller.
+    """
+    sizes = zip(_pair(kernel_size), _pair(padding), strict=True)
+    height, width = (max(1, k - 2 * p) for k, p in sizes)
+    if x.shape[2] < height or x.shape[3] < width:
+        raise ShapeError(
+            f"{op}: the image is smaller than the {what}: got x {x.shape}, "
+            f"kernel_size {kernel_size}, padding {padding}: need H >= {height} and W >= {width}"
+        )
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def promoted(*tensors: Tensor | None) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ class Sequential(Module):
 
     Raises:
         TypeError: one of them cannot be called.
+        DeviceError: device is no device.
     """
 
     def __init__(self, *modules: Layer, device: Device | None = None, dtype: Any = "float32"):
@@ -49,6 +50,7 @@ class Residual(Module):
 
     Raises:
         TypeError: fn cannot be called.
+        DeviceError: device is no device.
     """
 
     def __init__(self, fn: Layer, device: Device | None = None, dtype: Any = "float32"):

@@ -6,9 +6,18 @@ from typing import Any
 
 from needle import init, ops
 from needle.autograd import Tensor
-from needle.backend_ndarray import Device, ShapeError
+from needle.backend_ndarray import Device, DTypeError, ShapeError
 
-from .checks import check_axes, check_size, float_dtype, positive, promoted, switch
+from .checks import (
+    check_axes,
+    check_float,
+    check_room,
+    check_size,
+    float_dtype,
+    positive,
+    promoted,
+    switch,
+)
 from .module import Module, Parameter
 
 __all__ = ["Conv"]
@@ -32,8 +41,10 @@ class Conv(Module):
         bias: (out_channels,), uniform in +-1/sqrt(fan_in); or None.
 
     Raises:
+        TypeError: a size is not an integer, bias not True or False, or x not a Tensor.
         ShapeError: a size is below 1, the kernel is not square, or x does not fit.
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or x is not of floats.
+        DeviceError: device is no device, or x is on another one.
     """
 
     weight: Tensor
@@ -71,8 +82,13 @@ class Conv(Module):
     def forward(self, x: Tensor) -> Tensor:
         check_axes("Conv", "x", x, "(N, C, H, W)")
         check_size("Conv", "x", x, 1, "in_channels", self.in_channels)
-        x, weight, bias = promoted(x, self.weight, self.bias)
-        return ops.conv(x, weight, self.stride, self.padding, bias=bias, channels_first=True)
+        a, weight, bias = promoted(x, self.weight, self.bias)
+        try:
+            return ops.conv(a, weight, self.stride, self.padding, bias=bias, channels_first=True)
+        except (DTypeError, ShapeError):
+            check_float("Conv", "x", x)
+            check_room("Conv", x, "kernel", self.kernel_size, self.padding)
+            raise
 
     def extra_repr(self) -> str:
         return (

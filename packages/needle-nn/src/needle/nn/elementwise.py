@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device
 
-from .checks import check_tensor, number
-from .module import Module
+from .checks import check_tensor, unit
+from .module import Check, Module
 
 __all__ = ["Dropout", "ReLU", "Sigmoid", "Tanh"]
 
@@ -43,12 +44,16 @@ class Dropout(Module):
     Source: Srivastava et al., Dropout, JMLR 15 (2014), with the scaling moved to training.
 
     Raises:
+        TypeError: p is not a number, or x not a Tensor.
         ValueError: p is not in [0, 1].
+        DeviceError: device is no device.
     """
+
+    _settings: ClassVar[Mapping[str, Check]] = {"p": unit}
 
     def __init__(self, p: float = 0.5, device: Device | None = None, dtype: Any = "float32"):
         super().__init__(device, dtype)
-        self.p = number("Dropout", "p", p, 0, 1, "in [0, 1]")
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         check_tensor("Dropout", "x", x)

@@ -24,9 +24,11 @@ class Embedding(Module):
         weight: (num_embeddings, embedding_dim), N(0, 1).
 
     Raises:
+        TypeError: a size is not an integer, or x not a Tensor.
         ShapeError: a size is below 1.
         IndexError: an id is outside [0, num_embeddings).
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or x holds anything but whole numbers.
+        DeviceError: device is no device, or x is on another one.
     """
 
     weight: Tensor

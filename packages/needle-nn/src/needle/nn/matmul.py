@@ -24,8 +24,10 @@ class Linear(Module):
         bias: (1, out_features), kaiming_uniform with fan_in = out_features; or None.
 
     Raises:
+        TypeError: a size is not an integer, bias not True or False, or x not a Tensor.
         ShapeError: a size is below 1, or x's last axis is not in_features.
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or x is not of floats.
+        DeviceError: device is no device, or x is on another one.
     """
 
     weight: Tensor

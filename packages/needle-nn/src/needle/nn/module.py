@@ -8,17 +8,24 @@ but not trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from reprlib import recursive_repr
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+
+import numpy as np
 
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, NDArray
+from needle.checks import check_device
 
 from .checks import check_tensor, float_dtype, switch
 from .state import array_of, check_state, copy_of, replace, to_numpy
 
 __all__ = ["Module", "Parameter"]
+
+
+Check: TypeAlias = "Callable[[str, str, object], Any]"
+"""A check of `module: setting: value`, which returns the value to keep."""
 
 
 class Parameter(Tensor):
@@ -33,14 +40,20 @@ class Module:
 
     `device` and `dtype` are where and in which type a module makes its parameters. A module
     without parameters takes and ignores them, so that all modules can be made alike.
+
+    Raises:
+        DeviceError: device is no device.
     """
+
+    _settings: ClassVar[Mapping[str, Check]] = {}
+    """The attributes that are checked whenever they are set, by the constructor too."""
 
     training: bool = True
     _parameter_names: frozenset[str] = frozenset()
     _buffer_names: frozenset[str] = frozenset()
 
     def __init__(self, device: Device | None = None, dtype: Any = "float32") -> None:
-        pass
+        check_device(type(self).__name__, device)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the module's output; every module defines its own."""
@@ -56,7 +69,13 @@ class Module:
 
         So a plain Tensor assigned over a Parameter takes its place everywhere, in `forward` as in
         `parameters()` and `state_dict()`.
+
+        Raises:
+            TypeError, ValueError: the module checks this setting, and the value is a wrong one.
         """
+        check = self._settings.get(name)
+        if check is not None:
+            value = check(type(self).__name__, name, value)
         if isinstance(value, Parameter) and name not in self._parameter_names:
             super().__setattr__("_parameter_names", self._parameter_names | {name})
         super().__setattr__(name, value)
@@ -152,13 +171,17 @@ class Module:
         The Tensors stay the same objects, so an optimizer that holds them goes on working. A dtype
         is for those of floats: ids and masks keep theirs. As in PyTorch the first argument may also
         be a dtype: `model.to("float64")`.
+
+        Raises:
+            DeviceError: `device` is neither a device nor a dtype, or not available.
+            DTypeError: `dtype` is not float32 or float64.
         """
-        if device is not None and not isinstance(device, Device):
-            if dtype is not None:
-                raise TypeError(f"to: device is {device!r}: need a Device")
+        if dtype is None and not isinstance(device, Device) and _is_dtype(device):
             device, dtype = None, device
+        if device is not None:
+            check_device("Module.to", device)
         if dtype is not None:
-            dtype = float_dtype("to", dtype)
+            dtype = float_dtype("Module.to", dtype)
         for _, tensor in self.named_parameters() + self.named_buffers():
             kept = None if tensor.dtype.kind != "f" else dtype
             replace(tensor, NDArray(array_of(tensor), device=device, dtype=kept))
@@ -222,6 +245,14 @@ class Module:
 
 
 T = TypeVar("T")
+
+
+def _is_dtype(value: object) -> bool:
+    """Whether NumPy takes `value` for a dtype; None is none."""
+    try:
+        return value is not None and bool(np.dtype(value))  # type: ignore[call-overload]
+    except TypeError:
+        return False
 
 
 def _unpack(name: str, value: object) -> Iterator[tuple[str, Tensor | Module]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from needle import backend_ndarray as nd
 from needle import init, ops
@@ -14,12 +15,13 @@ from .checks import (
     check_size,
     check_tensor,
     float_dtype,
-    number,
+    not_negative,
     positive,
     promoted,
     switch,
+    unit,
 )
-from .module import Module, Parameter
+from .module import Check, Module, Parameter
 from .state import array_of
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm1d"]
@@ -28,6 +30,11 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "LayerNorm1d"]
 class _BatchNorm(Module):
     """What both batch normalisations share; `layout` names the axes, C the second of them."""
 
+    _settings: ClassVar[Mapping[str, Check]] = {
+        "eps": not_negative,
+        "momentum": unit,
+        "relu": switch,
+    }
     layout: str
     weight: Tensor
     bias: Tensor
@@ -48,9 +55,9 @@ class _BatchNorm(Module):
         op = type(self).__name__
         dtype = float_dtype(op, dtype)
         self.dim = positive(op, "dim", dim)
-        self.eps = number(op, "eps", eps, 0, float("inf"), ">= 0")
-        self.momentum = number(op, "momentum", momentum, 0, 1, "in [0, 1]")
-        self.relu = switch(op, "relu", relu)
+        self.eps = eps
+        self.momentum = momentum
+        self.relu = relu
         self.weight = Parameter(init.ones(dim, device=device, dtype=dtype))
         self.bias = Parameter(init.zeros(dim, device=device, dtype=dtype))
         self.register_buffer("running_mean", init.zeros(dim, device=device, dtype=dtype))
@@ -100,9 +107,11 @@ class BatchNorm1d(_BatchNorm):
         running_mean, running_var: (dim,) buffers, zeros and ones at first.
 
     Raises:
+        TypeError: a setting is of the wrong kind, or x not a Tensor.
         ShapeError: dim is below 1, or x does not fit.
         ValueError: eps is below 0, or momentum not in [0, 1].
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or x is not of floats.
+        DeviceError: device is no device, or x is on another one.
 
     Source: Ioffe and Szegedy, Batch Normalization, ICML 2015; differs from PyTorch in that
     running_var takes the biased variance.
@@ -115,6 +124,9 @@ class BatchNorm2d(_BatchNorm):
     """Normalises each channel over batch, height and width; see BatchNorm1d.
 
     Shapes: x and result (N, dim, H, W), in any memory order, which the result keeps.
+
+    Raises:
+        TypeError, ShapeError, ValueError, DTypeError, DeviceError: as BatchNorm1d.
     """
 
     layout = "(N, C, H, W)"
@@ -129,13 +141,16 @@ class LayerNorm1d(Module):
         weight, bias: (dim,), ones and zeros.
 
     Raises:
+        TypeError: dim is not an integer, eps not a number, or x not a Tensor.
         ShapeError: dim is below 1, or x's last axis is not dim.
         ValueError: eps is below 0.
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or x is not of floats.
+        DeviceError: device is no device, or x is on another one.
 
     Source: Ba, Kiros and Hinton, Layer Normalization, arXiv:1607.06450.
     """
 
+    _settings: ClassVar[Mapping[str, Check]] = {"eps": not_negative}
     weight: Tensor
     bias: Tensor
 
@@ -145,7 +160,7 @@ class LayerNorm1d(Module):
         super().__init__(device, dtype)
         dtype = float_dtype("LayerNorm1d", dtype)
         self.dim = positive("LayerNorm1d", "dim", dim)
-        self.eps = number("LayerNorm1d", "eps", eps, 0, float("inf"), ">= 0")
+        self.eps = eps
         self.weight = Parameter(init.ones(dim, device=device, dtype=dtype))
         self.bias = Parameter(init.zeros(dim, device=device, dtype=dtype))
 

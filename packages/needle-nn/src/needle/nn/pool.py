@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, ClassVar
 
 from needle import ops
 from needle.autograd import Tensor
-from needle.backend_ndarray import Device
+from needle.backend_ndarray import Device, DTypeError, ShapeError
 from needle.backend_ndarray.pool import Size, windows
 
-from .checks import check_axes, switch
-from .module import Module
+from .checks import check_axes, check_float, check_room, switch
+from .module import Check, Module
 
 __all__ = ["AvgPool2d", "MaxPool2d"]
 
 
 class Pool2d(Module):
     """What both layers share: the windows, checked when the layer is made."""
+
+    _settings: ClassVar[Mapping[str, Check]] = {"ceil_mode": switch, "count_include_pad": switch}
 
     def __init__(
         self,
@@ -29,13 +33,22 @@ class Pool2d(Module):
     ) -> None:
         super().__init__(device, dtype)
         op = type(self).__name__
-        ceil_mode = switch(op, "ceil_mode", ceil_mode)
-        where = windows(op, kernel_size, stride, padding, ceil_mode)
-        self.kernel_size, self.stride, self.padding, self.ceil_mode = where
+        self.ceil_mode = ceil_mode
+        _check_integers(op, "kernel_size", kernel_size)
+        _check_integers(op, "stride", kernel_size if stride is None else stride)
+        _check_integers(op, "padding", padding)
+        where = windows(op, kernel_size, stride, padding, self.ceil_mode)
+        self.kernel_size, self.stride, self.padding, _ = where
 
     def forward(self, x: Tensor) -> Tensor:
-        check_axes(type(self).__name__, "x", x, "(N, C, H, W)")
-        return ops.permute(self.pool(ops.permute(x, (0, 2, 3, 1))), (0, 3, 1, 2))
+        op = type(self).__name__
+        check_axes(op, "x", x, "(N, C, H, W)")
+        try:
+            return ops.permute(self.pool(ops.permute(x, (0, 2, 3, 1))), (0, 3, 1, 2))
+        except (DTypeError, ShapeError):
+            check_float(op, "x", x)
+            check_room(op, x, "window", self.kernel_size, self.padding)
+            raise
 
     def pool(self, x: Tensor) -> Tensor:
         """Pools x (N, H, W, C)."""
@@ -68,7 +81,10 @@ class MaxPool2d(Pool2d):
         dtype: unused.
 
     Raises:
-        ShapeError: a size does not fit.
+        TypeError: a size is not an integer, a switch not True or False, or x not a Tensor.
+        ShapeError: a size or x does not fit.
+        DTypeError: x is not of floats.
+        DeviceError: device is no device.
     """
 
     def pool(self, x: Tensor) -> Tensor:
@@ -90,7 +106,10 @@ class AvgPool2d(Pool2d):
         dtype: unused.
 
     Raises:
-        ShapeError: a size does not fit.
+        TypeError: a size is not an integer, a switch not True or False, or x not a Tensor.
+        ShapeError: a size or x does not fit.
+        DTypeError: x is not of floats.
+        DeviceError: device is no device.
     """
 
     def __init__(
@@ -104,7 +123,7 @@ class AvgPool2d(Pool2d):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode, device, dtype)
-        self.count_include_pad = switch("AvgPool2d", "count_include_pad", count_include_pad)
+        self.count_include_pad = count_include_pad
 
     def pool(self, x: Tensor) -> Tensor:
         settings = self.kernel_size, self.stride, self.padding, self.ceil_mode
@@ -112,3 +131,10 @@ class AvgPool2d(Pool2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, count_include_pad={self.count_include_pad}"
+
+
+def _check_integers(op: str, name: str, value: object) -> None:
+    """Raises TypeError unless `value` is an integer or several."""
+    for size in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(size, bool) or not isinstance(size, Integral):
+            raise TypeError(f"{op}: {name} is {value!r}: need an int or (height, width)")

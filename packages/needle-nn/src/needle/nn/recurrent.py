@@ -14,7 +14,16 @@ from needle import init, ops
 from needle.autograd import Tensor, TensorTuple
 from needle.backend_ndarray import Device, ShapeError
 
-from .checks import check_axes, check_size, check_tensor, float_dtype, positive, promoted, switch
+from .checks import (
+    check_axes,
+    check_size,
+    check_tensor,
+    float_dtype,
+    positive,
+    promoted,
+    switch,
+    unit,
+)
 from .elementwise import Dropout
 from .module import Module, Parameter
 
@@ -86,9 +95,11 @@ class RNNCell(_Cell):
         (hidden_size,) or None; all uniform in +-1/sqrt(hidden_size).
 
     Raises:
+        TypeError: a size is not an integer, bias not True or False, or X or h not a Tensor.
         ShapeError: a size is below 1, or X or h does not fit.
         ValueError: nonlinearity is not "tanh" or "relu".
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or X or h is not of floats.
+        DeviceError: device is no device, or X or h is on another one.
     """
 
     def __init__(
@@ -135,9 +146,11 @@ class LSTMCell(_Cell):
         bias_hh (4 * hidden_size,) or None; all uniform in +-1/sqrt(hidden_size).
 
     Raises:
+        TypeError: a size is not an integer, bias not True or False, X not a Tensor, or h not a
+            pair of them.
         ShapeError: a size is below 1, or X, h or c does not fit.
-        TypeError: h is not a pair.
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or X, h or c is not of floats.
+        DeviceError: device is no device, or X, h or c is on another one.
     """
 
     def __init__(
@@ -182,6 +195,7 @@ class _Stack(Module):
         self.input_size = positive(op, "input_size", input_size)
         self.hidden_size = positive(op, "hidden_size", hidden_size)
         self.num_layers = positive(op, "num_layers", num_layers)
+        dropout = unit(op, "dropout", dropout)
         self.dropout = Dropout(dropout) if dropout else None
 
     def _input_sizes(self) -> list[int]:
@@ -222,9 +236,12 @@ class RNN(_Stack):
         rnn_cells: one RNNCell per layer.
 
     Raises:
+        TypeError: a size is not an integer, bias not True or False, dropout not a number, or X or
+            h0 not a Tensor.
         ShapeError: a size is below 1, or X or h0 does not fit.
         ValueError: nonlinearity is not "tanh" or "relu", or dropout is not in [0, 1].
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or X or h0 is not of floats.
+        DeviceError: device is no device, or X or h0 is on another one.
     """
 
     def __init__(
@@ -266,10 +283,12 @@ class LSTM(_Stack):
         lstm_cells: one LSTMCell per layer.
 
     Raises:
+        TypeError: a size is not an integer, bias not True or False, dropout not a number, X not a
+            Tensor, or h not a pair of them.
         ShapeError: a size is below 1, or X, h0 or c0 does not fit.
-        TypeError: h is not a pair.
         ValueError: dropout is not in [0, 1].
-        DTypeError: dtype is not float32 or float64.
+        DTypeError: dtype is not float32 or float64, or X, h0 or c0 is not of floats.
+        DeviceError: device is no device, or X, h0 or c0 is on another one.
     """
 
     def __init__(
@@ -297,7 +316,7 @@ class LSTM(_Stack):
 
 
 def _check_nonlinearity(op: str, nonlinearity: str) -> None:
-    if nonlinearity not in NONLINEARITIES:
+    if not isinstance(nonlinearity, str) or nonlinearity not in NONLINEARITIES:
         raise ValueError(f"{op}: nonlinearity is {nonlinearity!r}: need 'tanh' or 'relu'")
 
 

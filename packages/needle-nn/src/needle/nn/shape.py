@@ -18,7 +18,9 @@ class Flatten(Module):
     """Joins all axes but the first: (N, ...) becomes (N, prod(...)).
 
     Raises:
+        TypeError: x is not a Tensor.
         ShapeError: x has no axis.
+        DeviceError: device is no device.
     """
 
     def forward(self, x: Tensor) -> Tensor:

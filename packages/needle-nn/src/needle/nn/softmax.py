@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from needle import ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device
 
-from .checks import check_tensor, number
-from .module import Module
+from .checks import check_tensor, unit
+from .module import Check, Module
 
 __all__ = ["SoftmaxLoss"]
 
@@ -25,18 +26,21 @@ class SoftmaxLoss(Module):
     Shapes: logits (N, classes), y (N,) of class ids, of an integer or float dtype; result ().
 
     Raises:
+        TypeError: label_smoothing is not a number, or logits or y not a Tensor.
         ValueError: label_smoothing is outside [0, 1].
         ShapeError: the shapes do not fit.
         IndexError: a class id is outside [0, classes).
+        DTypeError: logits are not of floats, or y not of whole numbers.
+        DeviceError: device is no device, or logits and y are on different ones.
     """
+
+    _settings: ClassVar[Mapping[str, Check]] = {"label_smoothing": unit}
 
     def __init__(
         self, label_smoothing: float = 0.0, device: Device | None = None, dtype: Any = "float32"
     ) -> None:
         super().__init__(device, dtype)
-        self.label_smoothing = number(
-            "SoftmaxLoss", "label_smoothing", label_smoothing, 0, 1, "in [0, 1]"
-        )
+        self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
         check_tensor("SoftmaxLoss", "logits", logits)

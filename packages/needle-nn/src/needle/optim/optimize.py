@@ -32,6 +32,7 @@ class SGD(Optimizer):
         nesterov: whether steps look ahead.
 
     Raises:
+        TypeError, DTypeError, ValueError: as Optimizer.
         TypeError: nesterov is not True or False.
         ValueError: nesterov without momentum.
     """
@@ -95,6 +96,9 @@ class Adam(Optimizer):
 
     Attributes:
         m, v: the running averages of each parameter, zeros at first.
+
+    Raises:
+        TypeError, DTypeError, ValueError: as Optimizer.
     """
 
     ranges: ClassVar[Ranges] = {

@@ -40,7 +40,7 @@ class Optimizer:
     and defines `_update`.
 
     Raises:
-        TypeError: params is not an iterable of Tensors.
+        TypeError: params is not an iterable of Tensors, or a hyper-parameter of the wrong kind.
         DTypeError: one of them is not of floats.
         ValueError: params is empty, one of them is the result of an operation, or a
             hyper-parameter is out of range.
@@ -63,7 +63,7 @@ class Optimizer:
 
         Raises:
             ValueError: a hyper-parameter was set out of range.
-            TypeError: a gradient is not a Tensor.
+            TypeError: a gradient is not a Tensor, or a hyper-parameter was set to no number.
             ShapeError, DeviceError: a gradient is unlike its parameter.
         """
         self._checked(self._hyper())
@@ -124,6 +124,7 @@ class Optimizer:
         memory with each other or with a Tensor of the user's.
 
         Raises:
+            TypeError: max_norm is not a number, or a gradient not a Tensor.
             ValueError: max_norm is below 0, or infinite.
             ShapeError, DeviceError: a gradient is unlike its parameter.
 

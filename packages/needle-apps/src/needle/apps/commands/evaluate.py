@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,6 @@ from needle.apps.checkpoint import Checkpoint, CheckpointError, ModelSpec
 from needle.apps.checkpoints import data_folder, model_file
 from needle.apps.commands.base import app, mistakes, prepare_machine
 from needle.apps.commands.options import (
-    Data,
     DataDir,
     DeviceName,
     Json,
@@ -44,12 +44,20 @@ def evaluate_checkpoint(
         ),
     ] = None,
     seq_len: Annotated[
-        int,
+        int | None,
         typer.Option(
-            callback=checked(at_least(1)), help="Words per step, in each of the batch's texts."
+            callback=checked(at_least(1)),
+            help="Words per step, in each of the batch's texts.",
+            show_default="35",
         ),
-    ] = 35,
-    data: Data = DataChoice.auto,
+    ] = None,
+    data: Annotated[
+        DataChoice,
+        typer.Option(
+            help="auto: the data set that the checkpoint was trained on. What is not there and "
+            "cannot be downloaded is an error."
+        ),
+    ] = DataChoice.auto,
     data_dir: DataDir = None,
     device: DeviceName = None,
     threads: Threads = None,
@@ -63,21 +71,44 @@ def evaluate_checkpoint(
         where = prepare_machine(device, threads)
         content = checkpoint.read(model_file(file, runs_dir))
         spec = content.spec
+        _check_options(content, data, data_dir, seq_len)
         model = spec.build(where)
         content.fill(model)
-        # What the model was trained on replaces auto, and with it the fallback.
+        # Never auto, which falls back.
         chosen = DataChoice(spec.data) if data is DataChoice.auto else data
         folder = data_dir or data_folder(content.path, chosen)
         if spec.model == "lm":
             source = sources.text(chosen, folder, report.warn)
             _check_vocabulary(content, source)
-            task = text_task(model, source.splits, batch_size or 20, seq_len, max_batches)
+            task = text_task(model, source.splits, batch_size or 20, seq_len or 35, max_batches)
         else:
             source = sources.images(chosen, folder, report.warn, splits=("test",))
             task = _image_task(model, source, batch_size or 128, max_batches)
     report.unit = task.unit
     report.line(opening(model, spec, source))
     _measure(task, source, content, report, as_json)
+
+
+def _check_options(
+    content: Checkpoint, data: DataChoice, folder: Path | None, seq_len: int | None
+) -> None:
+    """Refuse what would have no effect on this model.
+
+    Raises:
+        ValueError: a folder for the synthetic set, or words for images.
+    """
+    spec = content.spec
+    if folder is not None and data is DataChoice.auto and spec.data == "synthetic":
+        other = "" if spec.model == "lm" else ", or --data cifar10 with it"
+        raise ValueError(
+            f"eval: data_dir is not read: got {folder}: {content.path} was trained on the "
+            f"synthetic set, which is in no folder: need none{other}"
+        )
+    if seq_len is not None and spec.model != "lm":
+        raise ValueError(
+            f"eval: seq_len does not fit: got {seq_len}: {content.path} is {spec.model}, which "
+            "reads no text: need none"
+        )
 
 
 def _image_task(model: Module, source: Source, batch_size: int, limit: int | None) -> Task:

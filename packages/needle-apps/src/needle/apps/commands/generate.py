@@ -15,7 +15,7 @@ from needle.apps import checkpoint, runs, sources
 from needle.apps.checkpoint import Checkpoint, CheckpointError
 from needle.apps.checkpoints import data_folder, model_file
 from needle.apps.commands.base import CommandError, app, mistakes, prepare_machine
-from needle.apps.commands.options import DataDir, DeviceName, Json, Model, RunsDir, Threads, checked
+from needle.apps.commands.options import DeviceName, Json, Model, RunsDir, Threads, checked
 from needle.apps.config import at_least
 from needle.apps.generate import PromptError, Sampling, encode, generate, pieces, printable
 from needle.apps.models import LanguageModel
@@ -68,7 +68,13 @@ def generate_text(
     unknown: Annotated[
         bool, typer.Option("--unk/--no-unk", help="Whether <unk> may be written.")
     ] = True,
-    data_dir: DataDir = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of the text it was trained on, for a checkpoint without its words.",
+            show_default="that of its run, or searched for",
+        ),
+    ] = None,
     device: DeviceName = None,
     threads: Threads = None,
     runs_dir: RunsDir = runs.ROOT,
@@ -123,6 +129,9 @@ def _words(content: Checkpoint, data_dir: Path | None) -> Sequence[str]:
             "(images: needle predict)"
         )
     if spec.words:
+        if data_dir is not None:
+            text = f"note: --data-dir {data_dir} is not read: {content.path} holds its own words"
+            typer.echo(text, err=True)
         return spec.words
     folder = data_dir or data_folder(content.path, spec.data)
     source = sources.text(spec.data, folder, lambda text: typer.echo(text, err=True))

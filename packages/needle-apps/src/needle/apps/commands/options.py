@@ -16,7 +16,6 @@ import typer
 from needle.apps.config import (
     Check,
     Config,
-    DataChoice,
     DeviceChoice,
     about,
     at_least,
@@ -108,13 +107,6 @@ Model = Annotated[
         metavar="RUN|CHECKPOINT", help="A run, by folder or name or `latest`, or a checkpoint file."
     ),
 ]
-Data = Annotated[
-    DataChoice,
-    typer.Option(
-        help="auto: a local folder, else a download, else the synthetic set. The others are "
-        "strict: what is not there and cannot be downloaded is an error."
-    ),
-]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Read the data set from this folder, and from nowhere else."),
@@ -133,7 +125,6 @@ MaxBatches = Annotated[
 ]
 
 __all__ = [
-    "Data",
     "DataDir",
     "DeviceName",
     "Json",

@@ -90,6 +90,7 @@ def compare(
         if len(names) < 2:
             raise ValueError(f"compare: too few runs: got {len(names)}: need at least 2")
         chosen = [runs.find(name, runs_dir) for name in names]
+        _check_different(names, chosen)
         summaries = [runs.summarize(run) for run in chosen]
         tasks = {summary.task for summary in summaries}
         if len(tasks) > 1:
@@ -111,6 +112,19 @@ def compare(
             typer.echo(f"drawn: {drawn}")
     if hint:
         typer.echo(f"note: {hint}", err=True)
+
+
+def _check_different(names: Sequence[str], chosen: Sequence[Run]) -> None:
+    """Raises ValueError if two of the names are of one run."""
+    called: dict[Path, str] = {}
+    for name, run in zip(names, chosen, strict=True):
+        folder = run.folder.resolve()
+        if folder in called:
+            raise ValueError(
+                f"compare: a run twice: got {called[folder]} and {name}, both are {folder.name}: "
+                "need different ones"
+            )
+        called[folder] = name
 
 
 @commands.command("plot")

@@ -381,8 +381,23 @@ def _announce(
             }
         )
     report.line(opening(model, recipe.spec, recipe.source))
-    at = f" from epoch {trainer.at.epoch + 1}, batch {trainer.at.batch + 1}" if source else ""
-    report.line(f"{'going on' if source else 'run'} in {run.folder}{at}")
+    report.line(_beginning(run, trainer, source is not None))
+
+
+def _beginning(run: Run, trainer: Trainer, resumed: bool) -> str:
+    """Where a run begins or goes on; of a finished one, which option lets it go on."""
+    at = trainer.at
+    if not resumed:
+        return f"run in {run.folder}"
+    if not trainer.finished:
+        return f"going on in {run.folder} from epoch {at.epoch + 1}, batch {at.batch + 1}"
+    more = [f"--epochs {at.epoch + 1}"] if at.epoch >= trainer.epochs else []
+    if trainer.stalled:
+        more.append(f"--early-stop {at.epoch - at.best_epoch + 1}")
+    return (
+        f"{run.folder} is finished after {count(at.epoch, 'epoch', 'epochs')}, only to be "
+        f"measured: {' and '.join(more)} or more goes on"
+    )
 
 
 def opening(model: Any, spec: checkpoint.ModelSpec, source: Any) -> str:
