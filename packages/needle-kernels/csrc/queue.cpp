@@ -114,12 +114,9 @@ public:
     {
         std::lock_guard<std::mutex> lock(pushing_);
         uint64_t number = newest() + 1;
-        if (number > most_calls) wait_for(number - most_calls);
-        while (waiting_bytes_.load(std::memory_order_relaxed) + bytes > most_bytes) {
-            uint64_t done = done_.load(std::memory_order_acquire);  // once: it may grow meanwhile
-            if (done == newest()) break;
-            wait_for(done + 1);
-        }
+        bool full = number - done_.load(std::memory_order_acquire) > most_calls ||
+                    waiting_bytes_.load(std::memory_order_relaxed) + bytes > most_bytes;
+        if (full) make_room(bytes);
         bool many = call.count > most_usual_operands;
         if (many) wait_for(std::exchange(last_with_many_, number));
         calls_[number % most_calls].set(entry, call, bytes,
@@ -131,6 +128,19 @@ public:
         queued_.store(number, std::memory_order_release);
         announce_work();
         return number;
+    }
+
+    // Until an eighth of the queue is left. Who only waited for one call, and helped with it, would
+    // help with every second or third from then on; and each time what the calls write would move
+    // from one core's cache to the other's.
+    void make_room(int64_t bytes)
+    {
+        for (;;) {
+            uint64_t done = done_.load(std::memory_order_acquire), waiting = newest() - done;
+            int64_t left = waiting_bytes_.load(std::memory_order_relaxed) + bytes;
+            if (waiting == 0 || (waiting <= most_calls / 8 && left <= most_bytes / 8)) return;
+            wait_for(done + 1);
+        }
     }
 
     void wait_for(uint64_t number)
