@@ -193,7 +193,7 @@ constexpr int64_t max_pieces = 64;
 // ahead by themselves: what is next at one place is fetched while the other is read. A Zen 4 reads
 // 64 MB in 0.7 to 0.95 times the time that it needs in order.
 constexpr int places = 2;
-constexpr int64_t stretch = 2048;
+constexpr int64_t stretch = NEEDLE_VECTOR_BYTES < 64 ? 2048 : 4096;
 
 struct Plan {
     Axes kept, reduced;
