@@ -190,8 +190,9 @@ constexpr int64_t piece_rows = 256;        // at least, since each piece ends in
 constexpr int64_t max_pieces = 64;
 
 // Rows from memory are read at two places in turn, so many bytes at a time, by processors that read
-// ahead by themselves: what is next at one place is fetched while the other is read. A Zen 4 reads
-// 64 MB in 0.7 to 0.95 times the time that it needs in order.
+// ahead by themselves: what is next at one place is fetched while the other is read. A Zen 4 adds
+// up 64 MB in 0.7 to 0.95 times the time that it needs in order; maxima with AVX-512 take 0.75 to
+// 1.1 times (docs/performance.md).
 constexpr int places = 2;
 constexpr int64_t stretch = NEEDLE_VECTOR_BYTES < 64 ? 2048 : 4096;
 
