@@ -29,7 +29,7 @@ inline int64_t size_class(int64_t bytes)
 class CachingAllocator {
 public:
     // `system_allocate` returns nullptr when the system has no memory left.
-    CachingAllocator(void* (*system_allocate)(int64_t), void (*system_free)(void*))
+    CachingAllocator(void* (*system_allocate)(int64_t), void (*system_free)(void*, int64_t))
         : system_allocate_(system_allocate), system_free_(system_free)
     {
     }
@@ -71,7 +71,7 @@ public:
         if (pooling_) {
             cache_[block].push_back(data);
         } else {
-            system_free_(data);
+            system_free_(data, block);
             stats_.held -= block;
         }
     }
@@ -115,14 +115,14 @@ private:
     void drop_cache()  // holds mutex_
     {
         for (auto& [block, cached] : cache_) {
-            for (void* data : cached) system_free_(data);
+            for (void* data : cached) system_free_(data, block);
             stats_.held -= block * static_cast<int64_t>(cached.size());
             cached.clear();
         }
     }
 
     void* (*system_allocate_)(int64_t);
-    void (*system_free_)(void*);
+    void (*system_free_)(void*, int64_t);
     std::mutex mutex_;
     std::unordered_map<int64_t, std::vector<void*>> cache_;
     MemoryStats stats_{};

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "caches.h"
 #include "common_path.h"
 #include "fast_function.h"
 #include "index_view.h"
@@ -348,6 +349,14 @@ PYBIND11_MODULE(cpu, m)
     m.def("isas", &isas);
     m.def("isa", [] { return targets()[current_target].name; });
     m.def("set_isa", &set_isa, py::arg("name"));
+    m.def("in_turn", [] { return caches().in_turn; });
+    m.def(
+        "set_in_turn",
+        [](bool on) {
+            finish_all();
+            set_in_turn(on);
+        },
+        py::arg("on"));
     m.attr("MOST_THREADS") = most_threads;
     m.def("num_threads", &thread_setting);
     m.def("set_num_threads", &set_thread_setting, py::arg("n"));

@@ -10,6 +10,7 @@ struct Caches {
     // How far ahead, in bytes, a long read in order should ask for memory; 0 where the processor
     // does that better by itself.
     int64_t read_ahead;
+    bool in_turn;  // long reads are faster at two places in turn
 };
 
 // A result of so many bytes is beyond the caches by the time that it is read.
@@ -17,5 +18,6 @@ constexpr int64_t beyond_caches = int64_t{24} << 20;
 
 // Found out once; where the system does not say: 1 MB.
 const Caches& caches();
+void set_in_turn(bool on);  // while no kernel runs
 
 }  // namespace needle

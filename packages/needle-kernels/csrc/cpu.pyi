@@ -176,6 +176,12 @@ def isa() -> str:
 def set_isa(name: str) -> None:
     """Uses another instruction set."""
 
+def in_turn() -> bool:
+    """Whether rows from memory are read at two places in turn."""
+
+def set_in_turn(on: bool) -> None:
+    """Reads rows from memory so, or in order: both are the same on every processor but in speed."""
+
 def num_threads() -> int:
     """How many threads one kernel may use."""
 

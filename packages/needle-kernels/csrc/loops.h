@@ -264,12 +264,13 @@ bool streams_results(const Nest<N>& nest)
 // overlap.
 template <int N>
 struct PiecewiseRow {
-    static constexpr int64_t piece = 64;
+    static constexpr int64_t piece_bytes = 512;
 
     RowFunction row;
     const BlockPlan<N>& plan;
     int64_t item[N];
-    int64_t stride[N];  // in bytes, of the operands; a repeated one has 0
+    int64_t stride[N];            // in bytes, of the operands; a repeated one has 0
+    int64_t piece = piece_bytes;  // elements at a time
     bool streams;
 
     // `gathers`: operands lie as in the nest; otherwise buffers hold those that are not contiguous.
@@ -279,13 +280,14 @@ struct PiecewiseRow {
     {
         for (int k = 0; k < N; ++k) {
             item[k] = nest.item[k];
+            piece = min64(piece, piece_bytes / item[k]);
             stride[k] = plan.repeated[k] ? 0 : gathers ? nest.strides[k][0] : item[k];
         }
     }
 
     void run(char* const* data, int64_t n) const
     {
-        alignas(64) char rows[N][piece * 8];
+        alignas(64) char rows[N][piece_bytes];
         char* operands[N];
         for (int64_t i = 0; i < n; i += piece) {
             int64_t count = min64(piece, n - i);

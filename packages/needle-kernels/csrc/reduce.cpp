@@ -189,10 +189,10 @@ constexpr int64_t piece_elements = 65536;  // of the input, when a reduction is 
 constexpr int64_t piece_rows = 256;        // at least, since each piece ends in a row of results
 constexpr int64_t max_pieces = 64;
 
-// Rows from memory are read at two places in turn, so many bytes at a time, by processors that read
-// ahead by themselves: what is next at one place is fetched while the other is read. A Zen 4 adds
-// up 64 MB in 0.7 to 0.95 times the time that it needs in order; maxima with AVX-512 take 0.75 to
-// 1.1 times (docs/performance.md).
+// Some processors read rows from memory at two places in turn, so many bytes at a time: what is
+// next at one place is fetched while the other is read. A Zen 4 adds up 64 MB in 0.7 to 0.95 times
+// the time that it needs in order; maxima with AVX-512 take 0.75 to 1.1 times
+// (docs/performance.md).
 constexpr int places = 2;
 constexpr int64_t stretch = NEEDLE_VECTOR_BYTES < 64 ? 2048 : 4096;
 
@@ -247,7 +247,7 @@ private:
         by_columns = few || Axes::inside(inner_kept, inner_reduced);
         in_rows = !by_columns && reduced.rank == 1 && dense;
         in_short_rows = in_rows && item >= 4 && count * item <= (from_memory ? 1024 : 4096);
-        in_turn = in_rows && from_memory && count >= 24 && caches().read_ahead == 0;
+        in_turn = in_rows && from_memory && count >= 24 && caches().in_turn;
         // Neighbours share a task where the rest of a result's elements is farther away than they.
         const bool near = reduced.rank > 1 && Axes::inside(inner_kept, reduced.axis[1]);
         if (by_columns)
@@ -510,7 +510,7 @@ struct Reducer {
     int64_t fold_short_runs(Acc* acc, const T* p, int64_t apart, int64_t n, int64_t width) const
     {
         constexpr int count = lanes<Acc>, four = count < 4 ? count : 4;
-        const bool near = four * n * int64_t{sizeof(T)} <= (plan.in_turn ? 512 : 1024);
+        const bool near = four * n * int64_t{sizeof(T)} <= (plan.from_memory ? 512 : 1024);
         const int64_t rest = n % count;
         const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
         Mask is_rest, is_first;

@@ -11,14 +11,25 @@ constexpr int64_t grain_bytes = 131072;
 
 // ---- blocks of items that are only moved
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
+// Lane index[i] of a, or, from the number of lanes on, of b.
 template <class Item>
 inline Vec<Item> pick(Vec<Item> a, Vec<Item> index, Vec<Item> b)
 {
+#if defined(__AVX512F__)
     if constexpr (sizeof(Item) == 4)
         return (Vec<Item>)_mm512_permutex2var_epi32((__m512i)a, (__m512i)index, (__m512i)b);
     else
         return (Vec<Item>)_mm512_permutex2var_epi64((__m512i)a, (__m512i)index, (__m512i)b);
+#else
+    Vec<int32_t> words = (Vec<int32_t>)index;
+    if constexpr (sizeof(Item) == 8)  // a lane is two words, the low one first
+        words = (Vec<int32_t>)((index * 2) | (index * 2 + 1) << 32);
+    auto from = [&](Vec<Item> v) {
+        return (Vec<Item>)_mm256_permutevar8x32_epi32((__m256i)v, (__m256i)words);
+    };
+    return index < lanes<Item> ? from(a) : from(b);
+#endif
 }
 
 // The first n lanes, n <= 0: none.
@@ -29,22 +40,25 @@ inline Vec<Item> load_up_to(const Item* p, int64_t n)
 }
 
 // p[0], p[stride], ...: the first n lanes, 0 < n <= lanes; others are arbitrary. Each part of what
-// the run covers, a vector, gives the lanes whose items it holds.
-template <int stride, class Item>
+// the run covers, a vector, gives the lanes whose items it holds. `whole`: n = lanes, and the last
+// part ends where the run does.
+template <int stride, bool whole, class Item>
 inline Vec<Item> load_spaced(const Item* p, int64_t n)
 {
-    constexpr int width = lanes<Item>;
+    constexpr int width = lanes<Item>, last = (width - 1) * stride + 1 - width;
     int64_t covered = (n - 1) * stride + 1;
-    Vec<Item> found = load_up_to(p, covered);
+    Vec<Item> found = whole ? load(p) : load_up_to(p, covered);
 #pragma GCC unroll 4
     for (int part = 1; part < stride; ++part) {
+        const int start = whole && part + 1 == stride ? last : part * width;
         Vec<Item> index;
         for (int lane = 0; lane < width; ++lane) {
-            int at = lane * stride - part * width;
+            int at = lane * stride - start;
             int before = part == 1 && at < 0 ? lane * stride : lane;
             index[lane] = static_cast<Item>(at >= 0 && at < width ? width + at : before);
         }
-        found = pick<Item>(found, index, load_up_to(p + part * width, covered - part * width));
+        Vec<Item> next = whole ? load(p + start) : load_up_to(p + start, covered - start);
+        found = pick<Item>(found, index, next);
     }
     return found;
 }
@@ -54,13 +68,10 @@ template <int stride, class Item>
 void pick_items(Item* out, const Item* in, int64_t n)
 {
     constexpr int width = lanes<Item>;
-    for (int64_t i = 0; i < n; i += width) {
-        Vec<Item> items = load_spaced<stride>(in + i * stride, min64(width, n - i));
-        if (i + width <= n)
-            store(out + i, items);
-        else
-            store_first(out + i, items, n - i);
-    }
+    int64_t i = 0;
+    for (; i + width <= n; i += width)
+        store(out + i, load_spaced<stride, true>(in + i * stride, width));
+    if (i < n) store_first(out + i, load_spaced<stride, false>(in + i * stride, n - i), n - i);
 }
 
 // in[0], in[-1], ...
@@ -82,7 +93,7 @@ void reverse_items(Item* out, const Item* in, int64_t n)
 template <class Item>
 void move_row(Item* out, int64_t out_stride, const Item* in, int64_t in_stride, int64_t n)
 {
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
     if constexpr (sizeof(Item) > 1)
         if (out_stride == 1) {
             if (in_stride == -1) return reverse_items(out, in, n);

@@ -1,5 +1,7 @@
 #include "storage.h"
 
+#include <atomic>
+#include <cstdint>
 #include <cstdlib>
 
 #include "allocator.h"
@@ -21,22 +23,35 @@ constexpr const char* dtype_names[] = {"float32", "float64", "int32", "int64", "
 constexpr int64_t cache_line = 64;
 constexpr int64_t huge_page = int64_t{2} << 20;
 
+// From a huge page on, a block takes huge pages, and begins some lines behind the first one's
+// start: successive blocks at other places of a page. A kernel that goes through several in step
+// would otherwise meet the same sets of the first-level cache with all of them, and on AMD, where
+// two lines of a set that lie 256 MB apart drive each other out, the same lines.
+constexpr int64_t places = 8;
+constexpr int64_t place_step = 4096 + 256;
+
 void* system_allocate(int64_t bytes)
 {
-    int64_t alignment = bytes >= huge_page ? huge_page : cache_line;
-    int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    void* data = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded));
+    static std::atomic<int64_t> blocks{0};
+    bool huge = bytes >= huge_page;
+    int64_t alignment = huge ? huge_page : cache_line;
+    int64_t start = huge ? blocks++ % places * place_step : 0;
+    auto rounded = [&](int64_t n) {
+        return static_cast<size_t>((n + alignment - 1) / alignment * alignment);
+    };
+    void* data = std::aligned_alloc(static_cast<size_t>(alignment), rounded(start + bytes));
+    if (data == nullptr) return nullptr;
 #if defined(__linux__)
-    if (data != nullptr && bytes >= huge_page)
-        madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+    if (huge) madvise(data, rounded(bytes), MADV_HUGEPAGE);
 #endif
-    return data;
+    return static_cast<char*>(data) + start;
 }
 
-void system_free(void* data)
+void system_free(void* data, int64_t bytes)
 {
     finish_all();  // a freed block may still be an operand
-    std::free(data);
+    auto start = bytes >= huge_page ? reinterpret_cast<uintptr_t>(data) % huge_page : 0;
+    std::free(static_cast<char*>(data) - start);
 }
 
 // Never destroyed: arrays that outlive the interpreter's shutdown may still be freed.

@@ -213,6 +213,18 @@ class TestMemory:
         for size in (1, 7, 1000, 10**6):
             assert nd.empty((size,), dtype="uint8")._handle.ptr() % 64 == 0
 
+    @pytest.mark.parametrize("size", [2**21, 2**21 + 1, 5 * 2**20, 2**26])
+    def test_large_arrays_begin_at_different_places_of_a_page(self, size):
+        nd.empty_cache()
+        starts = [nd.empty((size,), dtype="uint8") for _ in range(4)]
+        assert len({a._handle.ptr() % 4096 for a in starts}) == 4
+        assert len({a._handle.ptr() // 4096 % 8 for a in starts}) == 4
+        for i, a in enumerate(starts):
+            a[:] = i  # all of each is there
+        assert [int(a[0].numpy()) + int(a[-1].numpy()) for a in starts] == [0, 2, 4, 6]
+        del a, starts
+        nd.empty_cache()
+
 
 def test_show_config(capsys):
     nd.show_config()

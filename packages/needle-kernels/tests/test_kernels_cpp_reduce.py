@@ -1,6 +1,7 @@
 """The C++ reductions: every strategy and layout against NumPy, error bounds, NaN, threads."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -267,9 +268,18 @@ def dtype_of(name: str) -> Any:
     return np.dtype(name).type
 
 
+@pytest.fixture(params=[False, True])
+def in_turn(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """How rows from memory are read, whatever suits this processor."""
+    before = cpu.in_turn()
+    cpu.set_in_turn(request.param)
+    yield request.param
+    cpu.set_in_turn(before)
+
+
 @cache
 def rows_beyond_caches(dtype: str) -> list[tuple[Array, Sum, Array]]:
-    """Rows of many lengths in over 24 MB, which kernels read at several places in turn."""
+    """Rows of many lengths in over 24 MB."""
     values = draw(np.random.default_rng(7), (26_000_000 // np.dtype(dtype).itemsize,), dtype)
     made = []
     for n in (9, 16, 24, 37, 67, 128, 263, 512, 1027, 2048, 6200, 260_003, 2_600_000, values.size):
@@ -279,7 +289,7 @@ def rows_beyond_caches(dtype: str) -> list[tuple[Array, Sum, Array]]:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_rows_beyond_caches(isa: str, dtype: str) -> None:
+def test_rows_beyond_caches(isa: str, in_turn: bool, dtype: str) -> None:
     before = cpu.num_threads()
     for a, sums, largest in rows_beyond_caches(dtype):
         first = reduced("sum", a, (1,))

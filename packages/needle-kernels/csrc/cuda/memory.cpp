@@ -41,7 +41,8 @@ void return_block(void* data, int64_t block)
 // Never destroyed: arrays that outlive the interpreter's shutdown may still be freed.
 CachingAllocator& allocator()
 {
-    static CachingAllocator* instance = new CachingAllocator(system_allocate, system_free);
+    static CachingAllocator* instance =
+        new CachingAllocator(system_allocate, [](void* data, int64_t) { system_free(data); });
     return *instance;
 }
 
