@@ -10,7 +10,8 @@ struct Caches {
     // How far ahead, in bytes, a long read in order should ask for memory; 0 where the processor
     // does that better by itself.
     int64_t read_ahead;
-    bool in_turn;  // long reads are faster at two places in turn
+    int64_t widening_ahead;  // the same where floats become doubles, which leaves less time for it
+    bool in_turn;            // long reads are faster at two places in turn
 };
 
 // A result of so many bytes is beyond the caches by the time that it is read.

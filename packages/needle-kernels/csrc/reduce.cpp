@@ -273,6 +273,7 @@ private:
 template <class Op, class T>
 struct Reducer {
     using Acc = typename Op::template Acc<T>;
+    static constexpr bool widens = sizeof(T) < sizeof(Acc);
     static constexpr int64_t leaf_elements = 512;
     static constexpr int64_t leaf_rows = 128;
     static constexpr int64_t line_elements = 64 / static_cast<int64_t>(sizeof(T));
@@ -387,14 +388,23 @@ struct Reducer {
         return leaves.total();
     }
 
+    // Asks for so many bytes, `ahead` of p; nothing where that is 0.
+    NEEDLE_INLINE static void fetch(const T* p, int64_t ahead, int64_t bytes)
+    {
+        if (ahead == 0) return;
+        for (int64_t at = ahead; at < ahead + bytes; at += 64)
+            __builtin_prefetch(reinterpret_cast<const char*>(p) + at);
+    }
+
     // `count` vectors, of which p is the run's `first`. What lies ahead is asked for: some
     // processors look less far ahead by themselves than memory is away. Not so in a short run,
     // behind which may be nothing that is needed.
     template <bool spaced>
     Vec<Acc> fold_leaf(const T* p, int64_t count, int64_t first) const
     {
-        constexpr int64_t step = lanes<Acc>, block = chains * step * sizeof(T), line = 64;
-        const int64_t distance = count * step * sizeof(T) < 4096 ? 0 : caches().read_ahead;
+        constexpr int64_t step = lanes<Acc>, block = chains * step * sizeof(T);
+        const int64_t ahead = max64(caches().read_ahead, widens ? caches().widening_ahead : 0);
+        const int64_t distance = count * step * sizeof(T) < 4096 ? 0 : ahead;
         const Taking<Op, T> taking;
         if (count < chains) {
             Vec<Acc> acc = broadcast(Op::template identity<Acc>);
@@ -406,9 +416,7 @@ struct Reducer {
         for (Vec<Acc>& a : acc) a = broadcast(Op::template identity<Acc>);
         int64_t i = 0, k = spaced ? first % spacing : 0;
         for (; i + chains <= count; i += chains, p += chains * step) {
-            if (distance > 0)
-                for (int64_t at = 0; at < block; at += line)
-                    __builtin_prefetch(reinterpret_cast<const char*>(p) + distance + at);
+            fetch(p, distance, block);
 #pragma GCC unroll 8
             for (int c = 0; c < chains; ++c)
                 acc[c] = take<spaced>(acc[c], p + c * step, k + c, taking);
@@ -510,8 +518,9 @@ struct Reducer {
     int64_t fold_short_runs(Acc* acc, const T* p, int64_t apart, int64_t n, int64_t width) const
     {
         constexpr int count = lanes<Acc>, four = count < 4 ? count : 4;
-        const bool near = four * n * int64_t{sizeof(T)} <= (plan.from_memory ? 512 : 1024);
-        const int64_t rest = n % count;
+        const int64_t ahead = widens && plan.from_memory ? caches().widening_ahead : 0;
+        const int64_t rest = n % count, row_bytes = n * int64_t{sizeof(T)};
+        const bool near = four * row_bytes <= (plan.from_memory ? 512 : 1024);
         const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
         Mask is_rest, is_first;
         for (int i = 0; i < count; ++i) {
@@ -521,6 +530,7 @@ struct Reducer {
         int64_t j = 0;
         for (; j + count <= width; j += count, p += count * apart) {
             Vec<Acc> v[count];
+            if (near) fetch(p, ahead, count * row_bytes);
             if (n < count)
 #pragma GCC unroll 16
                 for (int r = 0; r < count; ++r) {
@@ -534,8 +544,10 @@ struct Reducer {
                 for (int r = 0; r < count; r += four)
                     fold_together<four, 2>(v + r, p + r * apart, apart, n / count);
             else
-                for (int r = 0; r < count; ++r)
+                for (int r = 0; r < count; ++r) {
+                    fetch(p + r * apart, ahead, row_bytes);
                     fold_together<1, chains>(v + r, p + r * apart, apart, n / count);
+                }
             if (n > count && rest > 0)
 #pragma GCC unroll 16
                 for (int r = 0; r < count; ++r) {
