@@ -47,9 +47,9 @@ def check(call, kind, text):
         ({"hidden_size": 3.5}, TypeError, "hidden_size is 3.5: need an integer >= 1"),
         ({"num_layers": 0}, ValueError, "num_layers is 0: need an integer >= 1"),
         ({"seq_model": ["rnn"]}, ValueError, "unknown seq_model: ['rnn']: need 'rnn' or 'lstm'"),
-        ({"dropout": "0.5"}, TypeError, "dropout is '0.5': need a number in [0, 1]"),
-        ({"dropout": 1.5}, ValueError, "dropout is 1.5: need a number in [0, 1]"),
-        ({"tied": "yes"}, TypeError, "tied is 'yes': need True or False"),
+        ({"dropout": "0.5"}, TypeError, "dropout: got '0.5': need a number in [0, 1]"),
+        ({"dropout": 1.5}, ValueError, "dropout: got 1.5: need a number in [0, 1]"),
+        ({"tied": "yes"}, TypeError, "tied: got 'yes': need True or False"),
     ],
 )
 def test_a_language_model_names_a_wrong_setting(options, kind, text):
@@ -86,10 +86,18 @@ def trainer(**options):
         ({"epochs": True}, TypeError, "epochs is True: need a whole number"),
         ({"epochs": 0}, ValueError, "epochs too small: 0: need at least 1"),
         ({"schedule": 0.5}, TypeError, "schedule is a float: need a function of the epoch"),
-        ({"lr": "fast"}, TypeError, "lr is 'fast': need a number >= 0"),
-        ({"lr": -1.0}, ValueError, "lr is -1.0: need a number >= 0"),
-        ({"clip": 0}, ValueError, "clip is 0: need a number above 0, or None for no limit"),
-        ({"clip": "x"}, TypeError, "clip is 'x': need a number above 0, or None for no limit"),
+        ({"lr": "fast"}, TypeError, "lr: got 'fast': need a finite number >= 0"),
+        ({"lr": -1.0}, ValueError, "lr: got -1.0: need a finite number >= 0"),
+        (
+            {"clip": 0},
+            ValueError,
+            "clip: got 0: need a finite number above 0, or None for no limit",
+        ),
+        (
+            {"clip": "x"},
+            TypeError,
+            "clip: got 'x': need a finite number above 0, or None for no limit",
+        ),
         ({"early_stop": 0}, ValueError, "early_stop too small: 0: need at least 1"),
         ({"early_stop": 1.5}, TypeError, "early_stop is 1.5: need a whole number"),
         (
@@ -153,8 +161,16 @@ MADE = "or a function that makes one"
             TypeError,
             "loss_fn() is a int: need a function of logits and ids",
         ),
-        ({"clip": 0}, ValueError, "clip is 0: need a number above 0, or None for no limit"),
-        ({"clip": "x"}, TypeError, "clip is 'x': need a number above 0, or None for no limit"),
+        (
+            {"clip": 0},
+            ValueError,
+            "clip: got 0: need a finite number above 0, or None for no limit",
+        ),
+        (
+            {"clip": "x"},
+            TypeError,
+            "clip: got 'x': need a finite number above 0, or None for no limit",
+        ),
     ],
 )
 def test_train_ptb_names_a_wrong_argument(options, kind, text):
@@ -235,7 +251,9 @@ def test_the_mnist_functions_name_a_wrong_argument():
     text = "nn_epoch: batch is '3': need a whole number"
     check(lambda: epoch(X, y, W1, W2, 0.1, "3"), TypeError, text)
     check(
-        lambda: epoch(X, y, W1, W2, "0.1"), TypeError, "nn_epoch: lr is '0.1': need a number >= 0"
+        lambda: epoch(X, y, W1, W2, "0.1"),
+        TypeError,
+        "nn_epoch: lr: got '0.1': need a finite number >= 0",
     )
     check(lambda: loss([1], W1), TypeError, "softmax_loss: Z is a list: need a Tensor")
     check(lambda: loss(W1, [1]), TypeError, "softmax_loss: y_one_hot is a list: need a Tensor")

@@ -176,6 +176,7 @@ NUMBERS: list[tuple[Any, type[Exception], str]] = [
     (lambda: init.rand(2, low="x"), TypeError, "rand: low: got 'x': need a finite number"),
     (lambda: init.rand(2, high=None), TypeError, "rand: high: got None: need a finite number"),
     (lambda: init.rand(2, high=float("inf")), ValueError, "rand: high: got inf: need a finite num"),
+    (lambda: init.rand(2, low=10**400), ValueError, r"rand: low: got 1000*: need a finite number"),
     (lambda: init.rand(2, low=True), TypeError, "rand: low: got True: need a finite number"),
     (lambda: init.rand(2, low=3, high=2), ValueError, "rand: got low 3, high 2: need low <= high"),
     (lambda: init.randn(2, mean=[1, 2]), TypeError, r"randn: mean: got \[1, 2\]: need a finite"),

@@ -112,11 +112,11 @@ BAD = {
     "flip-text": (
         lambda: RandomFlipHorizontal("x"),
         TypeError,
-        r"RandomFlipHorizontal: p is not a number: got 'x': need a number in \[0, 1\]",
+        r"RandomFlipHorizontal: p: got 'x': need a number in \[0, 1\]",
     ),
-    "flip-none": (lambda: RandomFlipHorizontal(None), TypeError, "p is not a number: got None"),
-    "flip-array": (lambda: RandomFlipHorizontal(Y), TypeError, "p is not a number: got array"),
-    "batch-flip": (lambda: BatchFlip("x"), TypeError, "BatchFlip: p is not a number: got 'x'"),
+    "flip-none": (lambda: RandomFlipHorizontal(None), TypeError, "p: got None"),
+    "flip-array": (lambda: RandomFlipHorizontal(Y), TypeError, "p: got array"),
+    "batch-flip": (lambda: BatchFlip("x"), TypeError, "BatchFlip: p: got 'x'"),
     "crop-ragged": (
         lambda: RandomCrop()([[1], [2, 3]]),
         ShapeError,

@@ -141,7 +141,7 @@ def test_a_batch_size_that_is_no_integer(size):
 @pytest.mark.parametrize("name", ["shuffle", "drop_last"])
 @pytest.mark.parametrize("value", ["no", None, 2, 0.5])
 def test_a_switch_that_is_none(name, value):
-    text = f"DataLoader: {name} is not a switch: got {value!r}: need True or False"
+    text = f"DataLoader: {name}: got {value!r}: need True or False"
     with pytest.raises(TypeError, match=text):
         DataLoader(numbers(), 2, **{name: value})
     assert len(DataLoader(numbers(), 2, **{name: np.bool_(True)})) == 5

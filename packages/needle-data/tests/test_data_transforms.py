@@ -121,7 +121,7 @@ def test_only_transforms_in_two_halves_are_applied_to_batches():
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan")])
 def test_a_wrong_probability(p):
-    with pytest.raises(ValueError, match=rf"p is not a probability: got {p}: need \[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"p: got {p}: need a number in \[0, 1\]"):
         RandomFlipHorizontal(p)
 
 

@@ -191,7 +191,7 @@ def test_without_dropout_nothing_is_drawn():
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
 def test_dropout_out_of_range(kind):
-    text = rf"{kind.__name__}: dropout is 1\.5: need a number in \[0, 1\]"
+    text = rf"{kind.__name__}: dropout: got 1\.5: need a number in \[0, 1\]"
     with pytest.raises(ValueError, match=text):
         kind(3, 4, dropout=1.5)
 

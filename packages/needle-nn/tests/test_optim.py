@@ -283,7 +283,7 @@ def test_learning_rate_may_change_between_steps(device: Any) -> None:
     opt.step()
     assert_array_equal(p.numpy(), [0.75])
     opt.lr = -1.0
-    with pytest.raises(ValueError, match=r"SGD: lr is -1\.0: need a number >= 0"):
+    with pytest.raises(ValueError, match=r"SGD: lr: got -1\.0: need a finite number >= 0"):
         opt.step()
     assert_array_equal(p.numpy(), [0.75])
 
@@ -432,9 +432,9 @@ def test_a_loaded_state_brings_its_rule() -> None:
 
 BAD_STATES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lr": None}, KeyError, r"SGD.load_state_dict: names differ: missing \['lr'\]"),
-    ({"lr": -1.0}, ValueError, r"SGD: lr is -1\.0: need a number >= 0"),
-    ({"lr": "fast"}, TypeError, "SGD: lr is 'fast': need a number >= 0"),
-    ({"nesterov": 0.5}, TypeError, r"SGD: nesterov is 0\.5: need True or False"),
+    ({"lr": -1.0}, ValueError, r"SGD: lr: got -1\.0: need a finite number >= 0"),
+    ({"lr": "fast"}, TypeError, "SGD: lr: got 'fast': need a finite number >= 0"),
+    ({"nesterov": 0.5}, TypeError, r"SGD: nesterov: got 0\.5: need True or False"),
     ({"nesterov": 1.0, "momentum": 0.0}, ValueError, "SGD: nesterov without momentum"),
     ({"u.0": None}, KeyError, r"SGD.load_state_dict: names differ: missing \['u.0'\]"),
     ({"m.0": np.zeros(3)}, KeyError, r"missing \[\], unexpected \['m.0'\]"),
@@ -476,34 +476,50 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "SGD: parameter 0 is int64: need float32 or float64",
     ),
     (lambda: optim.SGD([P * 2.0]), ValueError, r"SGD: parameter 0 \(3,\) is the result of an op"),
-    (lambda: optim.SGD([P], lr=-0.1), ValueError, r"SGD: lr is -0\.1: need a number >= 0"),
-    (lambda: optim.SGD([P], lr=math.inf), ValueError, "SGD: lr is inf: need a finite number >= 0"),
-    (lambda: optim.SGD([P], lr="1"), TypeError, "SGD: lr is '1': need a number >= 0"),
+    (lambda: optim.SGD([P], lr=-0.1), ValueError, r"SGD: lr: got -0\.1: need a finite number >= 0"),
+    (
+        lambda: optim.SGD([P], lr=math.inf),
+        ValueError,
+        "SGD: lr: got inf: need a finite number >= 0",
+    ),
+    (lambda: optim.SGD([P], lr="1"), TypeError, "SGD: lr: got '1': need a finite number >= 0"),
     (
         lambda: optim.SGD([P], momentum=1.0),
         ValueError,
-        r"SGD: momentum is 1\.0: need a number in \[0, 1\)",
+        r"SGD: momentum: got 1\.0: need a number in \[0, 1\)",
     ),
     (
         lambda: optim.SGD([P], nesterov=True),
         ValueError,
         r"SGD: nesterov without momentum: got momentum 0\.0: need momentum > 0",
     ),
-    (lambda: optim.SGD([P], nesterov="no"), TypeError, "SGD: nesterov is 'no': need True or False"),
-    (lambda: optim.SGD([P], weight_decay=-1), ValueError, "SGD: weight_decay is -1: need a numb"),
-    (lambda: optim.Adam([P], lr=math.nan), ValueError, "Adam: lr is nan: need a number >= 0"),
+    (
+        lambda: optim.SGD([P], nesterov="no"),
+        TypeError,
+        "SGD: nesterov: got 'no': need True or False",
+    ),
+    (lambda: optim.SGD([P], weight_decay=-1), ValueError, "SGD: weight_decay: got -1: need a fin"),
+    (
+        lambda: optim.Adam([P], lr=math.nan),
+        ValueError,
+        "Adam: lr: got nan: need a finite number >= 0",
+    ),
     (
         lambda: optim.Adam([P], beta1=1.0),
         ValueError,
-        r"Adam: beta1 is 1\.0: need a number in \[0, 1\)",
+        r"Adam: beta1: got 1\.0: need a number in \[0, 1\)",
     ),
-    (lambda: optim.Adam([P], beta2=-0.1), ValueError, r"Adam: beta2 is -0\.1: need a number in"),
-    (lambda: optim.Adam([P], eps=-1e-8), ValueError, "Adam: eps is -1e-08: need a number >= 0"),
-    (lambda: optim.Adam([P], weight_decay=None), TypeError, "Adam: weight_decay is None: need a"),
+    (lambda: optim.Adam([P], beta2=-0.1), ValueError, r"Adam: beta2: got -0\.1: need a number in"),
+    (
+        lambda: optim.Adam([P], eps=-1e-8),
+        ValueError,
+        "Adam: eps: got -1e-08: need a finite number >= 0",
+    ),
+    (lambda: optim.Adam([P], weight_decay=None), TypeError, "Adam: weight_decay: got None: need a"),
     (
         lambda: optim.SGD([P]).clip_grad_norm(-1.0),
         ValueError,
-        r"SGD\.clip_grad_norm: max_norm is -1\.0: need a number >= 0",
+        r"SGD\.clip_grad_norm: max_norm: got -1\.0: need a finite number >= 0",
     ),
     (
         lambda: optim.Optimizer([P])._update([], [], [], 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from numbers import Real
 from typing import Any, Final
@@ -11,10 +12,24 @@ import numpy as np
 from .backend_ndarray import Device, ShapeError, default_device
 from .backend_ndarray.errors import DeviceError
 
-__all__ = ["LARGEST", "as_numpy", "check_device", "check_number", "check_switch"]
+__all__ = [
+    "BELOW_ONE",
+    "LARGEST",
+    "NOT_NEGATIVE",
+    "UNIT",
+    "as_numpy",
+    "check_device",
+    "check_number",
+    "check_switch",
+]
 
 LARGEST: Final = sys.float_info.max
 """The largest finite number: neither infinities nor NaN lie within +-LARGEST."""
+
+# For check_number: the least and the greatest value, and the rule in words.
+NOT_NEGATIVE: Final = (0.0, LARGEST, "a finite number >= 0")
+UNIT: Final = (0.0, 1.0, "a number in [0, 1]")
+BELOW_ONE: Final = (0.0, math.nextafter(1.0, 0.0), "a number in [0, 1)")
 
 
 def check_device(op: str, device: object) -> Device:
@@ -47,19 +62,22 @@ def check_number(
     # A float is not asked whether it is a Real: that takes as long as all the rest.
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{op}: {name}: got {value!r}: need {rule}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond all floats: outside, whatever the limits
+        number = math.inf
     if not low <= number <= high:
         raise ValueError(f"{op}: {name}: got {value}: need {rule}")
     return number
 
 
 def check_switch(op: str, name: str, value: Any) -> bool:
-    """`value`, which is a bool, as one of Python's.
+    """`value`, which is a bool or, as in a saved state, 0 or 1, as a bool.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is neither.
     """
-    if not isinstance(value, (bool, np.bool_)):
+    if not isinstance(value, (bool, np.bool_, Real)) or value not in (0, 1):
         raise TypeError(f"{op}: {name}: got {value!r}: need True or False")
     return bool(value)
 

@@ -1,6 +1,6 @@
 """The checks of arguments that functions share, each naming the function, what it got and the rule.
 
-Those of numbers and Tensors are `needle.nn.checks`'.
+Those of numbers are `needle.checks`', those of Tensors `needle.nn.checks`'.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from numbers import Integral
 from typing import Any
 
 from needle import nn
-from needle.nn.checks import number
+from needle.checks import LARGEST, check_number
 
-# The least number above 0: `number` has its bounds within the range.
-ABOVE_ZERO = (math.ulp(0.0), math.inf, "above 0, or None for no limit")
+# From the least number above 0 on.
+ABOVE_ZERO = (math.ulp(0.0), LARGEST, "a finite number above 0, or None for no limit")
 
 
 def kind_of(value: object) -> str:
@@ -53,7 +53,7 @@ def check_clip(where: str, clip: object) -> None:
         ValueError: it is not above 0, infinite or NaN.
     """
     if clip is not None:
-        number(where, "clip", clip, *ABOVE_ZERO)
+        check_number(where, "clip", clip, *ABOVE_ZERO)
 
 
 def check_function(where: str, name: str, value: object, need: str) -> None:

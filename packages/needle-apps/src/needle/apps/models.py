@@ -7,7 +7,8 @@ from typing import Any
 from needle import Tensor, init, nn, ops
 from needle.apps.checks import check_kind
 from needle.backend_ndarray import Device, ShapeError
-from needle.nn.checks import check_tensor, number, positive, switch
+from needle.checks import UNIT, check_number, check_switch
+from needle.nn.checks import check_tensor, positive
 
 State = Tensor | tuple[Tensor, Tensor]
 """A recurrent state: h for an RNN, (h, c) for an LSTM, each (num_layers, bs, hidden)."""
@@ -206,8 +207,8 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"LanguageModel: unknown seq_model: {seq_model!r}: need 'rnn' or 'lstm'"
             )
-        number("LanguageModel", "dropout", dropout, 0.0, 1.0, "in [0, 1]")
-        if switch("LanguageModel", "tied", tied) and embedding_size != hidden_size:
+        check_number("LanguageModel", "dropout", dropout, *UNIT)
+        if check_switch("LanguageModel", "tied", tied) and embedding_size != hidden_size:
             raise ShapeError(
                 f"LanguageModel: tied sizes differ: embedding_size is {embedding_size}, "
                 f"hidden_size {hidden_size}: need the same"

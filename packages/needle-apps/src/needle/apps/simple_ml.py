@@ -10,7 +10,6 @@ Source: CMU 10-714, homeworks 0, 2 and 4.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,9 @@ from needle.apps.checks import (
 )
 from needle.apps.training import image_steps, run_epoch, text_steps
 from needle.backend_ndarray import ShapeError
+from needle.checks import NOT_NEGATIVE, check_number
 from needle.data import MNISTDataset
-from needle.nn.checks import check_tensor, number
+from needle.nn.checks import check_tensor
 from needle.optim import SGD, Adam, Optimizer
 
 Array = np.ndarray[Any, Any]
@@ -104,7 +104,7 @@ def nn_epoch(
     _check_ids("nn_epoch", y)
     check_tensor("nn_epoch", "W1", W1)
     check_tensor("nn_epoch", "W2", W2)
-    number("nn_epoch", "lr", lr, 0.0, math.inf, ">= 0")
+    check_number("nn_epoch", "lr", lr, *NOT_NEGATIVE)
     check_count("nn_epoch", "batch", batch)
     if len(X) != len(y):
         raise ShapeError(f"nn_epoch: lengths differ: X has {len(X)}, y has {len(y)}: need the same")

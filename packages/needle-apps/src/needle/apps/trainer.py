@@ -27,7 +27,7 @@ from needle.apps.checks import check_clip, check_count, check_function, check_ki
 from needle.apps.schedules import Schedule, constant
 from needle.apps.tasks import Task
 from needle.apps.training import Score, Step, model_device, update
-from needle.nn.checks import number
+from needle.checks import NOT_NEGATIVE, check_number
 from needle.optim import Optimizer
 
 
@@ -520,7 +520,7 @@ def _check_numbers(epochs: object, lr: object, clip: object, early_stop: object)
     """Raises TypeError or ValueError for what is no number, or out of range."""
     check_count("Trainer", "epochs", epochs)
     if lr is not None:
-        number("Trainer", "lr", lr, 0.0, math.inf, ">= 0")
+        check_number("Trainer", "lr", lr, *NOT_NEGATIVE)
     check_clip("Trainer", clip)
     if early_stop is not None:
         check_count("Trainer", "early_stop", early_stop)

@@ -17,7 +17,7 @@ from ..autograd import Tensor
 from ..backend_ndarray import Device, NDArray
 from ..backend_ndarray.dtypes import as_dtype
 from ..backend_ndarray.layout import Shape, as_int, as_shape
-from ..checks import LARGEST, as_numpy, check_device, check_number
+from ..checks import NOT_NEGATIVE, UNIT, as_numpy, check_device, check_number
 from ..ops.common import check_tensor
 
 Size: TypeAlias = "int | Sequence[int]"
@@ -91,7 +91,7 @@ def randn(
     """
     where, kind = place("randn", device, dtype)
     mean = check_number("randn", "mean", mean)
-    std = check_number("randn", "std", std, 0, LARGEST, "a finite number >= 0")
+    std = check_number("randn", "std", std, *NOT_NEGATIVE)
     array = where.randn(*_shape("randn", shape), dtype=kind, mean=mean, std=std)
     return _tensor(array, requires_grad)
 
@@ -176,7 +176,7 @@ def randb(
     """
     where, kind = place("randb", device, dtype)
     if type(p) is not float or not 0 <= p <= 1:  # each step of a Dropout comes here
-        p = check_number("randb", "p", p, 0, 1, "a number in [0, 1]")
+        p = check_number("randb", "p", p, *UNIT)
     drawn = np.asarray(np.random.rand(*_shape("randb", shape)) <= p)
     return _tensor(NDArray(drawn, device=where, dtype=kind), requires_grad)
 

@@ -14,11 +14,10 @@ from typing import Any
 from ..autograd import Tensor
 from ..backend_ndarray import ShapeError
 from ..backend_ndarray.layout import as_int, as_shape
-from ..checks import LARGEST, check_number
+from ..checks import NOT_NEGATIVE, check_number
 from .basic import place, rand, randn
 
 GAIN = {"relu": math.sqrt(2.0)}
-NOT_NEGATIVE = (0.0, LARGEST, "a finite number >= 0")
 
 
 def _fans(

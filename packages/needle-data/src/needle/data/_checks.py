@@ -1,10 +1,8 @@
 """The argument checks that the modules of this package share."""
 
-import math
 import operator
 import os
 from collections.abc import Callable, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeGuard
 
@@ -35,46 +33,6 @@ def check_integer(where: str, name: str, value: Any, *, at_least: int) -> int:
     if number < at_least:
         raise ValueError(f"{where}: {name} is too small: got {number}: {rule}")
     return number
-
-
-def check_switch(where: str, name: str, value: object) -> bool:
-    """`value`, which is a bool, or 0 or 1, as a bool.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if not isinstance(value, (bool, np.bool_)) and not (is_integer(value) and value in (0, 1)):
-        raise TypeError(f"{where}: {name} is not a switch: got {value!r}: need True or False")
-    return bool(value)
-
-
-def check_number(where: str, name: str, value: Any) -> float:
-    """`value` as a float; NaN and infinities are none.
-
-    Raises:
-        TypeError: it is not a number.
-        ValueError: it is not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{where}: {name} is not a number: got {value!r}: need a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {name} is not finite: got {value}: need a number")
-    return float(value)
-
-
-def check_probability(where: str, name: str, value: Any) -> float:
-    """`value` as a float in [0, 1].
-
-    Raises:
-        TypeError: it is not a number.
-        ValueError: it is outside.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{where}: {name} is not a number: got {value!r}: need a number in [0, 1]")
-    probability = float(value)
-    if not 0 <= probability <= 1:
-        raise ValueError(f"{where}: {name} is not a probability: got {value}: need [0, 1]")
-    return probability
 
 
 def check_path(where: str, name: str, value: Any) -> Path:

@@ -19,8 +19,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray as Array
 
 from needle.backend_ndarray import DTypeError, ShapeError
+from needle.checks import UNIT, check_number, check_switch
 
-from ._checks import check_array, check_integer, check_number, check_probability, check_switch
+from ._checks import check_array, check_integer
 
 
 def check_images(op: str, shape: object) -> None:
@@ -83,7 +84,7 @@ class BatchFlip(BatchTransform):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = check_probability("BatchFlip", "p", p)
+        self.p = check_number("BatchFlip", "p", p, *UNIT)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array[np.bool_]:
         """Which images of (N, C, H, W) are mirrored: (N,).

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray as Array
 
-from ._checks import check_path, check_switch
+from needle.checks import check_switch
+
+from ._checks import check_path
 from .dataset import ImageDataset
 from .errors import DataFileError, UnsafePickleError
 from .pickles import read_pickle

@@ -9,9 +9,9 @@ from numpy.typing import NDArray as Array
 from needle.autograd import Tensor
 from needle.backend_ndarray import cpu, cpu_numpy, from_dlpack
 from needle.backend_ndarray.dtypes import as_dtype
-from needle.checks import check_device
+from needle.checks import check_device, check_switch
 
-from ._checks import check_integer, check_switch
+from ._checks import check_integer
 from .augment import BatchTransform, check_images, generator
 from .dataset import Dataset, ImageDataset, Items, NDArrayDataset, collate
 from .fused import FusedPass, fits_kernel

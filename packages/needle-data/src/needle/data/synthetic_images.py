@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray as Array
 
-from ._checks import check_integer, check_switch
+from needle.checks import check_switch
+
+from ._checks import check_integer
 from .dataset import ImageDataset
 from .transforms import Transform
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray as Array
 
 from needle.backend_ndarray import ShapeError
-from needle.checks import as_numpy
+from needle.checks import UNIT, as_numpy, check_number
 
-from ._checks import check_integer, check_probability
+from ._checks import check_integer
 
 Transform: TypeAlias = Callable[[Any], Any]
 
@@ -58,7 +58,7 @@ class RandomFlipHorizontal(RandomTransform):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = check_probability("RandomFlipHorizontal", "p", p)
+        self.p = check_number("RandomFlipHorizontal", "p", p, *UNIT)
 
     def draw(self, n: int) -> Array[np.bool_]:
         return np.random.rand(n) < self.p

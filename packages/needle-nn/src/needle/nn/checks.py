@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from needle import ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import DTypeError, ShapeError
 from needle.backend_ndarray.pool import Size
+from needle.checks import NOT_NEGATIVE, UNIT, check_number
 
 __all__ = [
     "check_axes",
@@ -21,10 +21,8 @@ __all__ = [
     "check_tensor",
     "float_dtype",
     "not_negative",
-    "number",
     "positive",
     "promoted",
-    "switch",
     "unit",
 ]
 
@@ -43,42 +41,14 @@ def positive(op: str, name: str, value: object) -> int:
     return int(value)
 
 
-def number(op: str, name: str, value: object, low: float, high: float, rule: str) -> float:
-    """Returns `value` as a float in [low, high], of which `rule` is the text.
-
-    Raises:
-        TypeError: it is not a real number.
-        ValueError: it is outside, infinite or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{op}: {name} is {value!r}: need a number {rule}")
-    result = float(value)
-    if math.isinf(result):
-        raise ValueError(f"{op}: {name} is {value}: need a finite number {rule}")
-    if not low <= result <= high:
-        raise ValueError(f"{op}: {name} is {value}: need a number {rule}")
-    return result
-
-
 def not_negative(op: str, name: str, value: object) -> float:
-    """Returns `value` as a finite float >= 0; raises as `number` does."""
-    return number(op, name, value, 0, math.inf, ">= 0")
+    """Returns `value` as a finite float >= 0; raises as `check_number` does."""
+    return check_number(op, name, value, *NOT_NEGATIVE)
 
 
 def unit(op: str, name: str, value: object) -> float:
-    """Returns `value` as a float in [0, 1]; raises as `number` does."""
-    return number(op, name, value, 0, 1, "in [0, 1]")
-
-
-def switch(op: str, name: str, value: object) -> bool:
-    """Returns `value`, which is a bool or, as in a saved state, 0 or 1, as a bool.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if not isinstance(value, (bool, np.bool_, Real)) or value not in (0, 1):
-        raise TypeError(f"{op}: {name} is {value!r}: need True or False")
-    return bool(value)
+    """Returns `value` as a float in [0, 1]; raises as `check_number` does."""
+    return check_number(op, name, value, *UNIT)
 
 
 def float_dtype(op: str, dtype: Any) -> str:

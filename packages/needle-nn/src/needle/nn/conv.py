@@ -7,6 +7,7 @@ from typing import Any
 from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, DTypeError, ShapeError
+from needle.checks import check_switch
 
 from .checks import (
     check_axes,
@@ -16,7 +17,6 @@ from .checks import (
     float_dtype,
     positive,
     promoted,
-    switch,
 )
 from .module import Module, Parameter
 
@@ -61,7 +61,7 @@ class Conv(Module):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(device, dtype)
-        dtype, bias = float_dtype("Conv", dtype), switch("Conv", "bias", bias)
+        dtype, bias = float_dtype("Conv", dtype), check_switch("Conv", "bias", bias)
         self.in_channels = positive("Conv", "in_channels", in_channels)
         self.out_channels = positive("Conv", "out_channels", out_channels)
         self.kernel_size = k = _square("kernel_size", kernel_size)

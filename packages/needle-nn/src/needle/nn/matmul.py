@@ -7,8 +7,9 @@ from typing import Any
 from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, ShapeError
+from needle.checks import check_switch
 
-from .checks import check_size, check_tensor, float_dtype, positive, promoted, switch
+from .checks import check_size, check_tensor, float_dtype, positive, promoted
 from .module import Module, Parameter
 
 __all__ = ["Linear"]
@@ -42,7 +43,7 @@ class Linear(Module):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(device, dtype)
-        dtype, bias = float_dtype("Linear", dtype), switch("Linear", "bias", bias)
+        dtype, bias = float_dtype("Linear", dtype), check_switch("Linear", "bias", bias)
         self.in_features = positive("Linear", "in_features", in_features)
         self.out_features = positive("Linear", "out_features", out_features)
         self.weight = Parameter(

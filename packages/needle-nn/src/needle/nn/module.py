@@ -16,9 +16,9 @@ import numpy as np
 
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, NDArray
-from needle.checks import check_device
+from needle.checks import check_device, check_switch
 
-from .checks import check_tensor, float_dtype, switch
+from .checks import check_tensor, float_dtype
 from .state import array_of, check_state, copy_of, replace, to_numpy
 
 __all__ = ["Module", "Parameter"]
@@ -156,7 +156,7 @@ class Module:
         Raises:
             TypeError: `mode` is not True or False.
         """
-        mode = switch(type(self).__name__, "mode", mode)
+        mode = check_switch(type(self).__name__, "mode", mode)
         for _, module in self.named_modules():
             module.training = mode
         return self

@@ -9,6 +9,7 @@ from needle import backend_ndarray as nd
 from needle import init, ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, NDArray, ShapeError
+from needle.checks import check_switch
 
 from .checks import (
     check_axes,
@@ -18,7 +19,6 @@ from .checks import (
     not_negative,
     positive,
     promoted,
-    switch,
     unit,
 )
 from .module import Check, Module, Parameter
@@ -33,7 +33,7 @@ class _BatchNorm(Module):
     _settings: ClassVar[Mapping[str, Check]] = {
         "eps": not_negative,
         "momentum": unit,
-        "relu": switch,
+        "relu": check_switch,
     }
     layout: str
     weight: Tensor

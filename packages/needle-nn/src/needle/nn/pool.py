@@ -10,8 +10,9 @@ from needle import ops
 from needle.autograd import Tensor
 from needle.backend_ndarray import Device, DTypeError, ShapeError
 from needle.backend_ndarray.pool import Size, windows
+from needle.checks import check_switch
 
-from .checks import check_axes, check_float, check_room, switch
+from .checks import check_axes, check_float, check_room
 from .module import Check, Module
 
 __all__ = ["AvgPool2d", "MaxPool2d"]
@@ -20,7 +21,10 @@ __all__ = ["AvgPool2d", "MaxPool2d"]
 class Pool2d(Module):
     """What both layers share: the windows, checked when the layer is made."""
 
-    _settings: ClassVar[Mapping[str, Check]] = {"ceil_mode": switch, "count_include_pad": switch}
+    _settings: ClassVar[Mapping[str, Check]] = {
+        "ceil_mode": check_switch,
+        "count_include_pad": check_switch,
+    }
 
     def __init__(
         self,

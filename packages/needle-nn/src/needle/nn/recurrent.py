@@ -13,6 +13,7 @@ from typing import Any
 from needle import init, ops
 from needle.autograd import Tensor, TensorTuple
 from needle.backend_ndarray import Device, ShapeError
+from needle.checks import check_switch
 
 from .checks import (
     check_axes,
@@ -21,7 +22,6 @@ from .checks import (
     float_dtype,
     positive,
     promoted,
-    switch,
     unit,
 )
 from .elementwise import Dropout
@@ -51,7 +51,7 @@ class _Cell(Module):
     ) -> None:
         super().__init__(device, dtype)
         op = type(self).__name__
-        dtype, bias = float_dtype(op, dtype), switch(op, "bias", bias)
+        dtype, bias = float_dtype(op, dtype), check_switch(op, "bias", bias)
         self.input_size = positive(op, "input_size", input_size)
         self.hidden_size = positive(op, "hidden_size", hidden_size)
         width, bound = gates * self.hidden_size, self.hidden_size**-0.5

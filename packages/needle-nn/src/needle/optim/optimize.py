@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from needle import backend_ndarray as nd
 from needle.autograd import Tensor
 from needle.backend_ndarray import NDArray
+from needle.checks import BELOW_ONE, NOT_NEGATIVE
 
-from .optimizer import BELOW_ONE, NOT_NEGATIVE, Optimizer, Ranges
+from .optimizer import Optimizer, Ranges
 
 __all__ = ["SGD", "Adam"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from needle import backend_ndarray as nd
 from needle.autograd import Tensor
 from needle.backend_ndarray import DeviceError, DTypeError, NDArray, ShapeError
-from needle.nn.checks import number, switch
+from needle.checks import NOT_NEGATIVE, check_number, check_switch
 from needle.nn.state import (
     array_of,
     check_mapping,
@@ -25,9 +25,6 @@ __all__ = ["Optimizer"]
 
 Ranges = Mapping[str, tuple[float, float, str]]
 """For each hyper-parameter the least and the greatest value, and the rule in words."""
-
-NOT_NEGATIVE = (0.0, math.inf, ">= 0")
-BELOW_ONE = (0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
 
 
 class Optimizer:
@@ -132,7 +129,7 @@ class Optimizer:
         1e-6 is PyTorch's.
         """
         op = f"{type(self).__name__}.clip_grad_norm"
-        max_norm = number(op, "max_norm", max_norm, *NOT_NEGATIVE)
+        max_norm = check_number(op, "max_norm", max_norm, *NOT_NEGATIVE)
         gradients = self._gradients()
         groups = self._groups(gradients)
         if nd.recording_graph() is not None:
@@ -272,8 +269,10 @@ class Optimizer:
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, float]:
         """The hyper-parameters as floats and bools."""
         op = type(self).__name__
-        numbers = {name: number(op, name, hyper[name], *self.ranges[name]) for name in self.ranges}
-        return numbers | {name: switch(op, name, hyper[name]) for name in self.switches}
+        numbers = {
+            name: check_number(op, name, hyper[name], *self.ranges[name]) for name in self.ranges
+        }
+        return numbers | {name: check_switch(op, name, hyper[name]) for name in self.switches}
 
     def __repr__(self) -> str:
         shown = {name: value for name, value in self._hyper().items() if value is not False}
