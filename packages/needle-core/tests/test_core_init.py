@@ -131,6 +131,16 @@ def test_refusals() -> None:
             r"too few axes: got shape \(3,\)",
         ),
         (
+            lambda: init.xavier_uniform(2, 2, low=1, std=2),
+            TypeError,
+            "xavier_uniform: unknown arguments: got low, std: need device, dtype, requires_grad",
+        ),
+        (
+            lambda: init.kaiming_normal(2, 2, gain=2),
+            TypeError,
+            "kaiming_normal: unknown arg.*: got gain",
+        ),
+        (
             lambda: init.kaiming_normal(1, 1, nonlinearity="tanh"),
             ValueError,
             "kaiming_normal: unknown nonlinearity: got 'tanh'",

@@ -106,6 +106,32 @@ BAD = {
         TypeError,
         r"batch: indices is not a NumPy array: got list: need integers \(B,\)",
     ),
+    "batch-beyond": (
+        lambda: ImageDataset(X, Y).batch(np.array([0, 4])),
+        IndexError,
+        r"ImageDataset: not an index: got array\(\[0, 4\]\): need .*, in -4 <= index < 4",
+    ),
+    "batch-of-a-text": (
+        lambda: NDArrayDataset(ROWS).batch("x"),
+        IndexError,
+        "NDArrayDataset: not an index: got 'x': need",
+    ),
+    # before anything is read
+    "cifar10-transforms": (
+        lambda: CIFAR10Dataset("nowhere", True, transforms=5),
+        TypeError,
+        "CIFAR10Dataset: transforms: got 5: need a list of callables",
+    ),
+    "mnist-transforms": (
+        lambda: MNISTDataset("nowhere", "nowhere", 5),
+        TypeError,
+        "MNISTDataset: transforms: got 5: need a list of callables",
+    ),
+    "synthetic-transforms": (
+        lambda: SyntheticImages(True, 0, 5),
+        TypeError,
+        "SyntheticImages: transforms: got 5: need a list of callables",
+    ),
     "ragged-array": (lambda: NDArrayDataset([[1], [2, 3]]), ShapeError, "NDArrayDataset: not an a"),
     "synthetic": (lambda: SyntheticImages(True, int), TypeError, "size is not an integer: got <cl"),
     # transforms

@@ -270,10 +270,12 @@ def test_errors(device):
         match=r"padding does not fit: got padding \(2, 2\), kernel_size \(3, 3\): need 0 <= padd",
     ):
         nd.max_pool(x, 3, 1, 2)
+    for setting in ({"kernel_size": "a"}, {"stride": (1, 0.5)}, {"padding": 1.5}):
+        (name,) = setting
+        with pytest.raises(TypeError, match=f"max_pool: {name}: not integers: got .*: need an int"):
+            nd.max_pool(x, **({"kernel_size": 2} | setting))
     with pytest.raises(nd.ShapeError, match=r"kernel_size: got \(1, 2, 3\): need an int or \(hei"):
         nd.avg_pool(x, (1, 2, 3))
-    with pytest.raises(TypeError, match=r"max_pool: not integers: got 2\.5: need an int"):
-        nd.max_pool(x, 2.5)
     with pytest.raises(nd.DTypeError, match="max_pool: dtypes do not fit: got int32"):
         nd.max_pool(x.astype("int32"), 2)
     y, index = nd.max_pool(x, 2)

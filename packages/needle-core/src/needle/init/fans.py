@@ -17,19 +17,23 @@ from ..backend_ndarray.layout import as_int, as_shape
 from ..checks import NOT_NEGATIVE, check_number
 from .basic import place, rand, randn
 
+OPTIONS = ("device", "dtype", "requires_grad")
 GAIN = {"relu": math.sqrt(2.0)}
 
 
 def _fans(
     op: str, fan_in: int, fan_out: int, shape: Sequence[int] | None, options: Mapping[str, Any]
 ) -> tuple[int, int, tuple[int, ...]]:
-    """The fans that count, and the shape of the weight; checks device and dtype, too.
+    """The fans that count, and the shape of the weight; checks the options, too.
 
     Raises:
-        TypeError: a fan or a size is not an integer.
+        TypeError: a fan or a size is not an integer, or an option unknown.
         ShapeError: a fan is below 1, or the shape has fewer than two axes.
         DeviceError, DTypeError: no device, or no dtype that is supported.
     """
+    if unknown := options.keys() - OPTIONS:
+        names = ", ".join(sorted(unknown))
+        raise TypeError(f"{op}: unknown arguments: got {names}: need {', '.join(OPTIONS)}")
     place(op, options.get("device"), options.get("dtype"))
     if shape is None:
         fan_in, fan_out = as_int(op, "fan_in", fan_in), as_int(op, "fan_out", fan_out)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray as Array
 
 from needle.checks import check_switch
 
-from ._checks import check_path
+from ._checks import check_path, check_transforms
 from .dataset import ImageDataset
 from .errors import DataFileError, UnsafePickleError
 from .pickles import read_pickle
@@ -61,6 +61,7 @@ class CIFAR10Dataset(ImageDataset):
         p: float = 0.5,
         transforms: Sequence[Transform] | None = None,
     ) -> None:
+        check_transforms("CIFAR10Dataset", transforms)
         names = TRAIN_FILES if check_switch("CIFAR10Dataset", "train", train) else TEST_FILES
         folder = _find_folder(check_path("CIFAR10Dataset", "base_folder", base_folder), names)
         batches = [_read_batch(folder / name) for name in names]

@@ -74,6 +74,7 @@ class Dataset:
 
         Raises:
             TypeError: `indices` is not an array.
+            IndexError: there is no such item.
             ShapeError: the items differ in their number of fields, or in the shape of a field.
             DTypeError: a field does not hold numbers.
         """
@@ -170,13 +171,10 @@ class NDArrayDataset(Dataset):
         """
         if is_integer(index):
             index = check_index(self, index)
-        try:
-            return tuple(array[index] for array in self.arrays)
-        except (IndexError, TypeError, ValueError) as error:
-            raise _no_index(self, index) from error
+        return _pick(self, self.arrays, index)
 
     def batch(self, indices: Array[np.int64]) -> Batch:
-        return tuple(array[indices] for array in self.arrays)
+        return _pick(self, self.arrays, indices)
 
     def _rows(self) -> Batch | None:
         return self.arrays
@@ -194,6 +192,18 @@ def check_index(dataset: Dataset, index: SupportsIndex) -> int:
             f"{type(dataset).__name__}: index out of range: got {i}: need {-n} <= index < {n}"
         )
     return i % n
+
+
+def _pick(dataset: Dataset, arrays: Sequence[Array[Any]], index: Any) -> Batch:
+    """`(a[index], b[index], ...)`.
+
+    Raises:
+        IndexError: NumPy takes no such index, or there is no such item.
+    """
+    try:
+        return tuple(array[index] for array in arrays)
+    except (IndexError, TypeError, ValueError) as error:
+        raise _no_index(dataset, index) from error
 
 
 def _no_index(dataset: Dataset, index: Any) -> IndexError:
@@ -278,8 +288,8 @@ class ImageDataset(Dataset):
     def batch(self, indices: Array[np.int64]) -> Batch:
         if not all_have_halves(transforms := self.transforms or ()):
             return collate(self, indices)
-        images = self._from_hwc(apply_to_batch(transforms, self._to_hwc(self.X[indices])))
-        return images, self.y[indices]
+        images, labels = _pick(self, (self.X, self.y), indices)
+        return self._from_hwc(apply_to_batch(transforms, self._to_hwc(images))), labels
 
     def _rows(self) -> Batch | None:
         return None if self.transforms else (self.X, self.y)

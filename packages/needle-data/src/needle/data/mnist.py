@@ -11,7 +11,7 @@ from typing import IO, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray as Array
 
-from ._checks import check_path
+from ._checks import check_path, check_transforms
 from .dataset import ImageDataset
 from .errors import DataFileError
 from .transforms import Transform
@@ -56,6 +56,7 @@ class MNISTDataset(ImageDataset):
         label_filename: str | Path,
         transforms: Sequence[Transform] | None = None,
     ) -> None:
+        check_transforms("MNISTDataset", transforms)
         image_path = check_path("MNISTDataset", "image_filename", image_filename)
         label_path = check_path("MNISTDataset", "label_filename", label_filename)
         pixels = read_idx(image_path, IMAGES_MAGIC)

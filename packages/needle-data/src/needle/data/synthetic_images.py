@@ -7,7 +7,7 @@ from numpy.typing import NDArray as Array
 
 from needle.checks import check_switch
 
-from ._checks import check_integer
+from ._checks import check_integer, check_transforms
 from .dataset import ImageDataset
 from .transforms import Transform
 
@@ -61,6 +61,7 @@ class SyntheticImages(ImageDataset):
         transforms: Sequence[Transform] | None = None,
         seed: int = 0,
     ) -> None:
+        check_transforms("SyntheticImages", transforms)
         train = check_switch("SyntheticImages", "train", train)
         if size is None:
             size = 10_000 if train else 2_000

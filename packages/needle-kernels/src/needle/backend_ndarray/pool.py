@@ -107,7 +107,7 @@ def _checked_windows(
 def _pair(op: str, name: str, value: Size) -> tuple[int, int]:
     if type(value) is int:
         return value, value
-    sizes = as_ints(op, value)
+    sizes = as_ints(f"{op}: {name}", value)
     if len(sizes) == 1 and not isinstance(value, tuple):
         sizes *= 2
     if len(sizes) != 2:
