@@ -520,7 +520,8 @@ struct Reducer {
         constexpr int count = lanes<Acc>, four = count < 4 ? count : 4;
         const int64_t ahead = widens && plan.from_memory ? caches().widening_ahead : 0;
         const int64_t rest = n % count, row_bytes = n * int64_t{sizeof(T)};
-        const bool near = four * row_bytes <= (plan.from_memory ? 512 : 1024);
+        const bool in_order = plan.from_memory && caches().read_ahead == 0;
+        const bool near = four * row_bytes <= (in_order ? 512 : 1024);
         const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
         Mask is_rest, is_first;
         for (int i = 0; i < count; ++i) {
