@@ -23,6 +23,13 @@ def language_model(**options):
     return LanguageModel(2, 9, 3, **options)
 
 
+CLIP_RULE = "need a finite number above 0, or None for no limit"
+NO_CLIPS = [
+    ({"clip": 0}, ValueError, f"clip: got 0: {CLIP_RULE}"),
+    ({"clip": "x"}, TypeError, f"clip: got 'x': {CLIP_RULE}"),
+]
+
+
 def classifier():
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
 
@@ -88,16 +95,7 @@ def trainer(**options):
         ({"schedule": 0.5}, TypeError, "schedule is a float: need a function of the epoch"),
         ({"lr": "fast"}, TypeError, "lr: got 'fast': need a finite number >= 0"),
         ({"lr": -1.0}, ValueError, "lr: got -1.0: need a finite number >= 0"),
-        (
-            {"clip": 0},
-            ValueError,
-            "clip: got 0: need a finite number above 0, or None for no limit",
-        ),
-        (
-            {"clip": "x"},
-            TypeError,
-            "clip: got 'x': need a finite number above 0, or None for no limit",
-        ),
+        *NO_CLIPS,
         ({"early_stop": 0}, ValueError, "early_stop too small: 0: need at least 1"),
         ({"early_stop": 1.5}, TypeError, "early_stop is 1.5: need a whole number"),
         (
@@ -161,16 +159,7 @@ MADE = "or a function that makes one"
             TypeError,
             "loss_fn() is a int: need a function of logits and ids",
         ),
-        (
-            {"clip": 0},
-            ValueError,
-            "clip: got 0: need a finite number above 0, or None for no limit",
-        ),
-        (
-            {"clip": "x"},
-            TypeError,
-            "clip: got 'x': need a finite number above 0, or None for no limit",
-        ),
+        *NO_CLIPS,
     ],
 )
 def test_train_ptb_names_a_wrong_argument(options, kind, text):

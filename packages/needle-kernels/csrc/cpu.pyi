@@ -180,7 +180,7 @@ def in_turn() -> bool:
     """Whether rows from memory are read at two places in turn."""
 
 def set_in_turn(on: bool) -> None:
-    """Reads rows from memory so, or in order: both are the same on every processor but in speed."""
+    """Reads rows from memory so, or in order; sums differ in rounding, within their bound."""
 
 def num_threads() -> int:
     """How many threads one kernel may use."""

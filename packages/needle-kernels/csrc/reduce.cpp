@@ -6,7 +6,8 @@
 // leaves. float is summed in double. So |error| <= (256 + log2 n) 2^-53 sum|x|, plus half a unit in
 // the last place of a float result.
 //
-// The order of operations depends on shapes and strides only, never on the number of threads.
+// The order of operations depends on shapes, strides and the processor, never on the number of
+// threads.
 #include "caches.h"
 #include "families.h"
 #include "loops.h"

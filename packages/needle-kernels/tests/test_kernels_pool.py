@@ -270,7 +270,12 @@ def test_errors(device):
         match=r"padding does not fit: got padding \(2, 2\), kernel_size \(3, 3\): need 0 <= padd",
     ):
         nd.max_pool(x, 3, 1, 2)
-    for setting in ({"kernel_size": "a"}, {"stride": (1, 0.5)}, {"padding": 1.5}):
+    for setting in (
+        {"kernel_size": "a"},
+        {"kernel_size": 2.5},
+        {"stride": (1, 0.5)},
+        {"padding": 1.5},
+    ):
         (name,) = setting
         with pytest.raises(TypeError, match=f"max_pool: {name}: not integers: got .*: need an int"):
             nd.max_pool(x, **({"kernel_size": 2} | setting))
