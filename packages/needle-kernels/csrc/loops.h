@@ -195,7 +195,10 @@ struct BlockPlan {
         if (nest.rank > 1 && nest.shape[0] < 64) {
             flat = true;
             columns = nest.shape[0];
-            rows = min64(nest.shape[1], buffer_items / columns);
+            rows = buffer_items / columns;
+            int64_t line = 64 / nest.item[0];  // so that blocks begin where cache lines do
+            if (rows > line) rows -= rows % line;
+            rows = min64(nest.shape[1], rows);
         }
         for (int k = 0; k < N; ++k) choose_access(nest, k);
         for (int k = 1; k < N; ++k)
@@ -272,6 +275,7 @@ struct PiecewiseRow {
     int64_t stride[N];            // in bytes, of the operands; a repeated one has 0
     int64_t piece = piece_bytes;  // elements at a time
     bool streams;
+    int fetched = 0;  // the only operand that is read in order, or none
 
     // `gathers`: operands lie as in the nest; otherwise buffers hold those that are not contiguous.
     PiecewiseRow(const Nest<N>& nest, const BlockPlan<N>& of, RowFunction function, bool gathers,
@@ -283,12 +287,20 @@ struct PiecewiseRow {
             piece = min64(piece, piece_bytes / item[k]);
             stride[k] = plan.repeated[k] ? 0 : gathers ? nest.strides[k][0] : item[k];
         }
+        int in_order = 0;
+        for (int k = 1; k < N; ++k) {
+            if (plan.repeated[k] || plan.buffered[k]) continue;
+            fetched = k;
+            ++in_order;
+        }
+        if (in_order != 1 || !streams) fetched = 0;
     }
 
     void run(char* const* data, int64_t n) const
     {
         alignas(64) char rows[N][piece_bytes];
         char* operands[N];
+        const int64_t ahead = fetched > 0 ? caches().operand_ahead : 0;
         for (int64_t i = 0; i < n; i += piece) {
             int64_t count = min64(piece, n - i);
             for (int k = 0; k < N; ++k) {
@@ -297,6 +309,8 @@ struct PiecewiseRow {
                 gather_row(item[k], rows[k], operands[k], stride[k], count);
                 operands[k] = rows[k];
             }
+            for (int64_t at = 0; ahead > 0 && at < count * item[fetched]; at += 64)
+                __builtin_prefetch(operands[fetched] + ahead + at);
             char* out = operands[0];
             if (streams) operands[0] = rows[0];
             row(operands, plan.repeated, count);

@@ -102,8 +102,8 @@ struct Max {
     template <class V>
     static V apply(V a, V b)
     {
-        V found = larger(a, b);
-        return a == a ? found : a;  // NaN if either is
+        V found = larger(b, a);
+        return b == b ? found : b;  // NaN if either is; a, found so far, is not waited for
     }
 };
 
@@ -115,8 +115,8 @@ struct Min {
     template <class V>
     static V apply(V a, V b)
     {
-        V found = smaller(a, b);
-        return a == a ? found : a;
+        V found = smaller(b, a);
+        return b == b ? found : b;
     }
 };
 
@@ -192,8 +192,7 @@ constexpr int64_t max_pieces = 64;
 
 // Some processors read rows from memory at two places in turn, so many bytes at a time: what is
 // next at one place is fetched while the other is read. A Zen 4 adds up 64 MB in 0.7 to 0.95 times
-// the time that it needs in order; maxima with AVX-512 take 0.75 to 1.1 times
-// (docs/performance.md).
+// the time that it needs in order, a Zen 5 in 0.8 (docs/performance.md).
 constexpr int places = 2;
 constexpr int64_t stretch = NEEDLE_VECTOR_BYTES < 64 ? 2048 : 4096;
 
@@ -515,13 +514,15 @@ struct Reducer {
     // acc[j] = the n elements from p + j * apart on, for as many j below `width` as fill vectors;
     // returns how many. As many runs as a vector has lanes are folded and then their lanes
     // together: the shortest four side by side, others one after the other, as memory likes it.
-    // What is left of a run is the end of its last vector.
+    // What is left of a run is the end of its last vector. Runs of less than a vector are asked for
+    // ahead: what only masked loads read, a Zen 5 does not foresee (a quarter of the speed).
     int64_t fold_short_runs(Acc* acc, const T* p, int64_t apart, int64_t n, int64_t width) const
     {
         constexpr int count = lanes<Acc>, four = count < 4 ? count : 4;
-        const int64_t ahead = widens && plan.from_memory ? caches().widening_ahead : 0;
+        const int64_t widening_ahead = widens ? caches().widening_ahead : 0;
+        const int64_t ahead = !plan.from_memory ? 0 : n <= count ? 4096 : widening_ahead;
         const int64_t rest = n % count, row_bytes = n * int64_t{sizeof(T)};
-        const bool in_order = plan.from_memory && caches().read_ahead == 0;
+        const bool in_order = plan.from_memory && caches().in_order;
         const bool near = four * row_bytes <= (in_order ? 512 : 1024);
         const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
         Mask is_rest, is_first;

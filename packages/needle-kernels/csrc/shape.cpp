@@ -39,18 +39,22 @@ inline Vec<Item> load_up_to(const Item* p, int64_t n)
     return n >= lanes<Item> ? load(p) : load_first(p, max64(n, 0));
 }
 
+// Whole vectors of a run, its last one, or part of one.
+enum class Spaced { inside, last, part };
+
 // p[0], p[stride], ...: the first n lanes, 0 < n <= lanes; others are arbitrary. Each part of what
-// the run covers, a vector, gives the lanes whose items it holds. `whole`: n = lanes, and the last
-// part ends where the run does.
-template <int stride, bool whole, class Item>
-inline Vec<Item> load_spaced(const Item* p, int64_t n)
+// the run covers, a vector, gives the lanes whose items it holds. Inside a run every part is there;
+// of its last vector the last part ends where the run does.
+template <int stride, Spaced place, class Item>
+inline Vec<Item> load_spaced(const Item* p, int64_t n = lanes<Item>)
 {
     constexpr int width = lanes<Item>, last = (width - 1) * stride + 1 - width;
+    constexpr bool whole = place != Spaced::part;
     int64_t covered = (n - 1) * stride + 1;
     Vec<Item> found = whole ? load(p) : load_up_to(p, covered);
 #pragma GCC unroll 4
     for (int part = 1; part < stride; ++part) {
-        const int start = whole && part + 1 == stride ? last : part * width;
+        const int start = place == Spaced::last && part + 1 == stride ? last : part * width;
         Vec<Item> index;
         for (int lane = 0; lane < width; ++lane) {
             int at = lane * stride - start;
@@ -63,15 +67,24 @@ inline Vec<Item> load_spaced(const Item* p, int64_t n)
     return found;
 }
 
-// Every `stride`-th item.
+// Every `stride`-th item. What follows is asked for: a Zen 5 does not read far enough ahead by
+// itself where each line is one load.
 template <int stride, class Item>
 void pick_items(Item* out, const Item* in, int64_t n)
 {
     constexpr int width = lanes<Item>;
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(Item)), ahead = 32 * line;
     int64_t i = 0;
-    for (; i + width <= n; i += width)
-        store(out + i, load_spaced<stride, true>(in + i * stride, width));
-    if (i < n) store_first(out + i, load_spaced<stride, false>(in + i * stride, n - i), n - i);
+    for (; i + width < n; i += width) {
+        const Item* p = in + i * stride;
+#pragma GCC unroll 4
+        for (int64_t at = 0; at < stride * width; at += line) __builtin_prefetch(p + ahead + at);
+        store(out + i, load_spaced<stride, Spaced::inside>(p));
+    }
+    if (i + width == n)
+        store(out + i, load_spaced<stride, Spaced::last>(in + i * stride));
+    else if (i < n)
+        store_first(out + i, load_spaced<stride, Spaced::part>(in + i * stride, n - i), n - i);
 }
 
 // in[0], in[-1], ...

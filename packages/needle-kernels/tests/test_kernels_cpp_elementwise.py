@@ -177,6 +177,17 @@ def test_strided_operands_beyond_the_caches(isa: str) -> None:
     np.testing.assert_array_equal(out, spaced - turned + spaced)
 
 
+def test_short_rows_beyond_the_caches(isa: str) -> None:
+    """Their blocks are cut so that each begins with a cache line."""
+    rng = np.random.default_rng(2)
+    for columns in (3, 10, 63):
+        a = rng.standard_normal((9_600_007 // columns, columns), "float32")
+        out = beside_cache_line(a.shape, "float32", 0)
+        for other in (np.broadcast_to(a[7], a.shape), np.broadcast_to(a[:, 1:2], a.shape)):
+            launch("add", out, a, other)
+            np.testing.assert_array_equal(out, a + other)
+
+
 def test_comparisons_beyond_the_caches(isa: str) -> None:
     a, b = (np.random.default_rng(k).integers(0, 9, 25_500_003).astype("uint8") for k in (0, 1))
     out = beside_cache_line(a.shape, "bool", 0)
