@@ -388,6 +388,11 @@ struct Reducer {
         return leaves.total();
     }
 
+    static int64_t read_ahead()
+    {
+        return max64(caches().read_ahead, widens ? caches().widening_ahead : 0);
+    }
+
     // Asks for so many bytes, `ahead` of p; nothing where that is 0.
     NEEDLE_INLINE static void fetch(const T* p, int64_t ahead, int64_t bytes)
     {
@@ -403,7 +408,7 @@ struct Reducer {
     Vec<Acc> fold_leaf(const T* p, int64_t count, int64_t first) const
     {
         constexpr int64_t step = lanes<Acc>, block = chains * step * sizeof(T);
-        const int64_t ahead = max64(caches().read_ahead, widens ? caches().widening_ahead : 0);
+        const int64_t ahead = read_ahead();
         const int64_t distance = count * step * sizeof(T) < 4096 ? 0 : ahead;
         const Taking<Op, T> taking;
         if (count < chains) {
@@ -514,13 +519,12 @@ struct Reducer {
     // acc[j] = the n elements from p + j * apart on, for as many j below `width` as fill vectors;
     // returns how many. As many runs as a vector has lanes are folded and then their lanes
     // together: the shortest four side by side, others one after the other, as memory likes it.
-    // What is left of a run is the end of its last vector. Runs of less than a vector are asked for
+    // What is left of a run is the end of its last vector. Runs of up to a vector are asked for
     // ahead: what only masked loads read, a Zen 5 does not foresee (a quarter of the speed).
     int64_t fold_short_runs(Acc* acc, const T* p, int64_t apart, int64_t n, int64_t width) const
     {
         constexpr int count = lanes<Acc>, four = count < 4 ? count : 4;
-        const int64_t widening_ahead = widens ? caches().widening_ahead : 0;
-        const int64_t ahead = !plan.from_memory ? 0 : n <= count ? 4096 : widening_ahead;
+        const int64_t ahead = !plan.from_memory ? 0 : n <= count ? 4096 : read_ahead();
         const int64_t rest = n % count, row_bytes = n * int64_t{sizeof(T)};
         const bool in_order = plan.from_memory && caches().in_order;
         const bool near = four * row_bytes <= (in_order ? 512 : 1024);

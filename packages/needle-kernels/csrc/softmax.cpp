@@ -63,16 +63,21 @@ T finite_or_zero(T highest)
 }
 
 // A row of so many vectors, the last of `rest` elements: it stays in registers. Loops over a
-// strided row take longer to begin than it takes.
+// strided row take longer to begin than it takes. Rows further on are asked for: masked loads no
+// Zen 5 foresees.
 template <class T, int vectors>
 struct ShortRow {
+    static constexpr int64_t ahead = 4096 / static_cast<int64_t>(sizeof(T));
     int64_t rest;
     Vec<T> x[vectors];
 
     ShortRow(const Line<T>& row, int64_t size) : rest(size - (vectors - 1) * lanes<T>)
     {
 #pragma GCC unroll 8
-        for (int k = 0; k < vectors; ++k) x[k] = row.load(k * lanes<T>, count(k));
+        for (int k = 0; k < vectors; ++k) {
+            __builtin_prefetch(row.data + ahead + k * lanes<T>);
+            x[k] = row.load(k * lanes<T>, count(k));
+        }
     }
 
     int64_t count(int k) const { return k < vectors - 1 ? lanes<T> : rest; }
