@@ -134,6 +134,12 @@ MADE = "or a function that makes one"
         ({"model": TEXT, "data": language_model()}, TypeError, "model is a ndarray: need a Module"),
         ({"model": LanguageModel}, TypeError, "model is the class LanguageModel: need a Module"),
         (
+            {"model": nn.Linear(3, 4)},
+            TypeError,
+            "model is a Linear, not called as model(ids, h): need one that returns (logits, h), "
+            "such as LanguageModel",
+        ),
+        (
             {"data": None},
             TypeError,
             "data is a NoneType: need word ids (nbatch, batch_size), from batchify",

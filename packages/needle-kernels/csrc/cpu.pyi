@@ -8,6 +8,9 @@ import numpy as np
 KERNELS: tuple[str, ...]
 """The names of the kernels; a kernel's number is its place."""
 
+TARGETS: tuple[str, ...]
+"""The instruction sets that kernels were compiled for, from the plainest to the widest."""
+
 DEVICES: tuple[str, ...]
 """The names of the devices; a device's number is its place."""
 

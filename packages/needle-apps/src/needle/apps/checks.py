@@ -5,6 +5,7 @@ Those of numbers are `needle.checks`', those of Tensors `needle.nn.checks`'.
 
 from __future__ import annotations
 
+import inspect
 import math
 from numbers import Integral
 from typing import Any
@@ -30,6 +31,19 @@ def check_kind(where: str, name: str, value: object, kind: type, need: str) -> N
 def check_model(where: str, model: object) -> None:
     """Raises TypeError unless `model` is a Module."""
     check_kind(where, "model", model, nn.Module, "a Module")
+
+
+def check_text_model(where: str, model: object) -> None:
+    """Raises TypeError unless `model` is a Module that takes a hidden state, too."""
+    check_model(where, model)
+    assert isinstance(model, nn.Module)
+    try:
+        inspect.signature(model.forward).bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"{where}: model is {kind_of(model)}, not called as model(ids, h): need one that "
+            "returns (logits, h), such as LanguageModel"
+        ) from None
 
 
 def check_count(where: str, name: str, value: Any) -> None:

@@ -24,6 +24,7 @@ from needle.apps.checks import (
     check_kind,
     check_maker,
     check_model,
+    check_text_model,
     kind_of,
 )
 from needle.apps.training import image_steps, run_epoch, text_steps
@@ -279,7 +280,7 @@ def _epoch_ptb(
     dtype: Any,
 ) -> Means:
     """`epoch_general_ptb`, whose errors name the function that was called."""
-    check_model(where, model)
+    check_text_model(where, model)
     check_kind(where, "data", data, Sized, "word ids (nbatch, batch_size), from batchify")
     check_count(where, "seq_len", seq_len)
     _check_updates(where, loss_fn, opt)
@@ -338,7 +339,7 @@ def evaluate_ptb(
         ShapeError: data is not (nbatch, batch_size).
     """
     where = "evaluate_ptb"
-    check_model(where, model)
+    check_text_model(where, model)
     np.random.seed(4)
     loss = _loss(where, loss_fn)
     return _epoch_ptb(where, data, model, seq_len, loss, None, None, device, dtype)

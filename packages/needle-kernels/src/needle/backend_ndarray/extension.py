@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 try:
@@ -13,6 +14,10 @@ except ImportError as error:
     ) from error
 
 __all__ = ["KERNEL", "NO_SCALARS", "cpu"]
+
+_isa = os.environ.get("NEEDLE_ISA")
+if _isa and _isa not in cpu.TARGETS:
+    raise ValueError(f"NEEDLE_ISA: unknown: got {_isa!r}: need one of {', '.join(cpu.TARGETS)}")
 
 KERNEL: Final[dict[str, int]] = {name: number for number, name in enumerate(cpu.KERNELS)}
 NO_SCALARS: Final[tuple[float, ...]] = ()
