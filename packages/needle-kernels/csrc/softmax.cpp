@@ -110,14 +110,12 @@ struct ShortRow {
     }
 };
 
-constexpr int longest_short = 8;  // vectors
-
 // Calls body(row) with the row as a ShortRow; false where it is too long, or empty.
 template <class T, int vectors = 1, class Body>
 bool as_short(const Line<T>& x, int64_t size, const Body& body)
 {
     if (size > vectors * lanes<T> || size == 0) {
-        if constexpr (vectors < longest_short) return as_short<T, vectors + 1>(x, size, body);
+        if constexpr (vectors < 8) return as_short<T, vectors + 1>(x, size, body);
         return false;
     }
     ShortRow<T, vectors> row(x, size);
@@ -149,23 +147,16 @@ Folded<T> fold(const Line<T>& x, int64_t size, const Line<T>* next = nullptr)
     return {highest, logarithm(sum)};
 }
 
-// Calls body(T{}, begin, end) for the ranges of a matrix's rows that threads share.
-template <class Body>
-void for_row_ranges(const Array& a, const Body& body)
-{
-    with_float(a.dtype, [&](auto zero) {
-        parallel_for(a.shape[0], ceil_div(grain, max64(a.shape[1], 1)),
-                     [&](int64_t begin, int64_t end) { body(zero, begin, end); });
-    });
-}
-
-// Calls body(T{}, row, row size) for every row.
+// Calls body(T{}, row, row size) for every row of a matrix, shared by the threads.
 template <class Body>
 void for_each_row(const Array& a, const Body& body)
 {
-    for_row_ranges(a, [&](auto zero, int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) body(zero, r, a.shape[1]);
-    });
+    parallel_for(a.shape[0], ceil_div(grain, max64(a.shape[1], 1)),
+                 [&](int64_t begin, int64_t end) {
+                     with_float(a.dtype, [&](auto zero) {
+                         for (int64_t r = begin; r < end; ++r) body(zero, r, a.shape[1]);
+                     });
+                 });
 }
 
 void softmax(const Call& call)
@@ -190,49 +181,23 @@ void softmax(const Call& call)
     });
 }
 
-// The rows [begin, end), which are short: some at a time, so that they share one logarithm.
-template <class T>
-void logsoftmax_short_rows(const Call& call, int64_t begin, int64_t end)
-{
-    constexpr int64_t at_once = lanes<double>;
-    const int64_t size = call.arrays[1].shape[1];
-    for (int64_t first = begin; first < end; first += at_once) {
-        const int64_t count = min64(at_once, end - first);
-        T highest[at_once];
-        double sums[at_once] = {}, log_sums[at_once];
-        for (int64_t i = 0; i < count; ++i)
-            as_short(row_of<T>(call.arrays[1], first + i), size, [&](auto& row) {
-                highest[i] = finite_or_zero(row.largest());
-                sums[i] = row.exp_and_sum(highest[i]);
-            });
-        store(log_sums, vlog<double>(load(sums)));
-        for (int64_t i = 0; i < count; ++i)
-            as_short(row_of<T>(call.arrays[1], first + i), size, [&](auto& row) {
-                T log_sum = static_cast<T>(log_sums[i]);
-                row.write(row_of<T>(call.arrays[0], first + i),
-                          [&](Vec<T> v) { return (v - highest[i]) - log_sum; });
-            });
-    }
-}
-
-template <class T>
-void logsoftmax_row(const Line<T>& out, const Line<T>& x, int64_t size)
-{
-    T highest = finite_or_zero(largest(x, size));
-    T log_sum = static_cast<T>(logarithm(sum_of_exp(x, size, highest)));
-    for_vectors<T>(
-        size, [&](int64_t i, int64_t n) { out.store(i, n, (x.load(i, n) - highest) - log_sum); });
-}
-
 void logsoftmax(const Call& call)
 {
-    const Array &out = call.arrays[0], &x = call.arrays[1];
-    for_row_ranges(x, [&](auto zero, int64_t begin, int64_t end) {
+    for_each_row(call.arrays[1], [&](auto zero, int64_t r, int64_t size) {
         using T = decltype(zero);
-        if (x.shape[1] <= longest_short * lanes<T>)
-            return logsoftmax_short_rows<T>(call, begin, end);
-        for (int64_t r = begin; r < end; ++r)
-            logsoftmax_row(row_of<T>(out, r), row_of<T>(x, r), x.shape[1]);
+        Line<T> out = row_of<T>(call.arrays[0], r), x = row_of<T>(call.arrays[1], r);
+        bool done = as_short(x, size, [&](auto& row) {
+            auto exps = row;
+            T highest = finite_or_zero(row.largest());
+            T log_sum = static_cast<T>(logarithm(exps.exp_and_sum(highest)));
+            row.write(out, [&](Vec<T> v) { return (v - highest) - log_sum; });
+        });
+        if (done) return;
+        T highest = finite_or_zero(largest(x, size));
+        T log_sum = static_cast<T>(logarithm(sum_of_exp(x, size, highest)));
+        for_vectors<T>(size, [&](int64_t i, int64_t n) {
+            out.store(i, n, (x.load(i, n) - highest) - log_sum);
+        });
     });
 }
 
