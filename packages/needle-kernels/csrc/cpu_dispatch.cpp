@@ -21,7 +21,7 @@ bool has_avx512()
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 
-// AMD's first with AVX-512, and the only one whose units are half as wide.
+// AMD's first with AVX-512, whose units are half as wide.
 bool is_zen4()
 {
     return __builtin_cpu_is("amd") && has_avx512() && !__builtin_cpu_supports("avx512vp2intersect");
