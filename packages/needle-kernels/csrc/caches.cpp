@@ -10,7 +10,7 @@ namespace {
 
 Caches find()
 {
-    Caches found{1 << 20, 4096, 0, 0, false, false};
+    Caches found{1 << 20, 4096, 0, 0, false, false, false};
 #if defined(_SC_LEVEL2_CACHE_SIZE)  // the GNU C library's
     if (long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); bytes > 0) found.second_bytes = bytes;
 #endif
@@ -21,6 +21,7 @@ Caches find()
         found.read_ahead = since_zen5 ? 4096 : 0;     // sums of 64 MB: Zen 4 10 %, Zen 5 4-15 %
         found.widening_ahead = since_zen4 ? 0 : 768;  // Zen 3: 5-12 %
         found.operand_ahead = since_zen5 ? 4096 : 0;  // 6-15 %
+        found.stalls_at_gaps = since_zen5;            // up to half of the speed
         found.in_order = true;
         found.in_turn = since_zen4;
     }

@@ -262,6 +262,24 @@ bool streams_results(const Nest<N>& nest)
     return written + read >= 3 * beyond_caches && read >= beyond_caches;
 }
 
+// Whether operands have gaps between their rows at which this processor stalls, too long for some
+// vectors at a time: more than one operand, or short rows.
+template <int N>
+bool stalls_at_gaps(const Nest<N>& nest)
+{
+    if (nest.rank < 2 || !caches().stalls_at_gaps) return false;
+    int in_order = 0, apart = 0;
+    bool short_rows = false;
+    for (int k = 1; k < N; ++k) {
+        int64_t row = nest.shape[0] * nest.item[k], step = nest.strides[k][1];
+        if (nest.strides[k][0] != nest.item[k] || step == 0) continue;
+        ++in_order;
+        if (magnitude(step - row) >= 1024) ++apart;
+        short_rows |= row < 16384;
+    }
+    return apart > 0 && (in_order > 1 || short_rows);
+}
+
 // A row function on n elements, some vectors at a time, for results that go past the caches or
 // operands that lie a stride apart: reading, computing and writing take turns so often that they
 // overlap.
@@ -379,7 +397,7 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     Nest<N> nest = make_nest<N>(arrays);
     if (nest.empty) return;
     BlockPlan<N> plan(nest);
-    bool streams = !plan.buffered[0] && streams_results(nest);
+    bool streams = !plan.buffered[0] && streams_results(nest) && !stalls_at_gaps(nest);
     if (plan.piecewise || (streams && !plan.any_buffered)) {
         PiecewiseRow<N> pieces(nest, plan, row, true, streams);
         auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamEnd&) {

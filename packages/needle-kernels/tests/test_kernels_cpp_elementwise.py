@@ -177,6 +177,21 @@ def test_strided_operands_beyond_the_caches(isa: str) -> None:
     np.testing.assert_array_equal(out, spaced - turned + spaced)
 
 
+@pytest.mark.parametrize("columns", [2300, 4300])
+def test_rows_with_gaps_beyond_the_caches(isa: str, columns: int) -> None:
+    """Some processors then write their results through the caches."""
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal((9_700_000 // columns, columns + 300), "float32") for _ in "ab")
+    a, b = a[:, :columns], b[::-1, 300:]
+    out = beside_cache_line(a.shape, "float32", 0)
+    launch("add", out, a, b)
+    np.testing.assert_array_equal(out, a + b)
+    launch("negate", out, a)
+    np.testing.assert_array_equal(out, -a)
+    launch("subtract", out, a, np.broadcast_to(b[0], a.shape))
+    np.testing.assert_array_equal(out, a - b[0])
+
+
 def test_short_rows_beyond_the_caches(isa: str) -> None:
     """Their blocks are cut so that each begins with a cache line."""
     rng = np.random.default_rng(2)
