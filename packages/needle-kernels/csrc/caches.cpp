@@ -14,18 +14,14 @@ Caches find()
 #if defined(_SC_LEVEL2_CACHE_SIZE)  // the GNU C library's
     if (long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); bytes > 0) found.second_bytes = bytes;
 #endif
-#if defined(__x86_64__)
-    if (__builtin_cpu_is("amd")) {
-        bool since_zen4 = __builtin_cpu_supports("avx512f") != 0;
-        bool since_zen5 = __builtin_cpu_supports("avx512vp2intersect") != 0;
-        found.read_ahead = since_zen5 ? 4096 : 0;     // sums of 64 MB: Zen 4 10 %, Zen 5 4-15 %
-        found.widening_ahead = since_zen4 ? 0 : 768;  // Zen 3: 5-12 %
-        found.operand_ahead = since_zen5 ? 4096 : 0;  // 6-15 %
-        found.stalls_at_gaps = since_zen5;            // up to half of the speed
+    if (int generation = zen(); generation > 0) {
+        found.read_ahead = generation < 5 ? 0 : 4096;     // sums of 64 MB: Zen 4 10 %, Zen 5 4-15 %
+        found.widening_ahead = generation < 4 ? 768 : 0;  // Zen 3: 5-12 %
+        found.operand_ahead = generation < 5 ? 0 : 4096;  // 6-15 %
+        found.stalls_at_gaps = generation >= 5;           // up to half of the speed
         found.in_order = true;
-        found.in_turn = since_zen4;
+        found.in_turn = generation >= 4;
     }
-#endif
     return found;
 }
 
@@ -36,6 +32,18 @@ Caches& known()
 }
 
 }  // namespace
+
+int zen()
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_is("amd")) return 0;
+    if (__builtin_cpu_supports("avx512vp2intersect")) return 5;
+    return __builtin_cpu_supports("avx512f") ? 4 : 3;
+#else
+    return 0;
+#endif
+}
 
 const Caches& caches() { return known(); }
 void set_in_turn(bool on) { known().in_turn = on; }

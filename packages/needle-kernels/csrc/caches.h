@@ -20,6 +20,12 @@ struct Caches {
 // A result of so many bytes is beyond the caches by the time that it is read.
 constexpr int64_t beyond_caches = int64_t{24} << 20;
 
+// How far ahead to ask, in bytes, for what only masked loads read: a Zen 5 does not foresee it.
+constexpr int64_t masked_ahead = 4096;
+
+// The generation of AMD's cores: 3 (and those before), 4, 5 (and those after); 0: another maker's.
+int zen();
+
 // Found out once; where the system does not say: 1 MB.
 const Caches& caches();
 void set_in_turn(bool on);  // while no kernel runs

@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "caches.h"
 #include "target.h"
 
 namespace needle {
@@ -21,18 +22,12 @@ bool has_avx512()
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 
-// AMD's first with AVX-512, whose units are half as wide.
-bool is_zen4()
-{
-    return __builtin_cpu_is("amd") && has_avx512() && !__builtin_cpu_supports("avx512vp2intersect");
-}
-
 // Sums begin by turning floats into doubles, and a Zen 4 does that faster for two halves of a
 // vector than for a whole one: in the caches they run 1.2 to 1.4 times as fast.
 Table make_avx512_table()
 {
     Table table = avx512::make_table();
-    if (is_zen4()) table[Kernel::sum] = avx2::make_table()[Kernel::sum];
+    if (zen() == 4) table[Kernel::sum] = avx2::make_table()[Kernel::sum];
     return table;
 }
 #endif

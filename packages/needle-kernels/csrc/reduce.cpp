@@ -520,11 +520,11 @@ struct Reducer {
     // returns how many. As many runs as a vector has lanes are folded and then their lanes
     // together: the shortest four side by side, others one after the other, as memory likes it.
     // What is left of a run is the end of its last vector. Runs of up to a vector are asked for
-    // ahead: what only masked loads read, a Zen 5 does not foresee (a quarter of the speed).
+    // ahead: masked loads are not foreseen (a quarter of the speed).
     int64_t fold_short_runs(Acc* acc, const T* p, int64_t apart, int64_t n, int64_t width) const
     {
         constexpr int count = lanes<Acc>, four = count < 4 ? count : 4;
-        const int64_t ahead = !plan.from_memory ? 0 : n <= count ? 4096 : read_ahead();
+        const int64_t ahead = !plan.from_memory ? 0 : n <= count ? masked_ahead : read_ahead();
         const int64_t rest = n % count, row_bytes = n * int64_t{sizeof(T)};
         const bool in_order = plan.from_memory && caches().in_order;
         const bool near = four * row_bytes <= (in_order ? 512 : 1024);

@@ -1,5 +1,6 @@
 // Softmax and its relatives. The maximum m of a row is taken out first, so exp cannot overflow:
 //     logsumexp(x) = m + log(s)    s = sum(exp(x - m))
+#include "caches.h"
 #include "families.h"
 #include "parallel.h"
 #include "strided.h"
@@ -63,11 +64,10 @@ T finite_or_zero(T highest)
 }
 
 // A row of so many vectors, the last of `rest` elements: it stays in registers. Loops over a
-// strided row take longer to begin than it takes. Rows further on are asked for: masked loads no
-// Zen 5 foresees.
+// strided row take longer to begin than it takes. Rows further on are asked for.
 template <class T, int vectors>
 struct ShortRow {
-    static constexpr int64_t ahead = 4096 / static_cast<int64_t>(sizeof(T));
+    static constexpr int64_t ahead = masked_ahead / static_cast<int64_t>(sizeof(T));
     int64_t rest;
     Vec<T> x[vectors];
 
