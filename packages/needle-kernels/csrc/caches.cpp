@@ -10,7 +10,7 @@ namespace {
 
 Caches find()
 {
-    Caches found{1 << 20, 4096, 0, 0, false, false, false};
+    Caches found{1 << 20, 4096, 0, 0, 0, false, false};
 #if defined(_SC_LEVEL2_CACHE_SIZE)  // the GNU C library's
     if (long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); bytes > 0) found.second_bytes = bytes;
 #endif
@@ -18,7 +18,7 @@ Caches find()
         found.read_ahead = generation < 5 ? 0 : 4096;     // sums of 64 MB: Zen 4 10 %, Zen 5 4-15 %
         found.widening_ahead = generation < 4 ? 768 : 0;  // Zen 3: 5-12 %
         found.operand_ahead = generation < 5 ? 0 : 4096;  // 6-15 %
-        found.stalls_at_gaps = generation >= 5;           // up to half of the speed
+        found.gap_ahead = generation < 5 ? 0 : 8192;      // up to 60 %
         found.in_order = true;
         found.in_turn = generation >= 4;
     }

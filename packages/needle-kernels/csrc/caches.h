@@ -12,7 +12,7 @@ struct Caches {
     int64_t read_ahead;
     int64_t widening_ahead;  // the same where floats become doubles, which leaves less time for it
     int64_t operand_ahead;   // the same for an only operand whose results go past the caches
-    bool stalls_at_gaps;     // between rows, and longer where they are read in pieces
+    int64_t gap_ahead;       // the same for operands with gaps between their rows
     bool in_order;           // rows from memory are faster one after the other than side by side
     bool in_turn;            // long reads are faster at two places in turn
 };

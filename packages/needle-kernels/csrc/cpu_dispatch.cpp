@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "array_layout.h"
 #include "caches.h"
 #include "target.h"
 
@@ -22,12 +23,62 @@ bool has_avx512()
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 
+// A Zen 5 reads memory from one end to the other faster by 32 bytes at a time than by 64
+// (docs/performance.md). So kernels that do little more than that have an entry that chooses.
+constexpr Kernel readers[] = {
+    Kernel::copy,        Kernel::negate,     Kernel::relu,      Kernel::abs,
+    Kernel::logical_not, Kernel::add,        Kernel::subtract,  Kernel::multiply,
+    Kernel::maximum,     Kernel::minimum,    Kernel::equal,     Kernel::not_equal,
+    Kernel::less,        Kernel::less_equal, Kernel::greater,   Kernel::greater_equal,
+    Kernel::logical_and, Kernel::logical_or, Kernel::relu_grad, Kernel::sum,
+    Kernel::max,         Kernel::min};
+Table by_32_bytes, by_64_bytes;
+
+bool is_one_value(const Array& a)
+{
+    for (int axis = 0; axis < a.rank; ++axis)
+        if (a.shape[axis] > 1 && a.strides[axis] != 0) return false;
+    return true;
+}
+
+// Whether all operands lie in memory as in their shape and exceed the caches. What is reduced must
+// not be short rows, which have loops of their own.
+bool reads_much_in_order(const Call& call)
+{
+    const Array &out = call.arrays[0], &first = call.arrays[1];
+    constexpr int64_t least_row = 1024;
+    int64_t bytes = 0, row = item_size(first.dtype);
+    for (int i = 1; i < call.count; ++i) {
+        const Array& a = call.arrays[i];
+        if (is_one_value(a)) continue;
+        if (!is_compact(a)) return false;
+        bytes += a.size() * item_size(a.dtype);
+    }
+    if (bytes < beyond_caches) return false;
+    for (int axis = out.rank; axis < first.rank; ++axis) row *= first.shape[axis];
+    return first.rank == out.rank || row > least_row;
+}
+
+const Entry& entry_for(const Call& call)
+{
+    return (reads_much_in_order(call) ? by_32_bytes : by_64_bytes)[call.kernel];
+}
+
+void run_by_size(const Call& call) { entry_for(call).run(call); }
+int64_t workspace_by_size(const Call& call) { return entry_for(call).workspace(call); }
+
 // Sums begin by turning floats into doubles, and a Zen 4 does that faster for two halves of a
 // vector than for a whole one: in the caches they run 1.2 to 1.4 times as fast.
 Table make_avx512_table()
 {
     Table table = avx512::make_table();
     if (zen() == 4) table[Kernel::sum] = avx2::make_table()[Kernel::sum];
+    if (zen() < 5) return table;
+    by_64_bytes = table;
+    by_32_bytes = avx2::make_table();
+    for (Kernel reader : readers)
+        table[reader] = {run_by_size,
+                         table[reader].workspace != nullptr ? workspace_by_size : nullptr};
     return table;
 }
 #endif

@@ -262,22 +262,38 @@ bool streams_results(const Nest<N>& nest)
     return written + read >= 3 * beyond_caches && read >= beyond_caches;
 }
 
-// Whether operands have gaps between their rows at which this processor stalls, too long for some
-// vectors at a time: more than one operand, or short rows.
-template <int N>
-bool stalls_at_gaps(const Nest<N>& nest)
-{
-    if (nest.rank < 2 || !caches().stalls_at_gaps) return false;
-    int in_order = 0, apart = 0;
-    bool short_rows = false;
-    for (int k = 1; k < N; ++k) {
-        int64_t row = nest.shape[0] * nest.item[k], step = nest.strides[k][1];
-        if (nest.strides[k][0] != nest.item[k] || step == 0) continue;
-        ++in_order;
-        if (magnitude(step - row) >= 1024) ++apart;
-        short_rows |= row < 16384;
+// Where memory is asked for while rows are read: so many bytes ahead, and from a row's end on `gap`
+// more. No processor foresees where rows go on behind a gap.
+struct Ahead {
+    int64_t distance = 0, gap = 0;
+
+    // For what comes after the `bytes` at p, in a row up to `end`.
+    NEEDLE_INLINE void fetch(const void* p, int64_t bytes, const void* end) const
+    {
+        if (distance == 0) return;
+        const char* from = static_cast<const char*>(p) + distance;
+        if (from >= end) from += gap;
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
     }
-    return apart > 0 && (in_order > 1 || short_rows);
+
+    // The same where no row is as long as `distance`.
+    NEEDLE_INLINE void fetch(const void* p, int64_t bytes) const
+    {
+        if (distance == 0) return;
+        const char* from = static_cast<const char*>(p) + distance;
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
+    }
+};
+
+// Rows with so many bytes between them have hardly a cache line there.
+inline bool are_near(int64_t gap) { return gap >= 0 && gap <= 64; }
+
+// For rows of so many bytes that begin `next` bytes apart.
+inline Ahead ahead_in_rows(int64_t distance, int64_t row, int64_t next)
+{
+    if (distance == 0 || are_near(next - row)) return {distance, 0};
+    if (row >= distance) return {distance, next - row};
+    return {ceil_div(distance, max64(row, 64)) * next, 0};
 }
 
 // A row function on n elements, some vectors at a time, for results that go past the caches or
@@ -285,7 +301,7 @@ bool stalls_at_gaps(const Nest<N>& nest)
 // overlap.
 template <int N>
 struct PiecewiseRow {
-    static constexpr int64_t piece_bytes = 512;
+    static constexpr int64_t piece_bytes = 512, line = 64;
 
     RowFunction row;
     const BlockPlan<N>& plan;
@@ -293,7 +309,7 @@ struct PiecewiseRow {
     int64_t stride[N];            // in bytes, of the operands; a repeated one has 0
     int64_t piece = piece_bytes;  // elements at a time
     bool streams;
-    int fetched = 0;  // the only operand that is read in order, or none
+    Ahead ahead[N];
 
     // `gathers`: operands lie as in the nest; otherwise buffers hold those that are not contiguous.
     PiecewiseRow(const Nest<N>& nest, const BlockPlan<N>& of, RowFunction function, bool gathers,
@@ -306,30 +322,34 @@ struct PiecewiseRow {
             stride[k] = plan.repeated[k] ? 0 : gathers ? nest.strides[k][0] : item[k];
         }
         int in_order = 0;
-        for (int k = 1; k < N; ++k) {
-            if (plan.repeated[k] || plan.buffered[k]) continue;
-            fetched = k;
-            ++in_order;
+        for (int k = 1; k < N; ++k) in_order += !plan.repeated[k] && !plan.buffered[k];
+        const bool whole_rows =
+            gathers && !plan.flat && nest.rank > 1 && nest.shape[0] <= plan.columns;
+        for (int k = 1; streams && k < N; ++k) {
+            const int64_t length = nest.shape[0] * stride[k];
+            const int64_t next = whole_rows ? nest.strides[k][1] : 0;
+            if (next != 0 && stride[k] > 0 && stride[k] <= line && !are_near(next - length))
+                ahead[k] = ahead_in_rows(caches().gap_ahead, length, next);
+            else if (in_order == 1 && !plan.repeated[k] && !plan.buffered[k])
+                ahead[k].distance = caches().operand_ahead;
         }
-        if (in_order != 1 || !streams) fetched = 0;
     }
 
     void run(char* const* data, int64_t n) const
     {
         alignas(64) char rows[N][piece_bytes];
         char* operands[N];
-        const int64_t ahead = fetched > 0 ? caches().operand_ahead : 0;
-        for (int64_t i = 0; i < n; i += piece) {
-            int64_t count = min64(piece, n - i);
+        for (int64_t i = 0, count; i < n; i += count) {
+            char* out = data[0] + i * item[0];
+            count = min64(n - i, piece - (streams ? past_line(out) / item[0] : 0));
+            for (int k = 1; k < N; ++k)
+                ahead[k].fetch(data[k] + i * stride[k], count * stride[k], data[k] + n * stride[k]);
             for (int k = 0; k < N; ++k) {
                 operands[k] = data[k] + i * stride[k];
                 if (k == 0 || stride[k] == item[k] || plan.repeated[k]) continue;
                 gather_row(item[k], rows[k], operands[k], stride[k], count);
                 operands[k] = rows[k];
             }
-            for (int64_t at = 0; ahead > 0 && at < count * item[fetched]; at += 64)
-                __builtin_prefetch(operands[fetched] + ahead + at);
-            char* out = operands[0];
             if (streams) operands[0] = rows[0];
             row(operands, plan.repeated, count);
             if (streams) write(out, rows[0], count * item[0]);
@@ -337,12 +357,18 @@ struct PiecewiseRow {
     }
 
 private:
+    static int64_t past_line(const char* p)
+    {
+        return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) % line);
+    }
+
+    // Pieces end where lines do, so only the first begins within one.
     static void write(char* out, const char* results, int64_t bytes)
     {
         constexpr int64_t width = lanes<char>;
-        int64_t i = 0;
-        if (rows_are_aligned(out, 0))
-            for (; i + width <= bytes; i += width) stream_store(out + i, load(results + i));
+        int64_t i = past_line(out) > 0 ? min64(bytes, line - past_line(out)) : 0;
+        std::memcpy(out, results, static_cast<size_t>(i));
+        for (; i + width <= bytes; i += width) stream_store(out + i, load(results + i));
         std::memcpy(out + i, results + i, static_cast<size_t>(bytes - i));
     }
 };
@@ -397,7 +423,7 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     Nest<N> nest = make_nest<N>(arrays);
     if (nest.empty) return;
     BlockPlan<N> plan(nest);
-    bool streams = !plan.buffered[0] && streams_results(nest) && !stalls_at_gaps(nest);
+    bool streams = !plan.buffered[0] && streams_results(nest);
     if (plan.piecewise || (streams && !plan.any_buffered)) {
         PiecewiseRow<N> pieces(nest, plan, row, true, streams);
         auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamEnd&) {

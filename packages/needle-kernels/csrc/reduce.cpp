@@ -276,7 +276,8 @@ struct Reducer {
     static constexpr bool widens = sizeof(T) < sizeof(Acc);
     static constexpr int64_t leaf_elements = 512;
     static constexpr int64_t leaf_rows = 128;
-    static constexpr int64_t line_elements = 64 / static_cast<int64_t>(sizeof(T));
+    static constexpr int64_t item = sizeof(T);
+    static constexpr int64_t line_elements = 64 / item;
     // Sums that grow side by side, so that none waits for its last addition.
     static constexpr int chains = NEEDLE_VECTOR_BYTES < 64 ? 8 : 4;
 
@@ -285,13 +286,15 @@ struct Reducer {
     // the same for every `spacing` vectors; and some more, for whoever takes `chains` at a time.
     using Mask = decltype(Vec<Acc>{} == Vec<Acc>{});
     const Plan& plan;
+    const Ahead found_ahead;
     const int64_t leaf_vectors;  // about as many vectors are added up before their sums are
     int64_t spacing;
     Mask wanted[line_elements + chains - 1];
 
     explicit Reducer(const Plan& of)
         : plan(of),
-          leaf_vectors(of.in_turn ? stretch / (lanes<Acc> * int64_t{sizeof(T)}) : 512),
+          found_ahead(find_ahead()),
+          leaf_vectors(of.in_turn ? stretch / (lanes<Acc> * item) : 512),
           spacing(of.reduced.axis[0].in)
     {
         for (int64_t k = 0; is_spaced(spacing) && k < spacing + chains - 1; ++k)
@@ -379,40 +382,43 @@ struct Reducer {
     template <bool spaced>
     Vec<Acc> fold_vectors(const T* p, int64_t count) const
     {
-        if (leaf(count) == count) return fold_leaf<spaced>(p, count, 0);
+        const T* end = p + count * lanes<Acc>;
+        if (leaf(count) == count) return fold_leaf<spaced>(p, count, 0, end);
         Leaves leaves;
         for (int64_t done = 0, next; done < count; done += next) {
             next = leaf(count - done);
-            leaves.add(fold_leaf<spaced>(p + done * lanes<Acc>, next, done));
+            leaves.add(fold_leaf<spaced>(p + done * lanes<Acc>, next, done, end));
         }
         return leaves.total();
     }
 
-    static int64_t read_ahead()
+    // Some processors look less far ahead by themselves than memory is away; none foresees what
+    // only masked loads read. Nothing is behind a short run of a small input.
+    Ahead find_ahead() const
     {
-        return max64(caches().read_ahead, widens ? caches().widening_ahead : 0);
+        const Axis &kept = plan.kept.axis[0], &inner = plan.reduced.axis[0];
+        const int64_t run = inner.size * inner.in * item;
+        if (!plan.from_memory && run < 4096) return {0, 0};
+        const bool masked = plan.in_short_rows && plan.reduced.count <= lanes<Acc>;
+        int64_t distance = max64(caches().read_ahead, widens ? caches().widening_ahead : 0);
+        if (masked) distance = masked_ahead;
+        const bool inside = plan.reduced.rank > 1 && plan.width == 1;
+        if (!inside && kept.size == 1) return {distance, 0};
+        const int64_t next = (inside ? plan.reduced.axis[1].in : kept.in) * item;
+        if (!are_near(next - run)) distance = max64(distance, caches().gap_ahead);
+        return ahead_in_rows(distance, run, next);
     }
 
-    // Asks for so many bytes, `ahead` of p; nothing where that is 0.
-    NEEDLE_INLINE static void fetch(const T* p, int64_t ahead, int64_t bytes)
-    {
-        if (ahead == 0) return;
-        for (int64_t at = ahead; at < ahead + bytes; at += 64)
-            __builtin_prefetch(reinterpret_cast<const char*>(p) + at);
-    }
-
-    // `count` vectors, of which p is the run's `first`. What lies ahead is asked for: some
-    // processors look less far ahead by themselves than memory is away. Not so in a short run,
-    // behind which may be nothing that is needed.
+    // `count` vectors, of which p is the `first` of a run up to `end`.
     template <bool spaced>
-    Vec<Acc> fold_leaf(const T* p, int64_t count, int64_t first) const
+    Vec<Acc> fold_leaf(const T* p, int64_t count, int64_t first, const T* end) const
     {
-        constexpr int64_t step = lanes<Acc>, block = chains * step * sizeof(T);
-        const int64_t ahead = read_ahead();
-        const int64_t distance = count * step * sizeof(T) < 4096 ? 0 : ahead;
+        constexpr int64_t step = lanes<Acc>;
+        const Ahead ahead = found_ahead;  // or it is read again after each store
         const Taking<Op, T> taking;
         if (count < chains) {
             Vec<Acc> acc = broadcast(Op::template identity<Acc>);
+            ahead.fetch(p, count * step * item, end);
             for (int64_t i = 0, k = spaced ? first % spacing : 0; i < count; ++i, ++k, p += step)
                 acc = take<spaced>(acc, p, k, taking);
             return acc;
@@ -421,7 +427,7 @@ struct Reducer {
         for (Vec<Acc>& a : acc) a = broadcast(Op::template identity<Acc>);
         int64_t i = 0, k = spaced ? first % spacing : 0;
         for (; i + chains <= count; i += chains, p += chains * step) {
-            fetch(p, distance, block);
+            ahead.fetch(p, chains * step * item, end);
 #pragma GCC unroll 8
             for (int c = 0; c < chains; ++c)
                 acc[c] = take<spaced>(acc[c], p + c * step, k + c, taking);
@@ -465,7 +471,8 @@ struct Reducer {
                 int64_t rest = runs[r].n / lanes<Acc> - done[r];
                 if (rest == 0) continue;
                 int64_t next = leaf(rest);
-                leaves[r].add(fold_leaf<false>(runs[r].p + done[r] * lanes<Acc>, next, done[r]));
+                const T* p = runs[r].p + done[r] * lanes<Acc>;
+                leaves[r].add(fold_leaf<false>(p, next, done[r], p + rest * lanes<Acc>));
                 done[r] += next;
                 more = more || next < rest;
             }
@@ -519,15 +526,20 @@ struct Reducer {
     // acc[j] = the n elements from p + j * apart on, for as many j below `width` as fill vectors;
     // returns how many. As many runs as a vector has lanes are folded and then their lanes
     // together: the shortest four side by side, others one after the other, as memory likes it.
-    // What is left of a run is the end of its last vector. Runs of up to a vector are asked for
-    // ahead: masked loads are not foreseen (a quarter of the speed).
+    // What is left of a run is the end of its last vector.
     int64_t fold_short_runs(Acc* acc, const T* p, int64_t apart, int64_t n, int64_t width) const
     {
         constexpr int count = lanes<Acc>, four = count < 4 ? count : 4;
-        const int64_t ahead = !plan.from_memory ? 0 : n <= count ? masked_ahead : read_ahead();
-        const int64_t rest = n % count, row_bytes = n * int64_t{sizeof(T)};
+        const Ahead ahead = found_ahead;
+        const int64_t rest = n % count, row_bytes = n * item;
         const bool in_order = plan.from_memory && caches().in_order;
-        const bool near = four * row_bytes <= (in_order ? 512 : 1024);
+        const bool at_once = are_near((apart - n) * item);
+        const bool near = four * row_bytes <= (in_order ? 512 : 1024) &&
+                          (at_once || row_bytes <= 64 || ahead.distance == 0);
+        const int64_t line = at_once ? 64 : apart * item;  // between what is asked for
+        const int64_t lines = !near || ahead.distance == 0 ? 0
+                              : at_once                    ? ceil_div(count * apart * item, 64)
+                                                           : count;
         const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
         Mask is_rest, is_first;
         for (int i = 0; i < count; ++i) {
@@ -537,7 +549,8 @@ struct Reducer {
         int64_t j = 0;
         for (; j + count <= width; j += count, p += count * apart) {
             Vec<Acc> v[count];
-            if (near) fetch(p, ahead, count * row_bytes);
+            for (int64_t i = 0; i < lines; ++i)
+                __builtin_prefetch(reinterpret_cast<const char*>(p) + ahead.distance + i * line);
             if (n < count)
 #pragma GCC unroll 16
                 for (int r = 0; r < count; ++r) {
@@ -552,7 +565,7 @@ struct Reducer {
                     fold_together<four, 2>(v + r, p + r * apart, apart, n / count);
             else
                 for (int r = 0; r < count; ++r) {
-                    fetch(p + r * apart, ahead, row_bytes);
+                    ahead.fetch(p + r * apart, row_bytes);
                     fold_together<1, chains>(v + r, p + r * apart, apart, n / count);
                 }
             if (n > count && rest > 0)

@@ -177,9 +177,9 @@ def test_strided_operands_beyond_the_caches(isa: str) -> None:
     np.testing.assert_array_equal(out, spaced - turned + spaced)
 
 
-@pytest.mark.parametrize("columns", [2300, 4300])
+@pytest.mark.parametrize("columns", [65, 2300, 4301])
 def test_rows_with_gaps_beyond_the_caches(isa: str, columns: int) -> None:
-    """Some processors then write their results through the caches."""
+    """Rows of results begin within a cache line and are written past the caches."""
     rng = np.random.default_rng(3)
     a, b = (rng.standard_normal((9_700_000 // columns, columns + 300), "float32") for _ in "ab")
     a, b = a[:, :columns], b[::-1, 300:]
@@ -190,6 +190,9 @@ def test_rows_with_gaps_beyond_the_caches(isa: str, columns: int) -> None:
     np.testing.assert_array_equal(out, -a)
     launch("subtract", out, a, np.broadcast_to(b[0], a.shape))
     np.testing.assert_array_equal(out, a - b[0])
+    smaller = beside_cache_line(a.shape, "bool", 5)
+    launch("less", smaller, a, b)
+    np.testing.assert_array_equal(smaller, a < b)
 
 
 def test_short_rows_beyond_the_caches(isa: str) -> None:

@@ -302,6 +302,17 @@ def test_rows_beyond_caches(isa: str, in_turn: bool, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_with_gaps_beyond_caches(isa: str, in_turn: bool, dtype: str) -> None:
+    """Memory is asked for where the next rows begin."""
+    values = draw(np.random.default_rng(8), (52_000_000 // np.dtype(dtype).itemsize,), dtype)
+    for n in (5, 9, 40, 263, 1300, 5000):
+        a = values[: values.size // (2 * n) * 2 * n].reshape(-1, 2 * n)[::-1, :n]
+        for axes in ((1,), (0, 1)):
+            Sum.of(a, axes).check(reduced("sum", a, axes))
+            assert (reduced("max", a, axes) == a.max(axes)).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_sums_do_not_depend_on_threads(isa: str, dtype: str) -> None:
     before = cpu.num_threads()
     for a, axes in operands(dtype):
