@@ -15,6 +15,7 @@ struct Caches {
     int64_t gap_ahead;       // the same for operands with gaps between their rows
     bool in_order;           // rows from memory are faster one after the other than side by side
     bool in_turn;            // long reads are faster at two places in turn
+    bool sums_turn_often;    // and those that are added up by 1 KB at a time
 };
 
 // A result of so many bytes is beyond the caches by the time that it is read.

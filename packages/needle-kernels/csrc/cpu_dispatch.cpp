@@ -41,22 +41,23 @@ bool is_one_value(const Array& a)
     return true;
 }
 
-// Whether all operands lie in memory as in their shape and exceed the caches. What is reduced must
-// not be short rows, which have loops of their own.
+// Whether all operands lie in memory as in their shape, and are reduced to little from beyond the
+// caches or have results that go past them. Short rows that are reduced have loops of their own.
 bool reads_much_in_order(const Call& call)
 {
     const Array &out = call.arrays[0], &first = call.arrays[1];
+    const bool reduces = first.rank > out.rank;
     constexpr int64_t least_row = 1024;
-    int64_t bytes = 0, row = item_size(first.dtype);
+    int64_t bytes = reduces ? 0 : out.size() * item_size(out.dtype), row = item_size(first.dtype);
     for (int i = 1; i < call.count; ++i) {
         const Array& a = call.arrays[i];
         if (is_one_value(a)) continue;
         if (!is_compact(a)) return false;
         bytes += a.size() * item_size(a.dtype);
     }
-    if (bytes < beyond_caches) return false;
+    if (bytes < (reduces ? 1 : 3) * beyond_caches) return false;
     for (int axis = out.rank; axis < first.rank; ++axis) row *= first.shape[axis];
-    return first.rank == out.rank || row > least_row;
+    return !reduces || row > least_row;
 }
 
 const Entry& entry_for(const Call& call)

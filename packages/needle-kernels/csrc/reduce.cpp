@@ -61,6 +61,7 @@ struct Taking {
 };
 
 struct Sum {
+    static constexpr bool adds = true;
     template <class T>
     using Acc = typename SumType<T>::type;
     template <class T>
@@ -95,6 +96,7 @@ inline Vec<float> smaller(Vec<float> a, Vec<float> b) { return at_most<float>(b,
 inline Vec<double> smaller(Vec<double> a, Vec<double> b) { return at_most<double>(b, a); }
 
 struct Max {
+    static constexpr bool adds = false;
     template <class T>
     using Acc = T;
     template <class T>
@@ -108,6 +110,7 @@ struct Max {
 };
 
 struct Min {
+    static constexpr bool adds = false;
     template <class T>
     using Acc = T;
     template <class T>
@@ -194,7 +197,11 @@ constexpr int64_t max_pieces = 64;
 // next at one place is fetched while the other is read. A Zen 4 adds up 64 MB in 0.7 to 0.95 times
 // the time that it needs in order, a Zen 5 in 0.8 (docs/performance.md).
 constexpr int places = 2;
-constexpr int64_t stretch = NEEDLE_VECTOR_BYTES < 64 ? 2048 : 4096;
+inline int64_t bytes_in_turn(bool adds)
+{
+    if (NEEDLE_VECTOR_BYTES == 64) return 4096;
+    return adds && caches().sums_turn_often ? 1024 : 2048;
+}
 
 struct Plan {
     Axes kept, reduced;
@@ -294,7 +301,7 @@ struct Reducer {
     explicit Reducer(const Plan& of)
         : plan(of),
           found_ahead(find_ahead()),
-          leaf_vectors(of.in_turn ? stretch / (lanes<Acc> * item) : 512),
+          leaf_vectors(of.in_turn ? bytes_in_turn(Op::adds) / (lanes<Acc> * item) : 512),
           spacing(of.reduced.axis[0].in)
     {
         for (int64_t k = 0; is_spaced(spacing) && k < spacing + chains - 1; ++k)

@@ -255,15 +255,18 @@ void transpose_block(Item* out, int64_t out_row, const Item* in, int64_t in_colu
         for (int64_t c = 0; c < columns; ++c) out[r * out_row + c] = in[r + c * in_column];
 }
 
-// Each row of the dense `out` is one value of `in`. Rows shorter than a vector are written as a
-// whole vector, whose excess the next rows overwrite; only the last rows need care.
+// Each row of the dense `out` is one value of `in`. Rows are written as whole vectors, whose excess
+// the next rows overwrite; only the last rows need care.
 template <class Item>
 void spread_column(Item* out, const Item* in, int64_t in_row, int64_t rows, int64_t columns)
 {
+    const int64_t vectors = round_up(columns, lanes<Item>);
     int64_t r = 0;
     if constexpr (sizeof(Item) > 1)
-        for (; r * columns + lanes<Item> <= rows * columns; ++r)
-            store(out + r * columns, broadcast(in[r * in_row]));
+        for (; r * columns + vectors <= rows * columns; ++r) {
+            Vec<Item> value = broadcast(in[r * in_row]);
+            for (int64_t c = 0; c < columns; c += lanes<Item>) store(out + r * columns + c, value);
+        }
     for (; r < rows; ++r) fill_row(out + r * columns, in[r * in_row], columns);
 }
 
@@ -293,12 +296,12 @@ void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int
     const Item* from = reinterpret_cast<const Item*>(in.data);
     int64_t to_column = out.column_stride / item, to_row = out.row_stride / item;
     int64_t from_column = in.column_stride / item, from_row = in.row_stride / item;
-    if (to_column == 1 && from_row == 1 && from_column != 1 && rows > 1) {
-        transpose_block(to, to_row, from, from_column, rows, columns, stream);
+    if (to_column == 1 && from_column == 0 && to_row == columns && columns <= 64) {
+        spread_column(to, from, from_row, rows, columns);
         return;
     }
-    if (to_column == 1 && from_column == 0 && to_row == columns && columns <= lanes<Item>) {
-        spread_column(to, from, from_row, rows, columns);
+    if (to_column == 1 && from_row == 1 && from_column != 0 && from_column != 1 && rows > 1) {
+        transpose_block(to, to_row, from, from_column, rows, columns, stream);
         return;
     }
     for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
