@@ -211,6 +211,7 @@ struct Plan {
     bool in_short_rows;  // and are few
     bool in_turn;        // rows of several places are read in turn
     bool from_memory;    // the input is larger than the caches
+    bool near;           // neighbours lie nearer than the rest of a result's elements
     int64_t width;       // results of a task, along kept axis 0
     int64_t blocks;      // tasks along kept axis 0
     int64_t tasks;
@@ -255,8 +256,7 @@ private:
         in_rows = !by_columns && reduced.rank == 1 && dense;
         in_short_rows = in_rows && item >= 4 && count * item <= (from_memory ? 1024 : 4096);
         in_turn = in_rows && from_memory && count >= 24 && caches().in_turn;
-        // Neighbours share a task where the rest of a result's elements is farther away than they.
-        const bool near = reduced.rank > 1 && Axes::inside(inner_kept, reduced.axis[1]);
+        near = reduced.rank > 1 && Axes::inside(inner_kept, reduced.axis[1]);
         if (by_columns)
             width = max_width;
         else if (near)
@@ -283,6 +283,7 @@ struct Reducer {
     static constexpr bool widens = sizeof(T) < sizeof(Acc);
     static constexpr int64_t leaf_elements = 512;
     static constexpr int64_t leaf_rows = 128;
+    static constexpr int64_t stream_ahead = 2048;  // bytes of rows that are asked for, a stream
     static constexpr int64_t item = sizeof(T);
     static constexpr int64_t line_elements = 64 / item;
     // Sums that grow side by side, so that none waits for its last addition.
@@ -409,9 +410,9 @@ struct Reducer {
         const bool masked = plan.in_short_rows && plan.reduced.count <= lanes<Acc>;
         int64_t distance = max64(caches().read_ahead, widens ? caches().widening_ahead : 0);
         if (masked) distance = masked_ahead;
-        const bool inside = plan.reduced.rank > 1 && plan.width == 1;
-        if (!inside && kept.size == 1) return {distance, 0};
-        const int64_t next = (inside ? plan.reduced.axis[1].in : kept.in) * item;
+        const bool alone = plan.reduced.rank > 1 && !plan.near;
+        if (!alone && kept.size == 1) return {distance, 0};
+        const int64_t next = (alone ? plan.reduced.axis[1].in : kept.in) * item;
         if (!are_near(next - run)) distance = max64(distance, caches().gap_ahead);
         return ahead_in_rows(distance, run, next);
     }
@@ -643,13 +644,21 @@ struct Reducer {
     // The same for as many rows as can be read in `streams` equal streams; returns how many. Memory
     // delivers several streams faster than one, and acc is read and written less often. Eight of
     // them, where rows lie 4 KB apart, would want all places that a first-level cache has for them.
+    // Short rows with gaps from memory are asked for instead, and read one after the other.
     template <int streams>
     int64_t fold_streams(Acc* acc, const T* p, int64_t column, int64_t row, int64_t n,
                          int64_t width) const
     {
-        int64_t length = n / streams, apart = length * row;
-        for (int64_t i = 0; i < length; ++i, p += row) {
-            int64_t next = i + 1 < length ? row : 0;
+        const int64_t length = n / streams, bytes = width * item;
+        const bool in_order =
+            plan.from_memory && streams * bytes <= 4096 && !are_near((row - width) * item);
+        const int64_t apart = in_order ? row : length * row, step = in_order ? streams * row : row;
+        const int64_t far = in_order ? 4 * stream_ahead : stream_ahead;
+        const int64_t ahead = plan.from_memory ? max64(1, far / bytes) : 1;
+        const int64_t behind =
+            in_order ? ahead : ahead + (streams - 1) * length;  // in the next leaf
+        for (int64_t i = 0; i < length; ++i, p += step) {
+            int64_t next = (i + ahead < length ? ahead : behind) * row;
             int64_t j = column == 1 ? fold_dense<streams>(acc, p, apart, next, width) : 0;
             for (; j < width; ++j) {
                 Acc x[streams];
@@ -661,7 +670,8 @@ struct Reducer {
     }
 
     // The whole vectors of dense rows; returns how many columns they have. From memory the streams'
-    // next rows are fetched, a line at a time: no processor foresees where they begin. (Compilers
+    // next rows are fetched, a line at a time: no processor foresees where they begin, and short
+    // ones are read sooner than memory answers. (Compilers
     // do not vectorize Max and Min by themselves.)
     template <int streams>
     int64_t fold_dense(Acc* acc, const T* p, int64_t apart, int64_t next, int64_t width) const
@@ -711,6 +721,37 @@ struct Reducer {
         fold_rows(acc, p + n / group * group * width, 1, width, n % group, width);
     }
 
+    // One result, of dense runs: what is left of each goes through a masked vector, and lanes stay
+    // apart until the last.
+    Acc fold_runs(const T* base, int64_t begin, int64_t end) const
+    {
+        constexpr int64_t step = lanes<Acc>;
+        const Ahead ahead = found_ahead;
+        const Taking<Op, T> taking;
+        const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
+        Vec<Acc> acc[2] = {identity, identity};
+        Mask is_first = {};
+        int64_t last = 0;
+        for_runs(base, begin, end, [&](const T* p, int64_t, int64_t n) {
+            const T* run_end = p + n;
+            ahead.fetch(p, n * item, run_end);
+            for (; p + 2 * step <= run_end; p += 2 * step) {
+                acc[0] = taking(acc[0], p);
+                acc[1] = taking(acc[1], p + step);
+            }
+            if (p + step <= run_end) {
+                acc[0] = taking(acc[0], p);
+                p += step;
+            }
+            if (p == run_end) return;
+            for (; last != run_end - p; last = run_end - p)
+                for (int i = 0; i < step; ++i) is_first[i] = i < run_end - p ? -1 : 0;
+            Vec<Acc> rest = load_first_as(p, last, Acc{});
+            acc[1] = Op::apply(acc[1], is_first ? rest : identity);
+        });
+        return fold_lanes(Op::apply(acc[0], acc[1]));
+    }
+
     // acc[j] = the results of `width` neighbours along kept axis 0, of the reduced elements [begin,
     // end). Each run along reduced axis 0 is done for all of them before the next.
     void fold_neighbours(Acc* acc, const T* base, int64_t width, int64_t begin, int64_t end) const
@@ -726,6 +767,11 @@ struct Reducer {
             for (int64_t j = 0; j < width; ++j) acc[j] = Op::apply(acc[j], upper[j]);
             return;
         }
+        if constexpr (sizeof(T) >= 4)
+            if (width == 1 && inner.in == 1 && inner.size <= leaf_elements) {
+                *acc = fold_runs(base, begin, end);
+                return;
+            }
         for (int64_t j = 0; j < width; ++j) acc[j] = Op::template identity<Acc>;
         int64_t column = plan.kept.axis[0].in;
         for_runs(base, begin, end, [&](const T* p, int64_t row, int64_t n) {
@@ -773,13 +819,16 @@ struct Reducer {
         if (plan.in_rows) return compute_rows(jobs, count);
         for (int r = 0; r < count; ++r) {
             const auto& [task, begin, end, acc] = jobs[r];
-            if (plan.by_columns || plan.reduced.rank > 1) {
+            if (plan.by_columns || plan.near) {
                 fold_neighbours(acc, task.in, task.width, begin, end);
                 continue;
             }
             int64_t stride = plan.kept.axis[0].in;
             for (int64_t j = 0; j < task.width; ++j)
-                acc[j] = fold(task.in + j * stride, begin, end);
+                if (plan.reduced.rank > 1)
+                    fold_neighbours(acc + j, task.in + j * stride, 1, begin, end);
+                else
+                    acc[j] = fold(task.in + j * stride, begin, end);
         }
     }
 
