@@ -296,12 +296,62 @@ inline Ahead ahead_in_rows(int64_t distance, int64_t row, int64_t next)
     return {ceil_div(distance, max64(row, 64)) * next, 0};
 }
 
+// Results on their way past the caches, collected until they fill cache lines: rows may end
+// anywhere. Each thread has its own.
+class StreamWriter {
+public:
+    ~StreamWriter()
+    {
+        write();
+        end_stream();
+    }
+
+    // Where results that belong at `out` are to be computed.
+    char* place(char* out)
+    {
+        if (out != next_) {
+            write();
+            const auto past_line = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % 64);
+            begin_ = end_ = past_line;
+            next_ = out;
+        }
+        return data_ + end_;
+    }
+
+    int64_t room() const { return capacity - end_; }  // bytes
+
+    void add(int64_t bytes)
+    {
+        end_ += bytes;
+        next_ += bytes;
+        if (end_ == capacity) write();
+    }
+
+private:
+    static constexpr int64_t capacity = 512;
+    char* next_ = nullptr;         // where the next results belong
+    int64_t begin_ = 0, end_ = 0;  // of data_, which starts as a cache line of the results does
+    alignas(64) char data_[capacity];
+
+    void write()
+    {
+        if (begin_ == end_) return;
+        constexpr int64_t width = lanes<char>;
+        char* const out = next_ - end_;
+        int64_t i = min64(round_up(begin_, width), end_);
+        std::memcpy(out + begin_, data_ + begin_, static_cast<size_t>(i - begin_));
+        for (; i + width <= end_; i += width) stream_store(out + i, load(data_ + i));
+        std::memcpy(out + i, data_ + i, static_cast<size_t>(end_ - i));
+        begin_ = end_ = 0;
+    }
+};
+
 // A row function on n elements, some vectors at a time, for results that go past the caches or
 // operands that lie a stride apart: reading, computing and writing take turns so often that they
 // overlap.
 template <int N>
 struct PiecewiseRow {
-    static constexpr int64_t piece_bytes = 512, line = 64;
+    static constexpr int64_t piece_bytes = 512;
 
     RowFunction row;
     const BlockPlan<N>& plan;
@@ -328,58 +378,39 @@ struct PiecewiseRow {
         for (int k = 1; streams && k < N; ++k) {
             const int64_t length = nest.shape[0] * stride[k];
             const int64_t next = whole_rows ? nest.strides[k][1] : 0;
-            if (next != 0 && stride[k] > 0 && stride[k] <= line && !are_near(next - length))
+            if (next != 0 && stride[k] > 0 && stride[k] <= 64 && !are_near(next - length))
                 ahead[k] = ahead_in_rows(caches().gap_ahead, length, next);
             else if (in_order == 1 && !plan.repeated[k] && !plan.buffered[k])
                 ahead[k].distance = caches().operand_ahead;
         }
     }
 
-    void run(char* const* data, int64_t n) const
+    void run(char* const* data, int64_t n, StreamWriter& writer) const
     {
         alignas(64) char rows[N][piece_bytes];
         char* operands[N];
         for (int64_t i = 0, count; i < n; i += count) {
             char* out = data[0] + i * item[0];
-            count = min64(n - i, piece - (streams ? past_line(out) / item[0] : 0));
+            if (streams) out = writer.place(out);
+            count = min64(n - i, streams ? min64(piece, writer.room() / item[0]) : piece);
             for (int k = 1; k < N; ++k)
                 ahead[k].fetch(data[k] + i * stride[k], count * stride[k], data[k] + n * stride[k]);
-            for (int k = 0; k < N; ++k) {
+            operands[0] = out;
+            for (int k = 1; k < N; ++k) {
                 operands[k] = data[k] + i * stride[k];
-                if (k == 0 || stride[k] == item[k] || plan.repeated[k]) continue;
+                if (stride[k] == item[k] || plan.repeated[k]) continue;
                 gather_row(item[k], rows[k], operands[k], stride[k], count);
                 operands[k] = rows[k];
             }
-            if (streams) operands[0] = rows[0];
             row(operands, plan.repeated, count);
-            if (streams) write(out, rows[0], count * item[0]);
+            if (streams) writer.add(count * item[0]);
         }
     }
-
-private:
-    static int64_t past_line(const char* p)
-    {
-        return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) % line);
-    }
-
-    // Pieces end where lines do, so only the first begins within one.
-    static void write(char* out, const char* results, int64_t bytes)
-    {
-        constexpr int64_t width = lanes<char>;
-        int64_t i = past_line(out) > 0 ? min64(bytes, line - past_line(out)) : 0;
-        std::memcpy(out, results, static_cast<size_t>(i));
-        for (; i + width <= bytes; i += width) stream_store(out + i, load(results + i));
-        std::memcpy(out + i, results + i, static_cast<size_t>(bytes - i));
-    }
-};
-
-// What a thread does when it has written past the caches.
-struct StreamEnd {
-    ~StreamEnd() { end_stream(); }
 };
 
 template <int N>
-struct Buffers : StreamEnd {
+struct Buffers {
+    StreamWriter writer;
     alignas(64) char data[N][BlockPlan<N>::buffer_items * 8];
     int64_t rows[N] = {};  // that a constant operand's buffer already holds
 };
@@ -404,7 +435,7 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
     int64_t calls = plan.flat ? 1 : rows, elements = plan.flat ? rows * columns : columns;
     for (int64_t r = 0; r < calls; ++r) {
         if (streams)
-            PiecewiseRow<N>(nest, plan, row, false, true).run(from, elements);
+            PiecewiseRow<N>(nest, plan, row, false, true).run(from, elements, buffers.writer);
         else
             row(from, plan.repeated, elements);
         for (int k = 0; k < N; ++k) from[k] += row_stride[k];
@@ -426,10 +457,10 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     bool streams = !plan.buffered[0] && streams_results(nest);
     if (plan.piecewise || (streams && !plan.any_buffered)) {
         PiecewiseRow<N> pieces(nest, plan, row, true, streams);
-        auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamEnd&) {
-            pieces.run(data, rows * columns);
+        auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamWriter& writer) {
+            pieces.run(data, rows * columns, writer);
         };
-        for_blocks<N, StreamEnd>(nest, plan.rows, plan.columns, grain, body);
+        for_blocks<N, StreamWriter>(nest, plan.rows, plan.columns, grain, body);
     } else if (plan.any_buffered) {
         auto body = [&](char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers) {
             run_block<N>(nest, plan, row, streams, data, rows, columns, buffers);
