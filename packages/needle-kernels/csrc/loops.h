@@ -192,13 +192,15 @@ struct BlockPlan {
 
     explicit BlockPlan(Nest<N>& nest)
     {
-        if (nest.rank > 1 && nest.shape[0] < 64) {
+        if (nest.rank > 1 && nest.shape[0] < 64 && !are_apart(nest)) {
             flat = true;
             columns = nest.shape[0];
             rows = buffer_items / columns;
             int64_t line = 64 / nest.item[0];  // so that blocks begin where cache lines do
             if (rows > line) rows -= rows % line;
             rows = min64(nest.shape[1], rows);
+        } else if (nest.rank > 1 && nest.shape[0] < 64) {
+            rows = max64(1, min64(nest.shape[1], buffer_items / max64(1, nest.shape[0])));
         }
         for (int k = 0; k < N; ++k) choose_access(nest, k);
         for (int k = 1; k < N; ++k)
@@ -207,6 +209,18 @@ struct BlockPlan {
     }
 
 private:
+    // Whether there are gaps between rows that are not very short.
+    static bool are_apart(const Nest<N>& nest)
+    {
+        bool apart = false;
+        for (int k = 0; k < N; ++k) {
+            const int64_t along = nest.strides[k][0], row = nest.shape[0] * nest.item[k];
+            if (along != 0 && along != nest.item[k]) return false;
+            apart |= along != 0 && nest.strides[k][1] > row;
+        }
+        return apart && nest.shape[0] >= 16;
+    }
+
     void choose_access(const Nest<N>& nest, int k)
     {
         int64_t along = nest.strides[k][0], across = nest.rank > 1 ? nest.strides[k][1] : 0;
@@ -254,10 +268,12 @@ bool streams_results(const Nest<N>& nest)
     int64_t written = nest.size() * nest.item[0], read = 0;
     for (int k = 1; k < N; ++k) {
         if (nest.data[k] == nest.data[0]) return false;
-        int64_t elements = 1;
-        for (int axis = 0; axis < nest.rank; ++axis)
-            if (nest.strides[k][axis] != 0) elements *= nest.shape[axis];
-        read += elements * nest.item[k];
+        int64_t bytes = nest.item[k], span = bytes;
+        for (int axis = 0; axis < nest.rank; ++axis) {
+            if (nest.strides[k][axis] != 0) bytes *= nest.shape[axis];
+            span = max64(span, nest.shape[axis] * magnitude(nest.strides[k][axis]));
+        }
+        read += min64(span, 2 * bytes);
     }
     return written + read >= 3 * beyond_caches && read >= beyond_caches;
 }
@@ -447,6 +463,20 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
     }
 }
 
+// Calls one(data, n) for each row of a block, or once for all rows of a flat one.
+template <int N, class One>
+inline void for_block_rows(const Nest<N>& nest, const BlockPlan<N>& plan, char* const* data,
+                           int64_t rows, int64_t columns, const One& one)
+{
+    if (plan.flat) return one(data, rows * columns);
+    char* at[N];
+    for (int k = 0; k < N; ++k) at[k] = data[k];
+    for (int64_t r = 0; r < rows; ++r) {
+        one(at, columns);
+        for (int k = 0; k < N && nest.rank > 1; ++k) at[k] += nest.strides[k][1];
+    }
+}
+
 // Runs `row` over all elements of N arrays of one shape. A thread gets at least `grain` elements.
 template <int N>
 void run_rows(const Array* arrays, RowFunction row, int64_t grain)
@@ -458,7 +488,8 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     if (plan.piecewise || (streams && !plan.any_buffered)) {
         PiecewiseRow<N> pieces(nest, plan, row, true, streams);
         auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamWriter& writer) {
-            pieces.run(data, rows * columns, writer);
+            for_block_rows(nest, plan, data, rows, columns,
+                           [&](char* const* at, int64_t n) { pieces.run(at, n, writer); });
         };
         for_blocks<N, StreamWriter>(nest, plan.rows, plan.columns, grain, body);
     } else if (plan.any_buffered) {
@@ -468,7 +499,8 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
         for_blocks<N, Buffers<N>>(nest, plan.rows, plan.columns, grain, body);
     } else {
         auto body = [&](char* const* data, int64_t rows, int64_t columns, NoScratch) {
-            row(data, plan.repeated, rows * columns);
+            for_block_rows(nest, plan, data, rows, columns,
+                           [&](char* const* at, int64_t n) { row(at, plan.repeated, n); });
         };
         for_blocks<N>(nest, plan.rows, plan.columns, grain, body);
     }

@@ -177,7 +177,7 @@ def test_strided_operands_beyond_the_caches(isa: str) -> None:
     np.testing.assert_array_equal(out, spaced - turned + spaced)
 
 
-@pytest.mark.parametrize("columns", [65, 2300, 4301])
+@pytest.mark.parametrize("columns", [20, 65, 2300, 4301])
 def test_rows_with_gaps_beyond_the_caches(isa: str, columns: int) -> None:
     """Rows of results begin within a cache line and are written past the caches."""
     rng = np.random.default_rng(3)
