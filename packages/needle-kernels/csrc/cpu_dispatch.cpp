@@ -32,7 +32,9 @@ constexpr Kernel readers[] = {
     Kernel::less,        Kernel::less_equal, Kernel::greater,   Kernel::greater_equal,
     Kernel::logical_and, Kernel::logical_or, Kernel::relu_grad, Kernel::sum,
     Kernel::max,         Kernel::min};
-Table by_32_bytes, by_64_bytes;
+struct Readers {
+    Table by_32_bytes = avx2::make_table(), by_64_bytes = avx512::make_table();
+};
 
 bool is_one_value(const Array& a)
 {
@@ -47,7 +49,8 @@ bool reads_much_in_order(const Call& call)
 {
     const Array &out = call.arrays[0], &first = call.arrays[1];
     const bool reduces = first.rank > out.rank;
-    constexpr int64_t least_row = 1024;
+    constexpr int64_t least_row = 1024, most_item = 8;
+    if ((reduces ? first : out).size() < beyond_caches / most_item) return false;
     int64_t bytes = reduces ? 0 : out.size() * item_size(out.dtype), row = item_size(first.dtype);
     for (int i = 1; i < call.count; ++i) {
         const Array& a = call.arrays[i];
@@ -62,7 +65,8 @@ bool reads_much_in_order(const Call& call)
 
 const Entry& entry_for(const Call& call)
 {
-    return (reads_much_in_order(call) ? by_32_bytes : by_64_bytes)[call.kernel];
+    static const Readers tables;
+    return (reads_much_in_order(call) ? tables.by_32_bytes : tables.by_64_bytes)[call.kernel];
 }
 
 void run_by_size(const Call& call) { entry_for(call).run(call); }
@@ -74,12 +78,11 @@ Table make_avx512_table()
 {
     Table table = avx512::make_table();
     if (zen() == 4) table[Kernel::sum] = avx2::make_table()[Kernel::sum];
-    if (zen() < 5) return table;
-    by_64_bytes = table;
-    by_32_bytes = avx2::make_table();
-    for (Kernel reader : readers)
-        table[reader] = {run_by_size,
-                         table[reader].workspace != nullptr ? workspace_by_size : nullptr};
+    for (Kernel reader : readers) {
+        if (zen() < 5) break;
+        Entry& entry = table[reader];
+        entry = {run_by_size, entry.workspace != nullptr ? workspace_by_size : nullptr};
+    }
     return table;
 }
 #endif

@@ -265,6 +265,7 @@ template <int N>
 bool streams_results(const Nest<N>& nest)
 {
     int64_t written = nest.size() * nest.item[0], read = 0;
+    if (written < beyond_caches / 32) return false;  // whatever the operands, sooner
     for (int k = 1; k < N; ++k) {
         if (nest.data[k] == nest.data[0]) return false;
         int64_t bytes = nest.item[k], span = bytes;

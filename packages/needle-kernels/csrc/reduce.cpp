@@ -731,7 +731,7 @@ struct Reducer {
         const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
         Vec<Acc> acc[2] = {identity, identity};
         Mask is_first = {};
-        int64_t last = 0;
+        int64_t masked = 0;  // how many lanes it has
         for_runs(base, begin, end, [&](const T* p, int64_t, int64_t n) {
             const T* run_end = p + n;
             ahead.fetch(p, n * item, run_end);
@@ -744,10 +744,11 @@ struct Reducer {
                 p += step;
             }
             if (p == run_end) return;
-            for (; last != run_end - p; last = run_end - p)
-                for (int i = 0; i < step; ++i) is_first[i] = i < run_end - p ? -1 : 0;
-            Vec<Acc> rest = load_first_as(p, last, Acc{});
-            acc[1] = Op::apply(acc[1], is_first ? rest : identity);
+            const int64_t rest = run_end - p;
+            for (int i = 0; rest != masked && i < step; ++i) is_first[i] = i < rest ? -1 : 0;
+            masked = rest;
+            Vec<Acc> first = load_first_as(p, rest, Acc{});
+            acc[1] = Op::apply(acc[1], is_first ? first : identity);
         });
         return fold_lanes(Op::apply(acc[0], acc[1]));
     }
