@@ -32,6 +32,7 @@ constexpr Kernel readers[] = {
     Kernel::less,        Kernel::less_equal, Kernel::greater,   Kernel::greater_equal,
     Kernel::logical_and, Kernel::logical_or, Kernel::relu_grad, Kernel::sum,
     Kernel::max,         Kernel::min};
+
 struct Readers {
     Table by_32_bytes = avx2::make_table(), by_64_bytes = avx512::make_table();
 };

@@ -286,13 +286,11 @@ struct Ahead {
     // For what comes after the `bytes` at p, in a row up to `end`.
     NEEDLE_INLINE void fetch(const void* p, int64_t bytes, const void* end) const
     {
-        if (distance == 0) return;
-        const char* from = static_cast<const char*>(p) + distance;
-        if (from >= end) from += gap;
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
+        const char* from = static_cast<const char*>(p);
+        fetch(from + distance >= end ? from + gap : from, bytes);
     }
 
-    // The same where no row is as long as `distance`.
+    // The same where `gap` is 0: all rows are dense, or shorter than `distance`.
     NEEDLE_INLINE void fetch(const void* p, int64_t bytes) const
     {
         if (distance == 0) return;
