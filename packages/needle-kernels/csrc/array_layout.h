@@ -72,6 +72,23 @@ inline bool is_compact(const Array& array)
     return true;
 }
 
+// How much memory a kernel goes through for `array`: a cache line for each element at most, and no
+// more than lies between the first and the last. Repeated elements count.
+inline int64_t bytes_reached(const Array& array)
+{
+    constexpr int64_t line = 64;
+    const int64_t item = item_size(array.dtype);
+    int64_t size = 1, last = 0;
+    for (int axis = 0; axis < array.rank; ++axis) {
+        const int64_t stride = array.strides[axis];
+        size *= array.shape[axis];
+        last += (array.shape[axis] - 1) * (stride < 0 ? -stride : stride);
+    }
+    if (size == 0) return 0;
+    const int64_t span = (last + 1) * item;
+    return span < size * item ? size * item : span < size * line ? span : size * line;
+}
+
 // Whether `array` can be shown in the shape of `target`; leading axes of size 1 may go.
 inline bool broadcasts_to(const Array& array, const Array& target)
 {

@@ -368,6 +368,7 @@ PYBIND11_MODULE(cpu, m)
         py::gil_scoped_release unlocked;
         finish_all();
     });
+    m.def("waiting_calls", &waiting_calls);
     m.def("counters", &counters);
     m.def("reset_counters", &reset_call_counts);
     m.def("set_tracing", &set_tracing, py::arg("on"));

@@ -10,7 +10,7 @@ namespace {
 
 Caches find()
 {
-    Caches found{1 << 20, 4096, 0, 0, 0, false, false, false};
+    Caches found;
 #if defined(_SC_LEVEL2_CACHE_SIZE)  // the GNU C library's
     if (long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); bytes > 0) found.second_bytes = bytes;
 #endif
@@ -19,6 +19,7 @@ Caches find()
         found.widening_ahead = generation < 4 ? 768 : 0;  // Zen 3: 5-12 %
         found.operand_ahead = generation < 5 ? 0 : 4096;  // 6-15 %
         found.gap_ahead = generation < 5 ? 0 : 8192;      // up to 60 %
+        found.results_ahead = 0;
         found.in_order = true;
         found.in_turn = generation >= 4;
         found.sums_turn_often = generation >= 5;  // 2-5 %

@@ -5,17 +5,21 @@
 
 namespace needle {
 
+// What is set here was measured on Intel's Xeons (docs/performance.md) and holds where nothing else
+// is known. Distances are in bytes, 0 where the processor does better by itself.
 struct Caches {
-    int64_t second_bytes;  // of level 2
-    // How far ahead, in bytes, a long read in order should ask for memory; 0 where the processor
-    // does that better by itself.
-    int64_t read_ahead;
-    int64_t widening_ahead;  // the same where floats become doubles, which leaves less time for it
-    int64_t operand_ahead;   // the same for an only operand whose results go past the caches
-    int64_t gap_ahead;       // the same for operands with gaps between their rows
-    bool in_order;           // rows from memory are faster one after the other than side by side
-    bool in_turn;            // long reads are faster at two places in turn
-    bool sums_turn_often;    // and those that are added up by 1 KB at a time
+    int64_t second_bytes = 1 << 20;  // of level 2
+    // How far ahead memory is asked for: by a long read in order; where floats become doubles, if
+    // that is farther; by the only operand of a kernel whose results go past the caches;
+    int64_t read_ahead = 4096;
+    int64_t widening_ahead = 0;
+    int64_t operand_ahead = 4096;
+    // by operands with gaps between their rows; for results that are written some rows at a time.
+    int64_t gap_ahead = 4096;
+    int64_t results_ahead = 4096;
+    bool in_order = false;  // rows from memory are faster one after the other than side by side
+    bool in_turn = false;   // long reads are faster at two places in turn
+    bool sums_turn_often = false;  // and those that are added up by 1 KB at a time
 };
 
 // A result of so many bytes is beyond the caches by the time that it is read.

@@ -194,6 +194,9 @@ def set_num_threads(n: int) -> None:
 def finish() -> None:
     """Returns when all calls that wait in the queue are done."""
 
+def waiting_calls() -> int:
+    """How many launched calls are queued and not done."""
+
 def counters() -> dict[tuple[str, str], int]:
     """How often each kernel ran, by (device, kernel)."""
 

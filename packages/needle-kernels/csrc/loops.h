@@ -188,7 +188,8 @@ struct BlockPlan {
     bool repeated[N] = {};
     bool constant[N] = {};  // buffered, and the same for every block
     bool any_buffered = false;
-    bool piecewise = false;  // what is not contiguous is copied by the row function's caller
+    bool piecewise = false;     // what is not contiguous is copied by the row function's caller
+    int64_t results_ahead = 0;  // how many bytes ahead to ask for the results' memory
 
     explicit BlockPlan(Nest<N>& nest)
     {
@@ -210,7 +211,7 @@ private:
     // Whether there are gaps between rows that are long enough to be computed one by one.
     static bool are_apart(const Nest<N>& nest)
     {
-        constexpr int64_t least = 16;
+        constexpr int64_t least = 32;
         bool apart = false;
         for (int k = 0; k < N; ++k) {
             const int64_t along = nest.strides[k][0], row = nest.shape[0] * nest.item[k];
@@ -446,8 +447,10 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
         copy_block(nest.item[k], {from[k], nest.item[k], row_stride[k]}, strided, rows, columns);
         buffers.rows[k] = rows;
     }
+    const Ahead results{plan.results_ahead};
     int64_t calls = plan.flat ? 1 : rows, elements = plan.flat ? rows * columns : columns;
     for (int64_t r = 0; r < calls; ++r) {
+        results.fetch(from[0], elements * nest.item[0]);
         if (streams)
             PiecewiseRow<N>(nest, plan, row, false, true).run(from, elements, buffers.writer);
         else
@@ -475,6 +478,16 @@ inline void for_block_rows(const Nest<N>& nest, const BlockPlan<N>& plan, char* 
     }
 }
 
+// Whether more results than a second-level cache holds are written some KB at a time, between which
+// the processor does not foresee them.
+template <int N>
+bool writes_short_rows(const Nest<N>& nest, const BlockPlan<N>& plan)
+{
+    constexpr int64_t most_row = 4096;
+    return nest.rank > 1 && !plan.buffered[0] && nest.shape[0] * nest.item[0] <= most_row &&
+           nest.size() * nest.item[0] > caches().second_bytes;
+}
+
 // Runs `row` over all elements of N arrays of one shape. A thread gets at least `grain` elements.
 template <int N>
 void run_rows(const Array* arrays, RowFunction row, int64_t grain)
@@ -483,6 +496,7 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     if (nest.empty) return;
     BlockPlan<N> plan(nest);
     bool streams = !plan.buffered[0] && streams_results(nest);
+    if (!streams && writes_short_rows(nest, plan)) plan.results_ahead = caches().results_ahead;
     if (plan.piecewise || (streams && !plan.any_buffered)) {
         PiecewiseRow<N> pieces(nest, plan, row, true, streams);
         auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamWriter& writer) {
@@ -496,9 +510,12 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
         };
         for_blocks<N, Buffers<N>>(nest, plan.rows, plan.columns, grain, body);
     } else {
+        const Ahead results{plan.results_ahead};
         auto body = [&](char* const* data, int64_t rows, int64_t columns, NoScratch) {
-            for_block_rows(nest, plan, data, rows, columns,
-                           [&](char* const* at, int64_t n) { row(at, plan.repeated, n); });
+            for_block_rows(nest, plan, data, rows, columns, [&](char* const* at, int64_t n) {
+                results.fetch(at[0], n * nest.item[0]);
+                row(at, plan.repeated, n);
+            });
         };
         for_blocks<N>(nest, plan.rows, plan.columns, grain, body);
     }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "array_layout.h"
 #include "storage.h"
 #include "threads.h"
 
@@ -109,6 +110,11 @@ public:
     uint64_t newest() const { return queued_.load(std::memory_order_acquire); }
     bool is_done(uint64_t number) const { return done_.load(std::memory_order_acquire) >= number; }
     bool idle() const { return is_done(newest()); }
+    uint64_t waiting() const
+    {
+        const uint64_t done = done_.load(std::memory_order_acquire);
+        return newest() - done;
+    }
 
     uint64_t push(const Entry& entry, const Call& call, int64_t bytes)
     {
@@ -216,7 +222,7 @@ Memory memory_of(const Call& call)
     for (int i = 0; i < call.count; ++i) {
         const Array& array = call.arrays[i];
         if (array.data == nullptr || array.immediate) continue;
-        found.bytes += array.size() * item_size(array.dtype);
+        found.bytes += bytes_reached(array);
         found.shared |=
             array.storage == nullptr || array.storage->shared.load(std::memory_order_relaxed);
     }
@@ -242,6 +248,7 @@ void run_in_turn(const Entry& entry, const Call& call)
 }
 
 uint64_t newest_call() { return queue->newest(); }
+uint64_t waiting_calls() { return queue->waiting(); }
 void finish(uint64_t number) { queue->wait_for(number); }
 void finish_all() { finish(newest_call()); }
 

@@ -19,6 +19,9 @@ void run_in_turn(const Entry& entry, const Call& call);
 // The number of the call that was queued last. Numbers only grow.
 uint64_t newest_call();
 
+// How many calls are queued and not done.
+uint64_t waiting_calls();
+
 // Returns when this call and all before it are done, and helps until then.
 void finish(uint64_t number);
 void finish_all();

@@ -260,7 +260,7 @@ private:
         if (by_columns)
             width = max_width;
         else if (near)
-            width = max64(1, min64(max_width, 16384 / max64(1, inner_reduced.size)));
+            width = max64(1, min64(max_width, 65536 / max64(1, inner_reduced.size)));
         else
             width = rows_of_task(item, NEEDLE_VECTOR_BYTES / acc);
     }
@@ -294,7 +294,7 @@ struct Reducer {
     // the same for every `spacing` vectors; and some more, for whoever takes `chains` at a time.
     using Mask = decltype(Vec<Acc>{} == Vec<Acc>{});
     const Plan& plan;
-    const Ahead found_ahead;
+    const Ahead found_ahead, ahead_in_planes;
     const int64_t leaf_vectors;  // about as many vectors are added up before their sums are
     int64_t spacing;
     Mask wanted[line_elements + chains - 1];
@@ -302,6 +302,7 @@ struct Reducer {
     explicit Reducer(const Plan& of)
         : plan(of),
           found_ahead(find_ahead()),
+          ahead_in_planes(find_ahead_in_planes()),
           leaf_vectors(of.in_turn ? bytes_in_turn(Op::adds) / (lanes<Acc> * item) : 512),
           spacing(of.reduced.axis[0].in)
     {
@@ -415,6 +416,18 @@ struct Reducer {
         const int64_t next = (alone ? plan.reduced.axis[1].in : kept.in) * item;
         if (!are_near(next - run)) distance = max64(distance, caches().gap_ahead);
         return ahead_in_rows(distance, run, next);
+    }
+
+    // The same for short runs that make up planes: behind a plane's last comes the first of the
+    // next result.
+    Ahead find_ahead_in_planes() const
+    {
+        if (plan.reduced.rank < 2) return {};
+        const int64_t next = plan.reduced.axis[1].in * item;
+        const int64_t distance = found_ahead.gap != 0 ? next : found_ahead.distance;
+        if (plan.reduced.rank > 2) return {distance, 0};
+        const int64_t plane = plan.reduced.axis[1].size * next;
+        return {min64(distance, plane), plan.kept.axis[0].in * item - plane};
     }
 
     // `count` vectors, of which p is the `first` of a run up to `end`.
@@ -721,12 +734,21 @@ struct Reducer {
         fold_rows(acc, p + n / group * group * width, 1, width, n % group, width);
     }
 
+    // How many runs of n elements fold_runs adds up: no lane gets more than 256 of them.
+    static int64_t runs_of_leaf(int64_t n)
+    {
+        const int64_t most_of_a_lane = n / (2 * lanes<Acc>)+2;
+        return max64(1, 256 / most_of_a_lane);
+    }
+
     // One result, of dense runs: what is left of each goes through a masked vector, and lanes stay
     // apart until the last.
     Acc fold_runs(const T* base, int64_t begin, int64_t end) const
     {
         constexpr int64_t step = lanes<Acc>;
-        const Ahead ahead = found_ahead;
+        const Ahead ahead = ahead_in_planes;
+        const Axis& rows = plan.reduced.axis[1];
+        const T* plane_end = base + rows.size * rows.in;
         const Taking<Op, T> taking;
         const Vec<Acc> identity = broadcast(Op::template identity<Acc>);
         Vec<Acc> acc[2] = {identity, identity};
@@ -734,7 +756,7 @@ struct Reducer {
         int64_t masked = 0;  // how many lanes it has
         for_runs(base, begin, end, [&](const T* p, int64_t, int64_t n) {
             const T* run_end = p + n;
-            ahead.fetch(p, n * item, run_end);
+            ahead.fetch(p, n * item, plane_end);
             for (; p + 2 * step <= run_end; p += 2 * step) {
                 acc[0] = taking(acc[0], p);
                 acc[1] = taking(acc[1], p + step);
@@ -758,8 +780,15 @@ struct Reducer {
     void fold_neighbours(Acc* acc, const T* base, int64_t width, int64_t begin, int64_t end) const
     {
         const Axis& inner = plan.reduced.axis[0];
-        int64_t runs = is_whole(inner.in) ? max64(leaf_elements, 4 * inner.size) : leaf_elements;
-        int64_t leaf = plan.by_columns ? leaf_rows : runs;
+        const bool in_runs = sizeof(T) >= 4 && width == 1 && plan.reduced.rank > 1 &&
+                             inner.in == 1 && inner.size <= leaf_elements;
+        int64_t leaf = leaf_elements;
+        if (in_runs)
+            leaf = inner.size * runs_of_leaf(inner.size);
+        else if (plan.by_columns)
+            leaf = leaf_rows;
+        else if (is_whole(inner.in))
+            leaf = max64(leaf_elements, 4 * inner.size);
         if (end - begin > leaf) {
             int64_t mid = middle(begin, end, leaf);
             Acc upper[max_width];
@@ -769,7 +798,7 @@ struct Reducer {
             return;
         }
         if constexpr (sizeof(T) >= 4)
-            if (width == 1 && inner.in == 1 && inner.size <= leaf_elements) {
+            if (in_runs) {
                 *acc = fold_runs(base, begin, end);
                 return;
             }

@@ -260,26 +260,30 @@ void transpose_block(Item* out, int64_t out_row, const Item* in, int64_t in_colu
 template <class Item>
 void spread_column(Item* out, const Item* in, int64_t in_row, int64_t rows, int64_t columns)
 {
-    const int64_t vectors = round_up(columns, lanes<Item>);
+    constexpr int64_t width = lanes<Item>;
+    const int64_t excess = round_up(columns, width) - columns;
+    const int64_t whole = sizeof(Item) > 1 ? max64(0, rows - ceil_div(excess, columns)) : 0;
     int64_t r = 0;
-    if constexpr (sizeof(Item) > 1)
-        for (; r * columns + vectors <= rows * columns; ++r) {
-            Vec<Item> value = broadcast(in[r * in_row]);
-            for (int64_t c = 0; c < columns; c += lanes<Item>) store(out + r * columns + c, value);
-        }
+    for (; columns <= width && r < whole; ++r) store(out + r * columns, broadcast(in[r * in_row]));
+    for (; r < whole; ++r) {
+        Vec<Item> value = broadcast(in[r * in_row]);
+        for (int64_t c = 0; c < columns; c += width) store(out + r * columns + c, value);
+    }
     for (; r < rows; ++r) fill_row(out + r * columns, in[r * in_row], columns);
 }
 
-// Fetches the next run, `next` items further on: no processor foresees where it begins.
+// A run of at least one vector, while what lies `ahead` items further on is asked for.
 template <class Item>
-void copy_run(Item* out, const Item* in, int64_t next, int64_t n, bool stream)
+inline void copy_run(Item* out, const Item* in, int64_t ahead, int64_t n)
 {
-    constexpr int64_t line = 64 / sizeof(Item);
-    for (int64_t i = 0; i < n && next != 0; i += line) __builtin_prefetch(in + next + i);
-    int64_t i = 0;
-    if (stream)
-        for (; i + lanes<Item> <= n; i += lanes<Item>) stream_store(out + i, load(in + i));
-    std::memcpy(out + i, in + i, static_cast<size_t>(n - i) * sizeof(Item));
+    constexpr int64_t width = lanes<Item>, line = 64 / sizeof(Item);
+    for (int64_t i = 0; i < n && ahead != 0; i += line) __builtin_prefetch(in + ahead + i);
+    if (n > 8 * width) {
+        std::memcpy(out, in, static_cast<size_t>(n) * sizeof(Item));
+        return;
+    }
+    for (int64_t i = 0; i + width <= n; i += width) store(out + i, load(in + i));
+    if (n % width > 0) store(out + n - width, load(in + n - width));
 }
 
 template <class Item>
@@ -304,9 +308,12 @@ void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int
         transpose_block(to, to_row, from, from_column, rows, columns, stream);
         return;
     }
+    // No processor foresees where the next run begins: at least that one is asked for.
+    const int64_t runs_ahead = max64(1, caches().gap_ahead / (columns * item));
+    const int64_t ahead = rows > 1 && from_row != columns ? runs_ahead * from_row : 0;
     for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
-        if (to_column == 1 && from_column == 1 && columns * item >= 64)
-            copy_run(to, from, r + 1 < rows ? from_row : 0, columns, stream);
+        if (to_column == 1 && from_column == 1 && columns >= lanes<Item>)
+            copy_run(to, from, ahead, columns);
         else if (to_column == 1 && from_column == 1)
             move_row(to, 1, from, 1, columns);
         else if (to_column == 1 && from_column == 0)
@@ -326,16 +333,26 @@ int transposed_axis(const Nest<2>& nest)
     return 0;
 }
 
-// Whether the result, its rows contiguous and from cache lines on, goes past the caches: they could
-// not keep it, and fetching each line before it is overwritten costs more than a transposing copy.
-bool streams(const Nest<2>& nest, bool transposes)
+// Whether a transposed result, its rows contiguous and from cache lines on, goes past the caches:
+// they could not keep it, and fetching each line before it is overwritten costs more than the copy.
+bool streams_transposed(const Nest<2>& nest)
 {
-    constexpr int64_t least_transposed = int64_t{8} << 20;
+    constexpr int64_t least = int64_t{8} << 20;
     bool lines = reinterpret_cast<uintptr_t>(nest.data[0]) % 64 == 0;
     for (int axis = 1; axis < nest.rank; ++axis) lines = lines && nest.strides[0][axis] % 64 == 0;
-    bool is_large =
-        transposes ? nest.size() * nest.item[0] >= least_transposed : streams_results(nest);
-    return lines && nest.strides[0][0] == nest.item[0] && is_large;
+    return lines && nest.strides[0][0] == nest.item[0] && nest.size() * nest.item[0] >= least;
+}
+
+// Whether the elementwise loop moves items faster: contiguous rows past the caches, and short rows
+// of an operand that repeats.
+bool moves_rows(const Nest<2>& nest)
+{
+    if (nest.strides[0][0] != nest.item[0]) return false;
+    if (nest.strides[1][0] == nest.item[1]) {
+        const bool repeats = nest.rank > 1 && nest.strides[1][1] == 0;
+        return (repeats && nest.shape[0] < 64) || streams_results(nest);
+    }
+    return nest.strides[1][0] == 0 && nest.rank > 1 && nest.shape[0] < 64;
 }
 
 void move_items(Nest<2>& nest)
@@ -345,15 +362,12 @@ void move_items(Nest<2>& nest)
     bool stream = false;
     if (axis > 0) {
         if (axis > 1) nest.swap_axes(1, axis);
-        stream = streams(nest, true);
+        stream = streams_transposed(nest);
         columns = 64;
         rows = stream ? 1024 : 64;  // with the lines of `in` in order, prefetchers keep up
-    } else {
-        stream = nest.strides[1][0] == nest.item[1] && streams(nest, false);
-        if (nest.rank > 1 && nest.shape[0] < 512) {
-            columns = nest.shape[0];
-            rows = min64(nest.shape[1], ceil_div(4096, columns));
-        }
+    } else if (nest.rank > 1 && nest.shape[0] < 512) {
+        columns = nest.shape[0];
+        rows = min64(nest.shape[1], ceil_div(4096, columns));
     }
     int64_t item = nest.item[0];
     int64_t out_row = nest.rank > 1 ? nest.strides[0][1] : 0,
@@ -432,9 +446,10 @@ void run_copy(const Call& call)
 {
     DType to = call.arrays[0].dtype, from = call.arrays[1].dtype;
     Nest<2> nest = make_nest<2>(call.arrays);
-    if (to != from)
+    if (nest.empty) return;
+    if (to != from || moves_rows(nest))
         run_rows<2>(call.arrays, cast_function(to, from), grain_bytes / 4);
-    else if (!nest.empty)
+    else
         move_items(nest);
 }
 

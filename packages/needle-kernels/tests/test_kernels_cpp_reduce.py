@@ -313,6 +313,23 @@ def test_rows_with_gaps_beyond_caches(isa: str, in_turn: bool, dtype: str) -> No
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 4, 45, 47), (2, 3, 300, 5), (2, 90, 4, 514), (64, 33, 60, 64), (1, 2, 3, 70_001, 4)],
+)
+def test_planes_with_gaps(isa: str, shape: tuple[int, ...], dtype: str) -> None:
+    """Images without their border: short runs, whose results do not take in what is between."""
+    memory = np.full(shape, np.nan, dtype)
+    a = memory[..., 1:-1, 1:-1]
+    a[...] = draw(np.random.default_rng(9), a.shape, dtype)
+    last = (a.ndim - 2, a.ndim - 1)
+    for axes in (last, (last[0] - 1, *last), (0, *last)):
+        Sum.of(a, axes).check(reduced("sum", a, axes))
+        for name, function in EXTREMES.items():
+            assert (reduced(name, a, axes) == function(a, axes)).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_sums_do_not_depend_on_threads(isa: str, dtype: str) -> None:
     before = cpu.num_threads()
     for a, axes in operands(dtype):

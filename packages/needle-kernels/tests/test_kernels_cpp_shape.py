@@ -81,6 +81,33 @@ def test_rows_whose_items_lie_apart(isa: str, spacing: int, dtype: str) -> None:
         assert (out[:, n:] == 99).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_short_rows_of_a_row_or_a_column(isa: str, dtype: str) -> None:
+    """Written as whole vectors, but nothing behind the last row."""
+    values = draw(np.random.default_rng(7), (2, 400), dtype)
+    for columns in (*range(1, 36), 47, 48, 63, 64, 65):
+        for rows in (1, 2, 3, 17, 300):
+            row, column = values[0, :columns], values[0, 5 : 5 + rows, None]
+            for a in (row, column, values[0, ::-1][:columns], values.T[:rows, 1:]):
+                a = np.broadcast_to(a, (rows, columns))
+                owner = np.full(rows * columns + 70, 99, dtype)
+                out = owner[: rows * columns].reshape(rows, columns)
+                launch("copy", out, a)
+                np.testing.assert_array_equal(out, a)
+                assert (owner[rows * columns :] == 99).all()
+
+
+@pytest.mark.parametrize("columns", [3, 16, 61, 100, 1000])
+def test_rows_that_repeat_beyond_the_caches(isa: str, columns: int) -> None:
+    values = draw(np.random.default_rng(8), (3_000_000 // columns, columns), "float32")
+    out = np.zeros_like(values)
+    for a in (values[7], values[:, :1], values[:, 2:3].copy()):
+        launch("copy", out, np.broadcast_to(a, out.shape))
+        np.testing.assert_array_equal(out, np.broadcast_to(a, out.shape))
+        launch("add", out, np.broadcast_to(a, out.shape), np.broadcast_to(values[1], out.shape))
+        np.testing.assert_array_equal(out, a + values[1] + np.zeros_like(out))
+
+
 def test_runs_beyond_the_caches(isa: str) -> None:
     rng = np.random.default_rng(6)
     for shape in ((128, 310, 256), (128, 310, 252)):  # whole cache lines, and not
@@ -137,8 +164,9 @@ def test_nchw_and_nhwc(isa: str, threads: int, dtype: str) -> None:
     np.testing.assert_array_equal(back, a)
 
 
-def test_copy_keeps_every_bit(isa: str) -> None:
-    bits = np.random.default_rng(4).integers(0, 2**32, 5000, "uint32", endpoint=False)
+@pytest.mark.parametrize("items", [5000, 13_000_000])  # also past the caches
+def test_copy_keeps_every_bit(isa: str, items: int) -> None:
+    bits = np.random.default_rng(4).integers(0, 2**32, items, "uint32", endpoint=False)
     a = bits.view("float32")
     out = np.empty_like(a)
     launch("copy", out, a)

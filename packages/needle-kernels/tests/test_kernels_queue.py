@@ -12,6 +12,7 @@ import pytest
 from fresh_process import run
 
 from needle import backend_ndarray as nd
+from needle._kernels import cpu
 
 pytestmark = pytest.mark.skipif(
     nd.cpu() == nd.cpu_numpy(), reason="NEEDLE_BACKEND=np: cpu() is the NumPy device, without queue"
@@ -241,6 +242,17 @@ def test_synchronize_leaves_nothing_waiting() -> None:
     nd.synchronize()
     assert nd.counters()["cpu", "add"] - before == 30
     np.testing.assert_array_equal(b.numpy(), 2 * draw())
+
+
+def test_calls_that_go_through_much_memory_are_waited_for() -> None:
+    """Every eighth item of 64 MB is 8 MB, and all of the memory to go through."""
+    a = nd.full((4096, 4096), 1.0, device=nd.cpu())
+    nd.synchronize()
+    for view in (a, a[:, ::8], a[::8, ::-8], a.permute((1, 0))[:, ::8]):
+        for _ in range(20):
+            total = view.sum()
+            assert cpu.waiting_calls() == 0
+        assert total.numpy() == np.prod(view.shape)
 
 
 def test_recorded_calls_are_all_there_and_in_order() -> None:
