@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
-from bench_worker import Array, Work
+from bench_worker import Array, Work, as_arrays
 
 Expression = Callable[..., Any]
 Shape = tuple[int, ...]
@@ -246,6 +246,93 @@ for width in (10, 64):
             (shape,), lambda m, a: m.max(a, 1), lambda m, a: a.amax(1), lambda m, a: a.max(1)
         ),
     }
+
+# ---- operands that do not lie in order, of up to 64 MB ------------------------------------------
+
+Views = Callable[..., tuple[Any, ...]]
+IN_PLACE: dict[str, tuple[Expression, Expression, Expression]] = {
+    # needle's, NumPy's, PyTorch's: into memory that it has, which is its fastest way
+    "add": (OPERATORS["add"], OPERATORS["add"], lambda m, out, a, b: m.add(a, b, out=out)),
+    "negate": (OPERATORS["negate"],) * 2 + (lambda m, out, a: m.neg(a, out=out),),
+    "exp": (FUNCTIONS["exp"],) * 2 + (lambda m, out, a: m.exp(a, out=out),),
+    "copy": (
+        lambda m, a: a.compact(),
+        lambda m, a: m.ascontiguousarray(a),
+        lambda m, out, a: out.copy_(a),
+    ),
+    "sum-rows": (lambda m, a: a.sum(1),) * 2 + (lambda m, out, a: m.sum(a, 1, out=out),),
+    "sum-columns": (lambda m, a: a.sum(0),) * 2 + (lambda m, out, a: m.sum(a, 0, out=out),),
+    "max-rows": (
+        lambda m, a: m.max(a, 1),
+        lambda m, a: a.max(1),
+        lambda m, out, a: m.amax(a, 1, out=out),
+    ),
+    "sum-images": (
+        lambda m, a: a.sum((2, 3)),
+        lambda m, a: a.sum((2, 3)),
+        lambda m, out, a: m.sum(a, (2, 3), out=out),
+    ),
+    "sum-channels": (
+        lambda m, a: a.sum((0, 2, 3)),
+        lambda m, a: a.sum((0, 2, 3)),
+        lambda m, out, a: m.sum(a, (0, 2, 3), out=out),
+    ),
+}
+LARGE, WIDE, HIGH = SIZES["large"], (4096, 8192), (8192, 4096)
+IMAGES = (128, 64, 45, 45)
+LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[Shape, ...], Views]] = {
+    "every-second-item": (
+        ("add", "negate", "copy", "sum-rows"),
+        (WIDE, WIDE),
+        lambda *arrays: tuple(a[:, ::2] for a in arrays),
+    ),
+    "every-second-row": (
+        ("add", "copy", "sum-rows"),
+        (HIGH, HIGH),
+        lambda *arrays: tuple(a[::2] for a in arrays),
+    ),
+    "halves-of-rows": (
+        ("add", "exp", "copy", "sum-rows", "max-rows"),
+        (WIDE, WIDE),
+        lambda *arrays: tuple(a[:, :4096] for a in arrays),
+    ),
+    "halves-of-rows-of-128": (
+        ("add", "exp", "copy", "sum-rows", "sum-columns"),
+        ((131072, 128),) * 2,
+        lambda *arrays: tuple(a[:, :64] for a in arrays),
+    ),
+    "transposed": (("add",), (LARGE, LARGE), lambda a, b: (a, b.T)),
+    "row-and-column": (("add",), ((1, 4096), (4096, 1)), lambda a, b: (a, b)),
+    "row-to-rows-of-100": (("add",), ((167772, 100), (100,)), lambda a, b: (a, b)),
+    "column-to-rows-of-10": (("add",), ((1677721, 10), (1677721, 1)), lambda a, b: (a, b)),
+    "bias-to-images": (("add",), (IMAGES, (64, 1, 1)), lambda a, b: (a, b)),
+    "without-border": (("copy", "sum-images"), (IMAGES,), lambda a: (a[:, :, 1:44, 1:44],)),
+    "of-images": (("sum-channels",), (IMAGES,), lambda a: (a,)),
+}
+
+
+def layout_case(shapes: tuple[Shape, ...], views: Views, operation: str) -> Case:
+    """An operation on views of arrays of these shapes."""
+    needle, numpy, torch = IN_PLACE[operation]
+    count = needle.__code__.co_argcount - 1
+
+    def ready(m: Any, *arrays: Any) -> tuple[Any, ...]:
+        operands = views(*arrays)[:count]
+        like = as_arrays(numpy(np, *(a.numpy() for a in operands)))[0]
+        return m.empty(like.shape), *operands
+
+    return Case(
+        shapes,
+        lambda m, *arrays: needle(m, *views(*arrays)[:count]),
+        torch,
+        lambda m, *arrays: numpy(m, *views(*arrays)[:count]),
+        ready=ready,
+    )
+
+
+for layout, (operations, shapes, views) in LAYOUTS.items():
+    for operation in operations:
+        CASES[f"{operation}-{layout}"] = layout_case(shapes, views, operation)
 
 # ---- matmul -------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ struct Caches {
     // by operands with gaps between their rows; for results that are written some rows at a time.
     int64_t gap_ahead = 4096;
     int64_t results_ahead = 4096;
+    bool ahead_into_second = true;  // whether operands are asked for there, and not into level 1
     bool in_order = false;  // rows from memory are faster one after the other than side by side
     bool in_turn = false;   // long reads are faster at two places in turn
     bool sums_turn_often = false;  // and those that are added up by 1 KB at a time

@@ -280,9 +280,11 @@ bool streams_results(const Nest<N>& nest)
 }
 
 // Where memory is asked for while rows are read: so many bytes ahead, and from a row's end on `gap`
-// more. No processor foresees where rows go on behind a gap.
+// more. No processor foresees where rows go on behind a gap. `into_second`: into the second-level
+// cache only.
 struct Ahead {
     int64_t distance = 0, gap = 0;
+    bool into_second = caches().ahead_into_second;
 
     // For what comes after the `bytes` at p, in a row up to `end`.
     NEEDLE_INLINE void fetch(const void* p, int64_t bytes, const void* end) const
@@ -296,7 +298,10 @@ struct Ahead {
     {
         if (distance == 0) return;
         const char* from = static_cast<const char*>(p) + distance;
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
+        if (into_second)
+            for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
+        else
+            for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
     }
 };
 
@@ -390,12 +395,13 @@ struct PiecewiseRow {
         for (int k = 1; k < N; ++k) in_order += !plan.repeated[k] && !plan.buffered[k];
         const bool whole_rows =
             gathers && !plan.flat && nest.rank > 1 && nest.shape[0] <= plan.columns;
+        const bool in_one_run = gathers || plan.flat;  // from block to block
         for (int k = 1; streams && k < N; ++k) {
             const int64_t length = nest.shape[0] * stride[k];
             const int64_t next = whole_rows ? nest.strides[k][1] : 0;
             if (next != 0 && stride[k] > 0 && stride[k] <= 64 && !are_near(next - length))
                 ahead[k] = ahead_in_rows(caches().gap_ahead, length, next);
-            else if (in_order == 1 && !plan.repeated[k] && !plan.buffered[k])
+            else if (in_order == 1 && in_one_run && !plan.repeated[k] && !plan.buffered[k])
                 ahead[k].distance = caches().operand_ahead;
         }
     }
@@ -447,7 +453,7 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
         copy_block(nest.item[k], {from[k], nest.item[k], row_stride[k]}, strided, rows, columns);
         buffers.rows[k] = rows;
     }
-    const Ahead results{plan.results_ahead};
+    const Ahead results{plan.results_ahead, 0, false};
     int64_t calls = plan.flat ? 1 : rows, elements = plan.flat ? rows * columns : columns;
     for (int64_t r = 0; r < calls; ++r) {
         results.fetch(from[0], elements * nest.item[0]);
@@ -510,7 +516,7 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
         };
         for_blocks<N, Buffers<N>>(nest, plan.rows, plan.columns, grain, body);
     } else {
-        const Ahead results{plan.results_ahead};
+        const Ahead results{plan.results_ahead, 0, false};
         auto body = [&](char* const* data, int64_t rows, int64_t columns, NoScratch) {
             for_block_rows(nest, plan, data, rows, columns, [&](char* const* at, int64_t n) {
                 results.fetch(at[0], n * nest.item[0]);
