@@ -35,6 +35,7 @@ constexpr int64_t most_strip_bytes = 3 << 20;   // of a B that many rows use in 
 constexpr int64_t strip_group_bytes = 4 << 20;  // of rows of A that are packed together for strips
 constexpr int64_t strip_columns_packed = 256;   // so many are worth packing a transposed A
 constexpr int64_t fetching_depth = 24;          // of a tile that is long enough to fetch its C
+constexpr int64_t least_fetched = 128 << 10;    // bytes of a C that may not be in the caches
 constexpr int64_t strips_together = 4;          // at most, where they fit half a second-level cache
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
@@ -59,6 +60,7 @@ struct Plan {
     bool wide;                   // all rows of A are kept, and panels of B pass by
     bool past_caches;            // C is written once, and would not stay in them
     bool fetch_a;                // the next rows of A, where there is a panel of B only
+    bool fetch_c;                // the rows of C that a tile of a strip will write
     bool strips;                 // B is used in strips; blocks only behind the last whole one
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
@@ -216,6 +218,7 @@ Plan make_plan(const Product<T>& p)
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
     plan.past_caches =
         (plan.wide || plan.strips) && plan.depth == p.depth && !p.accumulate && p.past_caches;
+    plan.fetch_c = !plan.past_caches && p.rows * p.columns * size > least_fetched;
     constexpr int64_t strip = strip_columns<T>(strip_rows);
     int64_t together = min64(strips_together, second / 2 / (strip * plan.depth * size));
     plan.columns = plan.strips   ? max64(strip_columns<T>(1), together * strip)
@@ -423,7 +426,7 @@ void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, c
     };
     // Of a shallow tile all rows must begin within few k; each takes one k for a line.
     int64_t interval = block.depth() < 64 ? 4 : fetch_interval;
-    if (block.depth() >= fetching_depth && !plan.past_caches)
+    if (block.depth() >= fetching_depth && plan.fetch_c)
         tile.ahead = {tile.c, rows, tile.columns, p.c_row, interval};
     if (p.a_row == 1)
         run_tile<T, rows, vectors, RowOrder::rows_contiguous, rows_ahead>(tile);
