@@ -437,9 +437,10 @@ struct Buffers {
 };
 
 template <int N>
-inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction row, bool streams,
-                      char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers)
+inline void run_block(const Nest<N>& nest, const PiecewiseRow<N>& pieces, char* const* data,
+                      int64_t rows, int64_t columns, Buffers<N>& buffers)
 {
+    const BlockPlan<N>& plan = pieces.plan;
     char* from[N];
     int64_t row_stride[N];
     for (int k = 0; k < N; ++k) {
@@ -457,10 +458,10 @@ inline void run_block(const Nest<N>& nest, const BlockPlan<N>& plan, RowFunction
     int64_t calls = plan.flat ? 1 : rows, elements = plan.flat ? rows * columns : columns;
     for (int64_t r = 0; r < calls; ++r) {
         results.fetch(from[0], elements * nest.item[0]);
-        if (streams)
-            PiecewiseRow<N>(nest, plan, row, false, true).run(from, elements, buffers.writer);
+        if (pieces.streams)
+            pieces.run(from, elements, buffers.writer);
         else
-            row(from, plan.repeated, elements);
+            pieces.row(from, plan.repeated, elements);
         for (int k = 0; k < N; ++k) from[k] += row_stride[k];
     }
     if (plan.buffered[0]) {
@@ -511,8 +512,9 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
         };
         for_blocks<N, StreamWriter>(nest, plan.rows, plan.columns, grain, body);
     } else if (plan.any_buffered) {
+        PiecewiseRow<N> pieces(nest, plan, row, false, streams);
         auto body = [&](char* const* data, int64_t rows, int64_t columns, Buffers<N>& buffers) {
-            run_block<N>(nest, plan, row, streams, data, rows, columns, buffers);
+            run_block<N>(nest, pieces, data, rows, columns, buffers);
         };
         for_blocks<N, Buffers<N>>(nest, plan.rows, plan.columns, grain, body);
     } else {
