@@ -485,13 +485,15 @@ inline void for_block_rows(const Nest<N>& nest, const BlockPlan<N>& plan, char* 
     }
 }
 
+// Rows of so many bytes are too short for the processor to foresee results behind them.
+constexpr int64_t most_short_row = 4096;
+
 // Whether more results than a second-level cache holds are written some KB at a time, between which
 // the processor does not foresee them.
 template <int N>
 bool writes_short_rows(const Nest<N>& nest, const BlockPlan<N>& plan)
 {
-    constexpr int64_t most_row = 4096;
-    return nest.rank > 1 && !plan.buffered[0] && nest.shape[0] * nest.item[0] <= most_row &&
+    return nest.rank > 1 && !plan.buffered[0] && nest.shape[0] * nest.item[0] <= most_short_row &&
            nest.size() * nest.item[0] > caches().second_bytes;
 }
 

@@ -347,12 +347,12 @@ bool streams_transposed(const Nest<2>& nest)
 // to some KB that repeats, or a column of short rows, between which results are asked for.
 bool moves_rows(const Nest<2>& nest)
 {
-    constexpr int64_t most_row = 4096, most_columns = 63;
+    constexpr int64_t most_columns = 63;
     if (nest.strides[0][0] != nest.item[0]) return false;
     if (nest.strides[1][0] == 0) return nest.rank > 1 && nest.shape[0] <= most_columns;
     if (nest.strides[1][0] != nest.item[1]) return false;
     const bool repeats = nest.rank > 1 && nest.strides[1][1] == 0;
-    return (repeats && nest.shape[0] * nest.item[0] <= most_row) || streams_results(nest);
+    return (repeats && nest.shape[0] * nest.item[0] <= most_short_row) || streams_results(nest);
 }
 
 void move_items(Nest<2>& nest)
