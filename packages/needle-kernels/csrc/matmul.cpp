@@ -32,6 +32,10 @@ constexpr int64_t strip_k = 1024;               // so many of its rows fit the s
 constexpr int64_t most_strip_k = 4096;          // of all: A is read again for each strip
 constexpr int64_t most_strip_columns = 4096;    // of C, whose rows the strips go through again
 constexpr int64_t most_strip_bytes = 3 << 20;   // of a B that many rows use in place
+constexpr int64_t rows_worth_packing = 160;     // of A, for strips
+constexpr int64_t far_apart = 1792;             // bytes from row to row of B
+constexpr int64_t few_rows_k = 400;             // of a strip in place, at most, below few rows
+constexpr int64_t least_k = 128;                // of one whose rows share few places
 constexpr int64_t strip_group_bytes = 4 << 20;  // of rows of A that are packed together for strips
 constexpr int64_t strip_columns_packed = 256;   // so many are worth packing a transposed A
 constexpr int64_t fetching_depth = 24;          // of a tile that is long enough to fetch its C
@@ -129,14 +133,26 @@ bool uses_strips(const Product<T>& p)
            (p.columns <= most_strip_columns || p.depth >= 2 * strip_k);
 }
 
-// Whether strips are packed. Where B's columns are contiguous a few rows never pay for it.
+// Whether strips are packed. Where B's columns are contiguous only many rows pay for it, and they
+// where B's rows are far apart, or begin anywhere in a cache line.
 template <class T>
 bool packs_strips(const Product<T>& p)
 {
     if (p.b_column != 1) return true;
-    if (p.rows <= few_rows) return false;
-    int64_t bytes = p.depth * p.columns * static_cast<int64_t>(sizeof(T));
-    return collide<T>(p.b_depth) || bytes > most_strip_bytes;
+    if (p.rows < rows_worth_packing) return false;
+    const int64_t size = sizeof(T), apart = p.b_depth * size;
+    return apart >= far_apart || apart % line_bytes != 0 ||
+           p.depth * p.columns * size > most_strip_bytes;
+}
+
+// So many rows of a strip that is used in place leave room in the second-level cache: rows that
+// lie a multiple of a large power of two apart share its places.
+template <class T>
+int64_t most_k_in_place(const Product<T>& p)
+{
+    int64_t apart = p.b_depth * static_cast<int64_t>(sizeof(T));
+    int64_t power = max64(1, apart & -apart), most = p.rows <= few_rows ? few_rows_k : strip_k;
+    return min64(most, max64(least_k, caches().second_bytes / 4 / power));
 }
 
 // The split whose largest part is the least work.
@@ -203,7 +219,7 @@ Plan make_plan(const Product<T>& p)
     plan.rows = few || plan.wide ? p.rows : plan.strips && plan.pack_a ? strip_rows : tile_rows;
 
     plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
-    int64_t most_k = plan.strips          ? strip_k
+    int64_t most_k = plan.strips          ? plan.pack_b ? strip_k : most_k_in_place(p)
                      : plan.pack_a        ? packed_block_k
                      : p.columns <= width ? panel_block_k
                                           : block_k;
@@ -491,9 +507,7 @@ void run_strips(const Product<T>& p, const Plan& plan, const Block& group, const
             run_rows_below(p, plan, strips, packed_a, b, p.b_depth, width, width);
             continue;
         }
-        for (int64_t j = 0; j < strips.j1 - strips.j0; j += width)
-            pack_panel(b + j * p.b_column, p.b_column, p.b_depth, width, depth,
-                       packed_b + j * depth, width);
+        pack_columns(b, p.b_depth, p.b_column, strips.j1 - strips.j0, depth, packed_b, width);
         run_rows_below(p, plan, strips, packed_a, packed_b, width, width, width * depth);
     }
 }

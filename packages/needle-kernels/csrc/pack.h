@@ -125,17 +125,21 @@ void pack_rows(const T* a, int64_t row_stride, int64_t depth_stride, int64_t row
         }
 }
 
-// `columns` columns of B, from a whole panel on.
+// `columns` columns of B, from a whole panel on, in panels of `width`. Rows far from each other are
+// fetched some k ahead, which no processor does by itself.
 template <class T>
 void pack_columns(const T* b, int64_t depth_stride, int64_t column_stride, int64_t columns,
-                  int64_t depth, T* out)
+                  int64_t depth, T* out, int64_t width = tile_columns<T>)
 {
-    constexpr int64_t width = tile_columns<T>;
+    constexpr int64_t rows_ahead = 8;
     int64_t whole = column_stride == 1 ? columns / width * width : 0;
     for (int64_t k = 0; k < depth && whole > 0; ++k)
         for (int64_t j = 0; j < whole; j += width)
-            for (int64_t v = 0; v < width; v += lanes<T>)
-                store(out + j * depth + k * width + v, load(b + k * depth_stride + j + v));
+            for (int64_t v = 0; v < width; v += lanes<T>) {
+                const T* from = b + k * depth_stride + j + v;
+                __builtin_prefetch(from + rows_ahead * depth_stride);
+                store(out + j * depth + k * width + v, load(from));
+            }
     for (int64_t j = whole; j < columns; j += width)
         pack_panel(b + j * column_stride, column_stride, depth_stride, min64(width, columns - j),
                    depth, out + j * depth, width);

@@ -50,8 +50,11 @@ def test_large(device):
     [
         # Which way a product goes depends on the instruction set; the comments are AVX-512's.
         (70, 600, 900),  # strips of b in place
-        (200, 530, 300),  # strips, and columns behind the last of them
-        (150, 1024, 1024),  # rows of b 4 KB apart: packed strips
+        (200, 530, 320),  # also there; columns behind the last of them on two threads
+        (500, 140, 300),  # rows of b between cache lines: packed strips
+        (20, 1030, 1024),  # rows of b 4 KB apart: short strips
+        (150, 520, 1024),  # as short
+        (490, 1030, 1024),  # packed strips, in two blocks of depth
         (101, 5120, 72),  # strips in several blocks of depth
         (70, 300, 4200),  # a wide b: its panels pass by all rows, in several blocks of depth
         (101, 4500, 300),  # too deep: rows of a pass by blocks of b
