@@ -258,11 +258,18 @@ private:
         in_turn = in_rows && from_memory && count >= 24 && caches().in_turn;
         near = reduced.rank > 1 && Axes::inside(inner_kept, reduced.axis[1]);
         if (by_columns)
-            width = max_width;
+            width = columns_of_task(count);
         else if (near)
             width = max64(1, min64(max_width, 65536 / max64(1, inner_reduced.size)));
         else
             width = rows_of_task(item, NEEDLE_VECTOR_BYTES / acc);
+    }
+
+    // Few rows are not cut into pieces: threads share their columns.
+    int64_t columns_of_task(int64_t rows) const
+    {
+        if (kept.rank > 1 || rows >= 2 * piece_rows) return max_width;
+        return min64(max_width, max64(256, round_up(ceil_div(kept.axis[0].size, 8), 64)));
     }
 
     // In short rows as many as are folded together, or some times that.
@@ -402,12 +409,15 @@ struct Reducer {
     }
 
     // Some processors look less far ahead by themselves than memory is away; none foresees what
-    // only masked loads read. Nothing is behind a short run of a small input.
+    // only masked loads read. A small input is in the second level, or has nothing behind its short
+    // runs.
     Ahead find_ahead() const
     {
         const Axis &kept = plan.kept.axis[0], &inner = plan.reduced.axis[0];
         const int64_t run = inner.size * inner.in * item;
-        if (!plan.from_memory && run < 4096) return {0, 0};
+        const int64_t bytes = plan.kept.count * plan.reduced.count * item;
+        const bool small = bytes <= caches().second_bytes * num_threads();
+        if (small || (!plan.from_memory && run < 4096)) return {0, 0};
         const bool masked = plan.in_short_rows && plan.reduced.count <= lanes<Acc>;
         int64_t distance = max64(caches().read_ahead, widens ? caches().widening_ahead : 0);
         if (masked) distance = masked_ahead;
