@@ -159,15 +159,20 @@ void for_blocks(const Nest<N>& nest, int64_t rows, int64_t columns, int64_t grai
     });
 }
 
-// Copies a block of rows x columns items between any two layouts; defined in shape.cpp. `stream`:
-// out is written past the caches; its rows start at cache lines.
 struct BlockLayout {
     char* data;
     int64_t column_stride;
     int64_t row_stride;
 };
+
+struct Writing {
+    bool past_caches = false;  // rows start at cache lines
+    int64_t ahead = 0;         // how many bytes ahead to ask for the memory of contiguous rows
+};
+
+// Copies a block of rows x columns items between any two layouts; defined in shape.cpp.
 void copy_block(int64_t item, const BlockLayout& out, const BlockLayout& in, int64_t rows,
-                int64_t columns, bool stream = false);
+                int64_t columns, const Writing& writing = {});
 
 // The same for one row that becomes contiguous; its stride counts bytes.
 void gather_row(int64_t item, char* out, const char* in, int64_t in_stride, int64_t n);
@@ -279,6 +284,20 @@ bool streams_results(const Nest<N>& nest)
     return written + read >= 3 * beyond_caches && read >= beyond_caches;
 }
 
+// Rows of so many bytes are too short for the processor to foresee results behind them.
+constexpr int64_t most_short_row = 4096;
+
+// How far ahead results are asked for: where more than a second-level cache holds are written some
+// KB at a time, between which the processor does not foresee them.
+template <int N>
+int64_t results_ahead(const Nest<N>& nest)
+{
+    bool short_rows = nest.rank > 1 && nest.strides[0][0] == nest.item[0] &&
+                      nest.shape[0] * nest.item[0] <= most_short_row;
+    bool many = nest.size() * nest.item[0] > caches().second_bytes;
+    return short_rows && many ? caches().results_ahead : 0;
+}
+
 // Where memory is asked for while rows are read: so many bytes ahead, and from a row's end on `gap`
 // more. No processor foresees where rows go on behind a gap. `into_second`: into the second-level
 // cache only.
@@ -379,7 +398,7 @@ struct PiecewiseRow {
     int64_t stride[N];            // in bytes, of the operands; a repeated one has 0
     int64_t piece = piece_bytes;  // elements at a time
     bool streams;
-    Ahead ahead[N];
+    Ahead ahead[N];  // the first for results that stay in the caches
 
     // `gathers`: operands lie as in the nest; otherwise buffers hold those that are not contiguous.
     PiecewiseRow(const Nest<N>& nest, const BlockPlan<N>& of, RowFunction function, bool gathers,
@@ -391,6 +410,7 @@ struct PiecewiseRow {
             piece = min64(piece, piece_bytes / item[k]);
             stride[k] = plan.repeated[k] ? 0 : gathers ? nest.strides[k][0] : item[k];
         }
+        ahead[0] = {plan.results_ahead, 0, false};
         int in_order = 0;
         for (int k = 1; k < N; ++k) in_order += !plan.repeated[k] && !plan.buffered[k];
         const bool whole_rows =
@@ -414,6 +434,7 @@ struct PiecewiseRow {
             char* out = data[0] + i * item[0];
             if (streams) out = writer.place(out);
             count = min64(n - i, streams ? min64(piece, writer.room() / item[0]) : piece);
+            ahead[0].fetch(out, count * item[0]);
             for (int k = 1; k < N; ++k)
                 ahead[k].fetch(data[k] + i * stride[k], count * stride[k], data[k] + n * stride[k]);
             operands[0] = out;
@@ -436,33 +457,40 @@ struct Buffers {
     int64_t rows[N] = {};  // that a constant operand's buffer already holds
 };
 
+constexpr int64_t asked_together = 256;  // so many results, before they are computed
+
 template <int N>
 inline void run_block(const Nest<N>& nest, const PiecewiseRow<N>& pieces, char* const* data,
                       int64_t rows, int64_t columns, Buffers<N>& buffers)
 {
     const BlockPlan<N>& plan = pieces.plan;
+    const Ahead results{plan.results_ahead, 0, false};
+    const int64_t elements = rows * columns;
+    int64_t each = plan.flat ? elements : columns;  // so many in a call of the row function
+    if (plan.flat && results.distance > 0) each = min64(each, asked_together);
     char* from[N];
-    int64_t row_stride[N];
+    int64_t step[N];  // in bytes, from call to call
     for (int k = 0; k < N; ++k) {
         from[k] = data[k];
-        row_stride[k] = nest.rank > 1 ? nest.strides[k][1] : 0;
+        const bool in_order = plan.flat ? !plan.repeated[k] : plan.buffered[k];
+        const int64_t row_stride = nest.rank > 1 ? nest.strides[k][1] : 0;
+        step[k] = in_order ? each * nest.item[k] : plan.flat ? 0 : row_stride;
         if (!plan.buffered[k]) continue;
-        BlockLayout strided{data[k], nest.strides[k][0], row_stride[k]};
+        BlockLayout strided{data[k], nest.strides[k][0], row_stride};
         from[k] = buffers.data[k];
-        row_stride[k] = columns * nest.item[k];
         if (k == 0 || (plan.constant[k] && buffers.rows[k] >= rows)) continue;
-        copy_block(nest.item[k], {from[k], nest.item[k], row_stride[k]}, strided, rows, columns);
+        copy_block(nest.item[k], {from[k], nest.item[k], columns * nest.item[k]}, strided, rows,
+                   columns);
         buffers.rows[k] = rows;
     }
-    const Ahead results{plan.results_ahead, 0, false};
-    int64_t calls = plan.flat ? 1 : rows, elements = plan.flat ? rows * columns : columns;
-    for (int64_t r = 0; r < calls; ++r) {
-        results.fetch(from[0], elements * nest.item[0]);
+    for (int64_t done = 0; done < elements; done += each) {
+        const int64_t n = min64(each, elements - done);
+        results.fetch(from[0], n * nest.item[0]);
         if (pieces.streams)
-            pieces.run(from, elements, buffers.writer);
+            pieces.run(from, n, buffers.writer);
         else
-            pieces.row(from, plan.repeated, elements);
-        for (int k = 0; k < N; ++k) from[k] += row_stride[k];
+            pieces.row(from, plan.repeated, n);
+        for (int k = 0; k < N; ++k) from[k] += step[k];
     }
     if (plan.buffered[0]) {
         BlockLayout strided{data[0], nest.strides[0][0], nest.rank > 1 ? nest.strides[0][1] : 0};
@@ -485,18 +513,6 @@ inline void for_block_rows(const Nest<N>& nest, const BlockPlan<N>& plan, char* 
     }
 }
 
-// Rows of so many bytes are too short for the processor to foresee results behind them.
-constexpr int64_t most_short_row = 4096;
-
-// Whether more results than a second-level cache holds are written some KB at a time, between which
-// the processor does not foresee them.
-template <int N>
-bool writes_short_rows(const Nest<N>& nest, const BlockPlan<N>& plan)
-{
-    return nest.rank > 1 && !plan.buffered[0] && nest.shape[0] * nest.item[0] <= most_short_row &&
-           nest.size() * nest.item[0] > caches().second_bytes;
-}
-
 // Runs `row` over all elements of N arrays of one shape. A thread gets at least `grain` elements.
 template <int N>
 void run_rows(const Array* arrays, RowFunction row, int64_t grain)
@@ -505,7 +521,7 @@ void run_rows(const Array* arrays, RowFunction row, int64_t grain)
     if (nest.empty) return;
     BlockPlan<N> plan(nest);
     bool streams = !plan.buffered[0] && streams_results(nest);
-    if (!streams && writes_short_rows(nest, plan)) plan.results_ahead = caches().results_ahead;
+    if (!streams && !plan.buffered[0]) plan.results_ahead = results_ahead(nest);
     if (plan.piecewise || (streams && !plan.any_buffered)) {
         PiecewiseRow<N> pieces(nest, plan, row, true, streams);
         auto body = [&](char* const* data, int64_t rows, int64_t columns, StreamWriter& writer) {

@@ -8,6 +8,7 @@ namespace needle::NEEDLE_TARGET {
 namespace {
 
 constexpr int64_t grain_bytes = 131072;
+constexpr int64_t short_columns = 64;  // of a block, below it
 
 // ---- blocks of items that are only moved
 
@@ -288,39 +289,48 @@ inline void copy_run(Item* out, const Item* in, int64_t ahead, int64_t n)
 
 template <class Item>
 void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int64_t columns,
-                bool stream)
+                const Writing& writing)
 {
     constexpr int64_t item = sizeof(Item);
     if (out.column_stride != item && out.row_stride == item) {
         BlockLayout turned_out{out.data, out.row_stride, out.column_stride};
         BlockLayout turned_in{in.data, in.row_stride, in.column_stride};
-        return copy_items<Item>(turned_out, turned_in, columns, rows, stream);
+        return copy_items<Item>(turned_out, turned_in, columns, rows, writing);
     }
     Item* to = reinterpret_cast<Item*>(out.data);
     const Item* from = reinterpret_cast<const Item*>(in.data);
     int64_t to_column = out.column_stride / item, to_row = out.row_stride / item;
     int64_t from_column = in.column_stride / item, from_row = in.row_stride / item;
-    if (to_column == 1 && from_column == 0 && to_row == columns && columns <= 64) {
+    if (to_column == 1 && from_column == 0 && to_row == columns && columns < short_columns) {
         spread_column(to, from, from_row, rows, columns);
         return;
     }
     if (to_column == 1 && from_row == 1 && from_column != 0 && from_column != 1 && rows > 1) {
-        transpose_block(to, to_row, from, from_column, rows, columns, stream);
+        transpose_block(to, to_row, from, from_column, rows, columns, writing.past_caches);
         return;
     }
     // No processor foresees where the next run begins: at least that one is asked for.
     const int64_t runs_ahead = max64(1, caches().gap_ahead / (columns * item));
     const int64_t ahead = rows > 1 && from_row != columns ? runs_ahead * from_row : 0;
-    for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
-        if (to_column == 1 && from_column == 1 && columns >= lanes<Item>)
-            copy_run(to, from, ahead, columns);
-        else if (to_column == 1 && from_column == 1)
-            move_row(to, 1, from, 1, columns);
-        else if (to_column == 1 && from_column == 0)
-            fill_row(to, *from, columns);
-        else
-            move_row(to, to_column, from, from_column, columns);
-    }
+    auto move_rows = [&](auto ask_for) __attribute__((always_inline)) {
+        for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
+            ask_for(to);
+            if (to_column == 1 && from_column == 1 && columns >= lanes<Item>)
+                copy_run(to, from, ahead, columns);
+            else if (to_column == 1 && from_column == 1)
+                move_row(to, 1, from, 1, columns);
+            else if (to_column == 1 && from_column == 0)
+                fill_row(to, *from, columns);
+            else
+                move_row(to, to_column, from, from_column, columns);
+        }
+    };
+    const Ahead results{writing.ahead, 0, false};
+    if (writing.ahead > 0 && to_column == 1)
+        move_rows([&](Item* row)
+                      __attribute__((always_inline)) { results.fetch(row, columns * item); });
+    else
+        move_rows([](Item*) {});
 }
 
 // The axis other than 0 along which `in` is contiguous, or 0 when axis 0 is as good.
@@ -347,9 +357,8 @@ bool streams_transposed(const Nest<2>& nest)
 // to some KB that repeats, or a column of short rows, between which results are asked for.
 bool moves_rows(const Nest<2>& nest)
 {
-    constexpr int64_t most_columns = 63;
     if (nest.strides[0][0] != nest.item[0]) return false;
-    if (nest.strides[1][0] == 0) return nest.rank > 1 && nest.shape[0] <= most_columns;
+    if (nest.strides[1][0] == 0) return nest.rank > 1 && nest.shape[0] < short_columns;
     if (nest.strides[1][0] != nest.item[1]) return false;
     const bool repeats = nest.rank > 1 && nest.strides[1][1] == 0;
     return (repeats && nest.shape[0] * nest.item[0] <= most_short_row) || streams_results(nest);
@@ -359,12 +368,13 @@ void move_items(Nest<2>& nest)
 {
     int64_t rows = 1, columns = grain_bytes / 8 / nest.item[0];
     int axis = transposed_axis(nest);
-    bool stream = false;
+    Writing writing{.ahead = results_ahead(nest)};
     if (axis > 0) {
         if (axis > 1) nest.swap_axes(1, axis);
-        stream = streams_transposed(nest);
+        writing.past_caches = streams_transposed(nest);
         columns = 64;
-        rows = stream ? 1024 : 64;  // with the lines of `in` in order, prefetchers keep up
+        rows = writing.past_caches ? 1024
+                                   : 64;  // with the lines of `in` in order, prefetchers keep up
     } else if (nest.rank > 1 && nest.shape[0] < 512) {
         columns = nest.shape[0];
         rows = min64(nest.shape[1], ceil_div(4096, columns));
@@ -374,7 +384,7 @@ void move_items(Nest<2>& nest)
             in_row = nest.rank > 1 ? nest.strides[1][1] : 0;
     auto body = [&](char* const* data, int64_t block_rows, int64_t block_columns, NoScratch) {
         copy_block(item, {data[0], nest.strides[0][0], out_row},
-                   {data[1], nest.strides[1][0], in_row}, block_rows, block_columns, stream);
+                   {data[1], nest.strides[1][0], in_row}, block_rows, block_columns, writing);
     };
     for_blocks<2>(nest, rows, columns, grain_bytes / item, body);
 }
@@ -456,14 +466,14 @@ void run_copy(const Call& call)
 }  // namespace
 
 void copy_block(int64_t item, const BlockLayout& out, const BlockLayout& in, int64_t rows,
-                int64_t columns, bool stream)
+                int64_t columns, const Writing& writing)
 {
     switch (item) {
-        case 1: copy_items<uint8_t>(out, in, rows, columns, stream); break;
-        case 4: copy_items<int32_t>(out, in, rows, columns, stream); break;
-        default: copy_items<int64_t>(out, in, rows, columns, stream); break;
+        case 1: copy_items<uint8_t>(out, in, rows, columns, writing); break;
+        case 4: copy_items<int32_t>(out, in, rows, columns, writing); break;
+        default: copy_items<int64_t>(out, in, rows, columns, writing); break;
     }
-    if (stream) end_stream();
+    if (writing.past_caches) end_stream();
 }
 
 void gather_row(int64_t item, char* out, const char* in, int64_t in_stride, int64_t n)
