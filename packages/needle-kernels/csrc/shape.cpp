@@ -8,7 +8,7 @@ namespace needle::NEEDLE_TARGET {
 namespace {
 
 constexpr int64_t grain_bytes = 131072;
-constexpr int64_t short_columns = 64;  // of a block, below it
+constexpr int64_t short_columns = 64;  // rows of fewer are short
 
 // ---- blocks of items that are only moved
 
@@ -373,8 +373,7 @@ void move_items(Nest<2>& nest)
         if (axis > 1) nest.swap_axes(1, axis);
         writing.past_caches = streams_transposed(nest);
         columns = 64;
-        rows = writing.past_caches ? 1024
-                                   : 64;  // with the lines of `in` in order, prefetchers keep up
+        rows = writing.past_caches ? 1024 : 64;  // the lines of `in` in order: they are foreseen
     } else if (nest.rank > 1 && nest.shape[0] < 512) {
         columns = nest.shape[0];
         rows = min64(nest.shape[1], ceil_div(4096, columns));
