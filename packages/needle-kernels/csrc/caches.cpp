@@ -21,6 +21,7 @@ Caches find()
         found.gap_ahead = generation < 5 ? 0 : 8192;      // up to 60 %
         found.results_ahead = 0;                          // not timed
         found.ahead_into_second = false;                  // Zen 5: 0.4-0.9 of the speed
+        found.large_third = false;
         found.in_order = true;
         found.in_turn = generation >= 4;
         found.sums_turn_often = generation >= 5;  // 2-5 %

@@ -18,6 +18,7 @@ struct Caches {
     int64_t gap_ahead = 4096;
     int64_t results_ahead = 4096;
     bool ahead_into_second = true;  // whether operands are asked for there, and not into level 1
+    bool large_third = true;        // whether tens of MB stay in the third level
     bool in_order = false;  // rows from memory are faster one after the other than side by side
     bool in_turn = false;   // long reads are faster at two places in turn
     bool sums_turn_often = false;  // and those that are added up by 1 KB at a time

@@ -165,14 +165,15 @@ struct BlockLayout {
     int64_t row_stride;
 };
 
-struct Writing {
-    bool past_caches = false;  // rows start at cache lines
-    int64_t ahead = 0;         // how many bytes ahead to ask for the memory of contiguous rows
+struct CopyOptions {
+    bool past_caches = false;   // out is written so; its rows start at cache lines
+    int64_t results_ahead = 0;  // how many bytes ahead to ask for the memory of contiguous rows
+    bool asks_for_rows = true;  // of `in`: where they may not be in the caches
 };
 
 // Copies a block of rows x columns items between any two layouts; defined in shape.cpp.
 void copy_block(int64_t item, const BlockLayout& out, const BlockLayout& in, int64_t rows,
-                int64_t columns, const Writing& writing = {});
+                int64_t columns, const CopyOptions& options = {});
 
 // The same for one row that becomes contiguous; its stride counts bytes.
 void gather_row(int64_t item, char* out, const char* in, int64_t in_stride, int64_t n);
@@ -266,7 +267,8 @@ private:
 
 // Whether results go past the caches: these could not keep results and operands. Where a result
 // replaces an operand, its lines have been read anyway, and where operands are small, memory has
-// nothing else to read. An operand with gaps counts as far as it reaches, but twice at most.
+// nothing else to read. An operand with gaps counts as far as it reaches, but twice at most; in a
+// large third level gaps between rows do not count.
 template <int N>
 bool streams_results(const Nest<N>& nest)
 {
@@ -279,7 +281,8 @@ bool streams_results(const Nest<N>& nest)
             if (nest.strides[k][axis] != 0) bytes *= nest.shape[axis];
             span = max64(span, nest.shape[axis] * magnitude(nest.strides[k][axis]));
         }
-        read += min64(span, 2 * bytes);
+        const bool gaps_count = !caches().large_third || nest.strides[k][0] != nest.item[k];
+        read += gaps_count ? min64(span, 2 * bytes) : bytes;
     }
     return written + read >= 3 * beyond_caches && read >= beyond_caches;
 }

@@ -273,12 +273,12 @@ void spread_column(Item* out, const Item* in, int64_t in_row, int64_t rows, int6
     for (; r < rows; ++r) fill_row(out + r * columns, in[r * in_row], columns);
 }
 
-// A run of at least one vector, while what lies `ahead` items further on is asked for.
+// A run of at least one vector.
 template <class Item>
-inline void copy_run(Item* out, const Item* in, int64_t ahead, int64_t n)
+inline void copy_run(Item* out, const Item* in, const Ahead& ahead, int64_t n)
 {
-    constexpr int64_t width = lanes<Item>, line = 64 / sizeof(Item);
-    for (int64_t i = 0; i < n && ahead != 0; i += line) __builtin_prefetch(in + ahead + i);
+    constexpr int64_t width = lanes<Item>;
+    ahead.fetch(in, n * static_cast<int64_t>(sizeof(Item)));
     if (n > 8 * width) {
         std::memcpy(out, in, static_cast<size_t>(n) * sizeof(Item));
         return;
@@ -289,13 +289,13 @@ inline void copy_run(Item* out, const Item* in, int64_t ahead, int64_t n)
 
 template <class Item>
 void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int64_t columns,
-                const Writing& writing)
+                const CopyOptions& options)
 {
     constexpr int64_t item = sizeof(Item);
     if (out.column_stride != item && out.row_stride == item) {
         BlockLayout turned_out{out.data, out.row_stride, out.column_stride};
         BlockLayout turned_in{in.data, in.row_stride, in.column_stride};
-        return copy_items<Item>(turned_out, turned_in, columns, rows, writing);
+        return copy_items<Item>(turned_out, turned_in, columns, rows, options);
     }
     Item* to = reinterpret_cast<Item*>(out.data);
     const Item* from = reinterpret_cast<const Item*>(in.data);
@@ -306,12 +306,13 @@ void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int
         return;
     }
     if (to_column == 1 && from_row == 1 && from_column != 0 && from_column != 1 && rows > 1) {
-        transpose_block(to, to_row, from, from_column, rows, columns, writing.past_caches);
+        transpose_block(to, to_row, from, from_column, rows, columns, options.past_caches);
         return;
     }
     // No processor foresees where the next run begins: at least that one is asked for.
     const int64_t runs_ahead = max64(1, caches().gap_ahead / (columns * item));
-    const int64_t ahead = rows > 1 && from_row != columns ? runs_ahead * from_row : 0;
+    const bool asks = options.asks_for_rows && rows > 1 && from_row != columns;
+    const Ahead ahead{asks ? runs_ahead * from_row * item : 0};
     auto move_rows = [&](auto ask_for) __attribute__((always_inline)) {
         for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
             ask_for(to);
@@ -325,8 +326,8 @@ void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int
                 move_row(to, to_column, from, from_column, columns);
         }
     };
-    const Ahead results{writing.ahead, 0, false};
-    if (writing.ahead > 0 && to_column == 1)
+    const Ahead results{options.results_ahead, 0, false};
+    if (options.results_ahead > 0 && to_column == 1)
         move_rows([&](Item* row)
                       __attribute__((always_inline)) { results.fetch(row, columns * item); });
     else
@@ -368,12 +369,13 @@ void move_items(Nest<2>& nest)
 {
     int64_t rows = 1, columns = grain_bytes / 8 / nest.item[0];
     int axis = transposed_axis(nest);
-    Writing writing{.ahead = results_ahead(nest)};
+    CopyOptions options{.results_ahead = results_ahead(nest),
+                        .asks_for_rows = !caches().large_third};
     if (axis > 0) {
         if (axis > 1) nest.swap_axes(1, axis);
-        writing.past_caches = streams_transposed(nest);
+        options.past_caches = streams_transposed(nest);
         columns = 64;
-        rows = writing.past_caches ? 1024 : 64;  // the lines of `in` in order: they are foreseen
+        rows = options.past_caches ? 1024 : 64;  // the lines of `in` in order: they are foreseen
     } else if (nest.rank > 1 && nest.shape[0] < 512) {
         columns = nest.shape[0];
         rows = min64(nest.shape[1], ceil_div(4096, columns));
@@ -383,7 +385,7 @@ void move_items(Nest<2>& nest)
             in_row = nest.rank > 1 ? nest.strides[1][1] : 0;
     auto body = [&](char* const* data, int64_t block_rows, int64_t block_columns, NoScratch) {
         copy_block(item, {data[0], nest.strides[0][0], out_row},
-                   {data[1], nest.strides[1][0], in_row}, block_rows, block_columns, writing);
+                   {data[1], nest.strides[1][0], in_row}, block_rows, block_columns, options);
     };
     for_blocks<2>(nest, rows, columns, grain_bytes / item, body);
 }
@@ -465,14 +467,14 @@ void run_copy(const Call& call)
 }  // namespace
 
 void copy_block(int64_t item, const BlockLayout& out, const BlockLayout& in, int64_t rows,
-                int64_t columns, const Writing& writing)
+                int64_t columns, const CopyOptions& options)
 {
     switch (item) {
-        case 1: copy_items<uint8_t>(out, in, rows, columns, writing); break;
-        case 4: copy_items<int32_t>(out, in, rows, columns, writing); break;
-        default: copy_items<int64_t>(out, in, rows, columns, writing); break;
+        case 1: copy_items<uint8_t>(out, in, rows, columns, options); break;
+        case 4: copy_items<int32_t>(out, in, rows, columns, options); break;
+        default: copy_items<int64_t>(out, in, rows, columns, options); break;
     }
-    if (writing.past_caches) end_stream();
+    if (options.past_caches) end_stream();
 }
 
 void gather_row(int64_t item, char* out, const char* in, int64_t in_stride, int64_t n)
