@@ -8,6 +8,7 @@
 // Few channels would leave a tile's rows empty. Then a block's part of x is copied with its
 // padding, and the taps of a row, which meet neighbouring pixels, are seen as one tap with kernel *
 // C channels.
+#include "caches.h"
 #include "conv.h"
 #include "families.h"
 
@@ -87,6 +88,7 @@ struct WeightGrad {
     Axis vertical, horizontal;
     WeightGradPlan plan;
     bool want_bias;
+    bool fetches_rows;  // of the next block, whose images exceed the second-level cache
 
     bool narrow;  // tiles of one vector of columns; x can be read beyond its last row
 
@@ -133,11 +135,17 @@ public:
                 kxs = p.met_taps(p.horizontal);
         for (int64_t b = block_begin; b < block_end; ++b) {
             enter_block(b, b == block_begin);
-            ahead = b + 1 < block_end ? next_input(tile_end - tile_begin) : Ahead<T>{};
+            const bool is_last = b + 1 == block_end;
+            ahead = is_last ? Ahead<T>{} : next_input(tile_end - tile_begin);
+            int64_t panels_entered = 0;
             for (int64_t t = tile_begin; t < tile_end;) {
                 int64_t tap = t % panel_tiles / row_tiles;
                 int64_t end = min64(tile_end, (t / row_tiles + 1) * row_tiles);
-                if (t == tile_begin || t % panel_tiles == 0) enter_panel(t / panel_tiles);
+                if (t == tile_begin || t % panel_tiles == 0) {
+                    enter_panel(t / panel_tiles);
+                    if (p.fetches_rows)
+                        ahead = is_last ? Ahead<T>{} : next_rows(panels_entered++, panel_tiles);
+                }
                 if (p.want_bias && t % panel_tiles == 0) add_bias();
                 run_tap(ky0 + tap / kxs, kx0 + tap % kxs, t % row_tiles * p.tile_height(),
                         min64(p.x.c, ((end - 1) % row_tiles + 1) * p.tile_height()));
@@ -175,6 +183,24 @@ private:
         int64_t runs = block_positions / fetch_interval;
         int64_t length = ceil_div(p.plan.block_images * x.image_stride, runs * tiles);
         return {x.at(n1, 0, 0), runs, length, length};
+    }
+
+    // What each of a panel's `tiles` tiles fetches, where a block is some rows of an image: of the
+    // next block's x with the first panel, of its dy with the second.
+    Ahead<T> next_rows(int64_t panel, int64_t tiles) const
+    {
+        const Axis& axis = p.vertical;
+        int64_t x_row = max64(0, (y1 - 1) * axis.stride - axis.padding + axis.kernel);
+        if (panel == 0) return rows_ahead(x, x_row, p.plan.block_rows * axis.stride, tiles);
+        return panel == 1 ? rows_ahead(p.dy, y1, p.plan.block_rows, tiles) : Ahead<T>{};
+    }
+
+    // Rows from y on, two cache lines at a time: behind the last the next image follows.
+    Ahead<T> rows_ahead(const Image<T>& image, int64_t y, int64_t rows, int64_t tiles) const
+    {
+        constexpr int64_t length = 2 * 64 / static_cast<int64_t>(sizeof(T));
+        const T* at = y < image.h ? image.at(n0, y, 0) : image.at(n0 + 1, 0, 0);
+        return {at, ceil_div(ceil_div(rows * image.row_stride, length), tiles), length, length};
     }
 
     // The block's columns of dy, copied where they are not whole vectors.
@@ -312,6 +338,8 @@ void weight_grad_typed(const Call& call)
     set_input(p, call);
     p.dy = dense_rows<T>(dy, buffer);
     p.want_bias = db.data != nullptr;
+    p.fetches_rows = p.plan.row_blocks > 1 && !p.copies && p.x.row_stride > 0 &&
+                     p.x.n * p.x.image_stride * int64_t{sizeof(T)} > caches().second_bytes;
     const WeightGradPlan& plan = p.plan;
     int64_t apart = plan.elements(), bias_at = round_up(dw.size(), 16);
     auto sum_up = [&](int64_t i) {
