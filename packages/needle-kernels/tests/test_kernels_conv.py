@@ -136,6 +136,24 @@ def test_images_beyond_the_caches(host_device, filters):
         np.testing.assert_allclose(dx[n : n + 1], alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 0), (1, 3)])
+@pytest.mark.parametrize("filters", [70, 20])
+def test_weight_gradient_of_large_images(host_device, filters, stride, padding):
+    """A block is some rows of an image: what the next one reads is fetched, past the last too."""
+    x = draw((5, 61, 63, 40)).astype("float32")
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = ((size - 3) // stride + 1 for size in padded.shape[1:3])
+    dy = draw((5, height, width, filters), 1).astype("float32")
+    columns = dy.reshape(-1, filters).astype("float64")
+    dw = np.empty((3, 3, 40, filters))
+    for i, j in np.ndindex(3, 3):
+        met = padded[:, i : i + stride * height : stride, j : j + stride * width : stride]
+        dw[i, j] = met.reshape(-1, 40).T.astype("float64") @ columns
+    images, gradient = (nd.array(a, device=host_device) for a in (x, dy))
+    got = nd.conv_weight_grad(images, gradient, 3, stride, padding)
+    compare(got, dw, dtype="float32", atol=bound("float32", len(columns)))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 17])
 def test_channels_first_in_memory(device, channels):
     n, size = 13, 37

@@ -206,6 +206,24 @@ def test_short_rows_beyond_the_caches(isa: str) -> None:
             np.testing.assert_array_equal(out, a + other)
 
 
+@pytest.mark.parametrize("columns", [9, 16, 43, 100, 1000])
+def test_short_rows_of_more_than_one_core_caches(isa: str, columns: int) -> None:
+    """5 MB of results, which are asked for while strided operands are gathered."""
+    rng = np.random.default_rng(4)
+    a = rng.standard_normal((1_250_000 // columns, 5 * columns), "float32")
+    turned = np.ascontiguousarray(a[:, :columns].T).T
+    column, row = a[:, 3:4], a[2, :columns]
+    out = beside_cache_line((len(a), columns), "float32", 0)
+    for operand in (a[:, ::2][:, :columns], a[:, ::5], a[::-1, columns : 2 * columns], turned):
+        launch("negate", out, operand)
+        same_bits(out, -operand)
+        launch("copy", out, operand)
+        same_bits(out, operand)
+        for other in (column, row):
+            launch("add", out, operand, np.broadcast_to(other, out.shape))
+            same_bits(out, operand + other)
+
+
 def test_comparisons_beyond_the_caches(isa: str) -> None:
     a, b = (np.random.default_rng(k).integers(0, 9, 25_500_003).astype("uint8") for k in (0, 1))
     out = beside_cache_line(a.shape, "bool", 0)
