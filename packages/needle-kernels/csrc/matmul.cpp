@@ -44,9 +44,19 @@ constexpr int64_t strips_together = 4;          // at most, where they fit half 
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
-constexpr int64_t entry_work = 1000;           // what entering a product of a batch costs
-constexpr int64_t packing_rows = 6;            // multiplying so many rows costs what packing B does
-constexpr int64_t cut_rows = 4;                // parts of a product are multiples of so many rows
+// Panels of B may pass by so many rows of A and more, and by so many columns, where A's rows are
+// few, or make so many results, where they are more.
+constexpr int64_t passed_rows = 20;
+constexpr int64_t passing_columns = 512;
+constexpr int64_t passing_results = 32 << 10;
+constexpr int64_t columns_worth_packing = 1024;  // of C, for an A whose depth is contiguous
+constexpr int64_t panels_together = 8;           // that are fetched along rows of B
+constexpr int64_t rows_ahead = 8;     // of B: no processor foresees rows more than 2 KB apart
+constexpr int64_t reading_rows = 2;   // multiplying so many rows costs what reading B in place does
+constexpr int64_t fetching_rows = 6;  // and so many, what getting it from beyond the second level
+constexpr int64_t entry_work = 1000;  // what entering a product of a batch costs
+constexpr int64_t packing_rows = 6;   // multiplying so many rows costs what packing B does
+constexpr int64_t cut_rows = 4;       // parts of a product are multiples of so many rows
 // What a core fetches ahead behind its own columns, another may just have written: beside columns
 // of another thread each row costs as much as with so many more.
 constexpr int64_t disturbed_columns = 32;
@@ -62,6 +72,8 @@ struct Split {
 struct Plan {
     bool pack_a, pack_b;
     bool wide;                   // all rows of A are kept, and panels of B pass by
+    bool tiles_pack_b;           // the first of each panel; the others read what it has packed
+    bool fetch_b;                // the next panels, from beyond the second-level cache
     bool past_caches;            // C is written once, and would not stay in them
     bool fetch_a;                // the next rows of A, where there is a panel of B only
     bool fetch_c;                // the rows of C that a tile of a strip will write
@@ -71,7 +83,8 @@ struct Plan {
     int64_t group;               // rows of A that are packed together, or pass below strips
     int64_t packed_a, packed_b;  // elements
 
-    int64_t elements() const { return packed_a + packed_b; }
+    // What one core fetches ahead behind its panel shall not be what another has just packed.
+    int64_t elements() const { return packed_a + packed_b + page_bytes / 4; }
 };
 
 // The size of equal blocks of at most `most` that cover n.
@@ -118,13 +131,51 @@ bool packs_strip_rows(const Product<T>& p)
     return p.a_depth != 1 && p.rows > few_rows && p.columns >= strip_columns_packed;
 }
 
+inline int64_t tiles_of_rows(int64_t rows)
+{
+    int64_t tiles = 0;
+    for (; rows > 0; rows -= tile_rows_for(rows)) ++tiles;
+    return tiles;
+}
+
+// Whether all rows of A, as many k as are packed together, fit in so many bytes.
+template <class T>
+bool all_rows_fit(const Product<T>& p, int64_t bytes)
+{
+    return p.rows * even_block(p.depth, packed_block_k) * static_cast<int64_t>(sizeof(T)) <= bytes;
+}
+
+// Panels of B may pass by so many bytes of A, which stay in the second-level cache.
+inline int64_t most_kept_bytes() { return min64(block_bytes, caches().second_bytes / 4 * 3); }
+
+// Whether panels of B pass by all rows of A, and the tiles of the first rows pack them: only these
+// read B where it lies. A strip, which is twice as wide, stays in the second-level cache at best,
+// or is packed beforehand.
+template <class T>
+bool tiles_pack_b(const Product<T>& p)
+{
+    constexpr int64_t size = sizeof(T);
+    bool few = p.rows <= few_rows;
+    bool enough = few ? p.rows >= passed_rows && p.columns >= passing_columns
+                      : p.columns > tile_columns<T> && p.rows * p.columns >= passing_results;
+    if (!enough || p.b_column != 1) return false;
+    if (p.depth > packed_block_k) {  // C comes again for each block of the depth
+        int64_t second = caches().second_bytes, c_bytes = p.rows * p.columns * size;
+        if (!all_rows_fit(p, second / 5)) return false;
+        if (p.columns <= most_strip_columns && c_bytes > second) return false;
+    } else if (!all_rows_fit(p, most_kept_bytes())) {
+        return false;
+    }
+    return !few || tiles_of_rows(p.rows) == ceil_div(p.rows, tile_rows);
+}
+
 // Whether B is used in strips of columns, and not in blocks through which rows of A run. A few rows
 // always gain from it; more do where registers are many, unless A or C is so large that reading it
 // again for each strip takes longer.
 template <class T>
 bool uses_strips(const Product<T>& p)
 {
-    if (p.a_depth != 1 && p.a_row != 1) return false;
+    if (tiles_pack_b(p) || (p.a_depth != 1 && p.a_row != 1)) return false;
     if (p.rows <= few_rows && p.b_column == 1) return true;
     if (strip_vectors(p.rows) <= tile_vectors) return false;  // no wider than a panel
     if (p.a_depth != 1 && collide<T>(p.a_depth) && !packs_strip_rows(p)) return false;
@@ -155,6 +206,20 @@ int64_t most_k_in_place(const Product<T>& p)
     return min64(most, max64(least_k, caches().second_bytes / 4 / power));
 }
 
+template <class T>
+bool beyond_second_level(const Product<T>& p)
+{
+    return p.depth * p.columns * static_cast<int64_t>(sizeof(T)) > caches().second_bytes;
+}
+
+// Multiplying so many rows of A costs what getting B to them does.
+template <class T>
+int64_t rows_worth_b(const Product<T>& p)
+{
+    bool in_place = tiles_pack_b(p) || (uses_strips(p) && !packs_strips(p));
+    return (in_place ? reading_rows : packing_rows) + (beyond_second_level(p) ? fetching_rows : 0);
+}
+
 // The split whose largest part is the least work.
 template <class T>
 Split split_product(const Product<T>& p, int threads)
@@ -166,8 +231,7 @@ Split split_product(const Product<T>& p, int threads)
         if (threads % rows != 0) continue;
         Split split{rows, threads / rows};
         Product<T> part = largest_part(p, split);
-        bool in_place = uses_strips(part) && !packs_strips(part);
-        int64_t work = (part.rows + (in_place ? 0 : packing_rows)) *
+        int64_t work = (part.rows + rows_worth_b(part)) *
                        (part.columns + (split.columns > 1 ? disturbed_columns : 0));
         if (least >= 0 && work >= least) continue;
         least = work;
@@ -207,15 +271,23 @@ Plan make_plan(const Product<T>& p)
     bool few = p.rows <= few_rows;
     bool narrow = p.columns <= width || p.b_depth <= few_panels * width;
     plan.strips = uses_strips(p);
-    plan.pack_b = plan.strips ? packs_strips(p) : p.b_column != 1 || !(few || narrow);
+    plan.tiles_pack_b = tiles_pack_b(p);
+    plan.pack_b =
+        plan.strips ? packs_strips(p) : plan.tiles_pack_b || p.b_column != 1 || !(few || narrow);
 
-    int64_t wide_depth = even_block(p.depth, packed_block_k);
     int64_t second = caches().second_bytes;
-    plan.wide = !plan.strips && plan.pack_b && p.columns >= 4 * p.rows &&
-                p.rows * wide_depth * size <= min64(block_bytes, second / 4 * 3);
+    plan.wide = plan.tiles_pack_b || (!plan.strips && plan.pack_b && p.columns >= 4 * p.rows &&
+                                      all_rows_fit(p, most_kept_bytes()));
+    plan.fetch_b = plan.wide && beyond_second_level(p);
     // A few rows that are contiguous along the depth are as good as packed.
     bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
-    plan.pack_a = plan.strips ? packs_strip_rows(p) : plan.wide || !ready;
+    if (plan.strips)
+        plan.pack_a = packs_strip_rows(p);
+    else if (plan.tiles_pack_b)
+        plan.pack_a =
+            p.a_depth != 1 || (few ? collide<T>(2 * p.a_row) : p.columns >= columns_worth_packing);
+    else
+        plan.pack_a = plan.wide || !ready;
     plan.rows = few || plan.wide ? p.rows : plan.strips && plan.pack_a ? strip_rows : tile_rows;
 
     plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
@@ -305,7 +377,23 @@ void add_columns(const Product<T>& p, const Block& block)
     }
 }
 
-// The panel of B that will be packed after this one.
+// The share-th of `shares` parts of the panels that come after this one and its neighbours. Runs as
+// long as some panels are wide let the processor see where they lead.
+template <class T>
+Ahead<T> next_panels(const Product<T>& p, const Block& block, int64_t share, int64_t shares)
+{
+    constexpr int64_t width = tile_columns<T>;
+    int64_t panel = block.j0 / width, first = round_up(panel + 1, panels_together);
+    int64_t columns = min64(panels_together * width, p.columns - first * width);
+    if (columns <= 0) return {};
+    share += panel % panels_together * shares;
+    shares *= panels_together;
+    int64_t k0 = block.depth() * share / shares, k1 = block.depth() * (share + 1) / shares;
+    const T* at = p.b + (block.k0 + k0) * p.b_depth + first * width;
+    return {at, k1 - k0, columns, p.b_depth, 1, true};
+}
+
+// The panel of B that will be packed after this one, before its tiles begin.
 template <class T>
 Ahead<T> next_panel(const Product<T>& p, const Block& block)
 {
@@ -327,46 +415,96 @@ void fetch_share(const Ahead<T>& ahead, int64_t share, int64_t shares)
             __builtin_prefetch(ahead.at + r * ahead.stride + j, 0, 2);
 }
 
-// The tiles of a few rows below one panel of B.
+// The tiles of a panel of B, of which one needs its rows yet.
 template <class T>
-void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
-               const T* b, int64_t b_stride, const Ahead<T>& next_a)
+Tile<T> tile_below(const Product<T>& p, const Plan& plan, const Block& panel,
+                   const Segment<T>& segment, int64_t b_stride)
 {
-    int64_t depth = block.depth();
-    RowOrder order =
-        plan.pack_a || p.a_row == 1 ? RowOrder::rows_contiguous : RowOrder::k_contiguous;
-    Segment<T> segment{nullptr, b, depth};
-    Tile<T> tile{
+    return {
         .segments = &segment,
         .segment_count = 1,
         .a_stride = p.a_row == 1 ? p.a_depth : p.a_row,
         .b_stride = b_stride,
         .c = nullptr,
         .c_stride = p.c_row,
-        .columns = block.j1 - block.j0,
-        .bias = p.bias == nullptr ? nullptr : p.bias + block.j0,
+        .columns = panel.j1 - panel.j0,
+        .bias = p.bias == nullptr ? nullptr : p.bias + panel.j0,
         .activation = p.activation,
-        .accumulate = p.accumulate || block.k0 > 0,
-        .finish = block.k1 == p.depth,
-        .ahead = next_a,
+        .accumulate = p.accumulate || panel.k0 > 0,
+        .finish = panel.k1 == p.depth,
         .past_caches = plan.past_caches,
     };
-    Ahead<T> next_b = plan.wide ? next_panel(p, block) : Ahead<T>{};
+}
+
+template <class T>
+RowOrder row_order(const Product<T>& p, const Plan& plan)
+{
+    return plan.pack_a || p.a_row == 1 ? RowOrder::rows_contiguous : RowOrder::k_contiguous;
+}
+
+// Calls run(height, i) for all tiles of the rows of a block, from row i on, with the tile and its
+// segment set.
+template <class T, class Run>
+void for_rows(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
+              Segment<T>& segment, Tile<T>& tile, const Run& run)
+{
     for (int64_t i = block.i0; i < block.i1;) {
         int height = tile_rows_for(block.i1 - i);
         tile.c = p.c + i * p.c_row + block.j0;
         if (plan.pack_a) {
-            segment.a = packed_a + (i - block.i0) * depth;
+            segment.a = packed_a + (i - block.i0) * block.depth();
             tile.a_stride = height;
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
-        if (plan.wide && !plan.past_caches) tile.ahead = {tile.c, height, tile.columns, p.c_row};
-        run_tile(height, order, tile);
-        tile.ahead = {};
-        fetch_share(next_b, (i - block.i0) / tile_rows, ceil_div(block.i1 - block.i0, tile_rows));
+        run(height, i);
         i += height;
     }
+}
+
+// The tiles of a few rows below one panel of B.
+template <class T>
+void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
+               const T* b, int64_t b_stride, const Ahead<T>& next_a)
+{
+    Segment<T> segment{nullptr, b, block.depth()};
+    Tile<T> tile = tile_below(p, plan, block, segment, b_stride);
+    tile.ahead = next_a;
+    for_rows(p, plan, block, packed_a, segment, tile, [&](int height, int64_t) {
+        run_tile(height, row_order(p, plan), tile);
+        tile.ahead = {};
+    });
+}
+
+// The tiles of all rows below one panel of B, which passes by.
+template <class T>
+void run_passing_panel(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
+                       T* packed_b)
+{
+    Segment<T> segment{nullptr, packed_b, block.depth()};
+    Tile<T> tile = tile_below(p, plan, block, segment, tile_columns<T>);
+    const bool packs = plan.tiles_pack_b && tile.columns == tile_columns<T>;
+    const int64_t tiles = ceil_div(block.i1 - block.i0, tile_rows);
+    const bool fetch_c = plan.fetch_c && (p.accumulate || plan.depth < p.depth);
+    const bool fetch_panels = plan.fetch_b && plan.tiles_pack_b;
+    const Ahead<T> next_b = plan.fetch_b && !fetch_panels ? next_panel(p, block) : Ahead<T>{};
+    for_rows(p, plan, block, packed_a, segment, tile, [&](int height, int64_t i) {
+        const int64_t index = (i - block.i0) / tile_rows;
+        const Ahead<T> next = fetch_panels ? next_panels(p, block, index, tiles) : Ahead<T>{};
+        tile.ahead = fetch_c ? Ahead<T>{tile.c, height, tile.columns, p.c_row} : next;
+        tile.then = fetch_c ? &next : nullptr;
+        if (packs && i == block.i0) {
+            tile.panel = packed_b;
+            segment.b = p.b + block.k0 * p.b_depth + block.j0;
+            tile.b_stride = p.b_depth;
+            run_packing_tile<T, rows_ahead>(height, row_order(p, plan), tile);
+            segment.b = packed_b;
+            tile.b_stride = tile_columns<T>;
+        } else {
+            run_tile(height, row_order(p, plan), tile);
+        }
+        if (next_b.rows > 0) fetch_share(next_b, index, tiles);
+    });
 }
 
 // The rows of A that come after this group's, in the order of memory.
@@ -402,7 +540,7 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
     Block group = block;
     for (; group.i0 < block.i1; group.i0 = group.i1) {
         group.i1 = min64(block.i1, group.i0 + plan.group);
-        if (plan.pack_a && !plan.wide && !plan.strips) pack_a(p, plan, group, packed_a);
+        if (plan.pack_a && !plan.strips) pack_a(p, plan, group, packed_a);
         for (int64_t i = group.i0; i < group.i1; i += plan.rows)
             for (int64_t j = block.j0; j < block.j1; j += width) {
                 Block panel{i,        min64(group.i1, i + plan.rows),
@@ -422,7 +560,6 @@ template <class T, int rows, int vectors = strip_vectors(strip_rows)>
 void run_strip_tile(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
                     const T* b, int64_t b_stride)
 {
-    constexpr int rows_ahead = 8;  // of B: no processor foresees rows more than 2 KB apart
     const T* in_place = p.a + block.i0 * p.a_row + block.k0 * p.a_depth;
     Segment<T> segment{plan.pack_a ? packed_a : in_place, b, block.depth()};
     const int64_t a_stride = p.a_row == 1 ? p.a_depth : p.a_row;
@@ -518,9 +655,13 @@ void run_blocks(const Product<T>& p, const Plan& plan, Block block, T* packed_a,
 {
     for (; block.j0 < p.columns; block.j0 += plan.columns) {
         block.j1 = min64(p.columns, block.j0 + plan.columns);
-        pack_b(p, plan, block, packed_b);
+        bool whole = block.j1 - block.j0 == plan.columns;
+        if (!(plan.tiles_pack_b && whole)) pack_b(p, plan, block, packed_b);
         if (p.sums != nullptr && block.i0 == 0) add_columns(p, block);
-        run_block(p, plan, block, packed_a, packed_b);
+        if (plan.wide)
+            run_passing_panel(p, plan, block, packed_a, packed_b);
+        else
+            run_block(p, plan, block, packed_a, packed_b);
     }
 }
 
@@ -533,7 +674,7 @@ void run_part(const Product<T>& p, const Plan& plan, T* workspace)
     for (int64_t k = 0; k < p.depth; k += plan.depth) {
         Block block{0, p.rows, 0, p.columns, k, min64(p.depth, k + plan.depth)};
         if (!plan.strips) {
-            if (plan.wide) pack_a(p, plan, block, packed_a);
+            if (plan.wide && plan.pack_a) pack_a(p, plan, block, packed_a);
             run_blocks(p, plan, block, packed_a, packed_b);
             continue;
         }

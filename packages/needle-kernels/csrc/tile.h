@@ -12,6 +12,8 @@
 // `a_stride`): the second is a transposed operand, and also a packed panel.
 #pragma once
 
+#include <utility>
+
 #include "parallel.h"
 #include "simd.h"
 #include "vmath.h"
@@ -38,6 +40,7 @@ struct Ahead {
     const T* at = nullptr;
     int64_t rows = 0, length = 0, stride = 0;
     int64_t interval = fetch_interval;
+    bool into_second = false;  // and not into the first-level cache
 };
 
 template <class T>
@@ -55,7 +58,9 @@ struct Tile {
     bool finish;       // the last part of the sum: add the bias and apply the activation
     int64_t rows = 0;  // of a narrow tile: how many of its rows exist in C
     Ahead<T> ahead{};
-    bool past_caches = false;  // C is written with stream_store
+    const Ahead<T>* then = nullptr;  // what is fetched after that
+    bool past_caches = false;        // C is written with stream_store
+    T* panel = nullptr;              // of a tile that packs B: where to
 };
 
 // Enough accumulators to hide the latency of the multiply-adds, and two registers for B.
@@ -140,9 +145,11 @@ inline void store_tile(const Tile<T>& tile, Vec<T> (&sum)[MR][NV])
         write([](T* p, Vec<T> x) { store<T>(p, x); });
 }
 
-// With b_ahead, every k also fetches the row of B that lies so many rows further on. `width`: the
-// lanes of a vector, or half of them for a tile of so few columns.
-template <class T, int MR, int NV, RowOrder order, int b_ahead = 0, int width = lanes<T>>
+// With b_ahead, every k also fetches the row of B that lies so many rows further on. With `packs`,
+// every k also stores its row of B, whole vectors, behind the last one's: a panel for other tiles.
+// `width`: the lanes of a vector, or half of them for a tile of so few columns.
+template <class T, int MR, int NV, RowOrder order, int b_ahead = 0, bool packs = false,
+          int width = lanes<T>>
 void run_tile(const Tile<T>& tile)
 {
     typedef T V __attribute__((vector_size(width * sizeof(T))));
@@ -151,6 +158,7 @@ void run_tile(const Tile<T>& tile)
     // Three rows share a base pointer, at 0, 1 and 2 strides: x86 addresses each in one operand.
     constexpr int groups = by_rows ? 1 : (MR + 2) / 3;
     Ahead<T> ahead = tile.ahead;
+    const Ahead<T>* then = tile.then;
     V sum[MR][NV];
 #pragma GCC unroll 32
     for (int i = 0; i < MR; ++i)
@@ -158,6 +166,7 @@ void run_tile(const Tile<T>& tile)
         for (int v = 0; v < NV; ++v) sum[i][v] = V{};
 
     const int64_t a_stride = tile.a_stride, b_stride = tile.b_stride;
+    T* panel = tile.panel;
     for (int64_t s = 0; s < tile.segment_count; ++s) {
         const Segment<T>& segment = tile.segments[s];
         const T* b = segment.b;
@@ -169,8 +178,10 @@ void run_tile(const Tile<T>& tile)
             for (int v = 0; v < NV; ++v) {
                 std::memcpy(&row[v], b + v * width, sizeof(V));
                 if (b_ahead > 0) __builtin_prefetch(b + b_ahead * b_stride + v * width);
+                if (packs) std::memcpy(panel + v * width, &row[v], sizeof(V));
             }
             b += b_stride;
+            if (packs) panel += NV * width;
 #pragma GCC unroll 32
             for (int i = 0; i < MR; ++i) {
                 T x = by_rows ? base[0][i] : base[by_rows ? 0 : i / 3][(i % 3) * a_stride + u];
@@ -200,17 +211,23 @@ void run_tile(const Tile<T>& tile)
         while (ahead.rows > 0 && k > 0) {
             int64_t fetching = min64(k, 2 * ceil_div(ahead.length, 2 * line));
             const T* next = ahead.at;
-            add_all(fetching, [&] {
-                __builtin_prefetch(next);
-                next += line;
-            });
+            if (ahead.into_second)
+                add_all(fetching, [&] {
+                    __builtin_prefetch(next, 0, 2);
+                    next += line;
+                });
+            else
+                add_all(fetching, [&] {
+                    __builtin_prefetch(next);
+                    next += line;
+                });
             k -= fetching;
             if (int64_t pause = min64(k, ahead.interval - fetching); pause > 0) {
                 add_all(pause, [] {});
                 k -= pause;
             }
             ahead.at += ahead.stride;
-            --ahead.rows;
+            if (--ahead.rows == 0 && then != nullptr) ahead = *std::exchange(then, nullptr);
         }
         add_all(k, [] {});
     }
@@ -234,19 +251,19 @@ inline int tile_rows_for(int64_t rows)
     return sizes[i] > 4 && (rest == 2 || rest == 3) ? sizes[i + 1] : sizes[i];
 }
 
-template <class T, int NV, RowOrder order, int b_ahead, int width = lanes<T>>
+template <class T, int NV, RowOrder order, int b_ahead, bool packs = false, int width = lanes<T>>
 inline void run_tile_rows(int rows, const Tile<T>& tile)
 {
     switch (rows) {
-        case 1: return run_tile<T, 1, NV, order, b_ahead, width>(tile);
-        case 2: return run_tile<T, 2, NV, order, b_ahead, width>(tile);
-        case 4: return run_tile<T, 4, NV, order, b_ahead, width>(tile);
+        case 1: return run_tile<T, 1, NV, order, b_ahead, packs, width>(tile);
+        case 2: return run_tile<T, 2, NV, order, b_ahead, packs, width>(tile);
+        case 4: return run_tile<T, 4, NV, order, b_ahead, packs, width>(tile);
 #if defined(__AVX2__)
-        case 6: return run_tile<T, 6, NV, order, b_ahead, width>(tile);
+        case 6: return run_tile<T, 6, NV, order, b_ahead, packs, width>(tile);
 #endif
 #if defined(__AVX512F__)
-        case 8: return run_tile<T, 8, NV, order, b_ahead, width>(tile);
-        case 12: return run_tile<T, 12, NV, order, b_ahead, width>(tile);
+        case 8: return run_tile<T, 8, NV, order, b_ahead, packs, width>(tile);
+        case 12: return run_tile<T, 12, NV, order, b_ahead, packs, width>(tile);
 #endif
         default: return;
     }
@@ -262,7 +279,7 @@ inline void run_tile_columns(int rows, const Tile<T>& tile)
     else if (tile.columns > width / 2)
         run_tile_rows<T, 1, order, b_ahead>(rows, tile);
     else
-        run_tile_rows<T, 1, order, b_ahead, width / 2>(rows, tile);
+        run_tile_rows<T, 1, order, b_ahead, false, width / 2>(rows, tile);
 }
 
 // `rows` is a value of tile_rows_for; tile.columns is at most tile_columns. Columns beyond
@@ -274,6 +291,16 @@ inline void run_tile(int rows, RowOrder order, const Tile<T>& tile)
         run_tile_columns<T, RowOrder::rows_contiguous, b_ahead>(rows, tile);
     else
         run_tile_columns<T, RowOrder::k_contiguous, b_ahead>(rows, tile);
+}
+
+// The same for whole panels of columns, with their rows of B stored at tile.panel.
+template <class T, int b_ahead>
+inline void run_packing_tile(int rows, RowOrder order, const Tile<T>& tile)
+{
+    if (order == RowOrder::rows_contiguous)
+        run_tile_rows<T, tile_vectors, RowOrder::rows_contiguous, b_ahead, true>(rows, tile);
+    else
+        run_tile_rows<T, tile_vectors, RowOrder::k_contiguous, b_ahead, true>(rows, tile);
 }
 
 // tile.rows rows, at most narrow_tile_rows, by at most one vector of columns; A's rows contiguous.

@@ -21,11 +21,12 @@ SIZES = [
     (5, 3, 0),
     (7, 20, 9),
     (37, 5, 130),  # few rows of x^T
-    (600, 70, 900),  # strips of dy in place
-    (530, 200, 300),  # strips, and columns behind the last of them
-    (1030, 101, 1024),  # packed strips, in two blocks of depth
+    (600, 70, 400),  # strips of dy in place
+    (530, 90, 300),  # strips, and columns behind the last of them
+    (1030, 520, 300),  # packed strips, in two blocks of depth
     (1024, 1100, 290),  # rows of x^T packed for strips in two groups
-    (300, 70, 4200),  # panels of a wide dy, in several blocks of depth
+    (600, 70, 900),  # panels of dy that their first tiles pack
+    (300, 70, 4200),  # a wide dy, in several blocks of depth
     (4500, 101, 70),  # blocks
     (700, 701, 17),  # one panel
 ]

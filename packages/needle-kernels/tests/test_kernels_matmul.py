@@ -49,16 +49,23 @@ def test_large(device):
     ("m", "k", "n"),
     [
         # Which way a product goes depends on the instruction set; the comments are AVX-512's.
-        (70, 600, 900),  # strips of b in place
-        (200, 530, 320),  # also there; columns behind the last of them on two threads
-        (500, 140, 300),  # rows of b between cache lines: packed strips
-        (20, 1030, 1024),  # rows of b 4 KB apart: short strips
-        (150, 520, 1024),  # as short
-        (490, 1030, 1024),  # packed strips, in two blocks of depth
+        (70, 600, 400),  # strips of b in place
+        (90, 530, 320),  # also there; columns behind the last of them on two threads
+        (170, 140, 190),  # rows of b between cache lines: packed strips
+        (18, 1030, 1024),  # rows of b 4 KB apart: short strips
+        (520, 1030, 1024),  # packed strips, in two blocks of depth
         (101, 5120, 72),  # strips in several blocks of depth
-        (70, 300, 4200),  # a wide b: its panels pass by all rows, in several blocks of depth
+        (1024, 250, 300),  # a transposed a whose rows are 4 KB apart: packed for strips
+        (70, 600, 900),  # panels of b that their first tiles pack, in blocks of depth
+        (500, 140, 300),  # at once; the last panel is not whole
+        (20, 1024, 1024),  # rows of a and b 4 KB apart: a is packed, too
+        (24, 300, 2050),  # b comes from memory on one thread
+        (48, 70, 10000),  # also on two
+        (100, 64, 1100),  # many columns: a is packed, but a few rows of it are not
+        (29, 200, 800),  # rows that fall into more tiles than need be: strips
+        (70, 300, 4200),  # a wide b, in several blocks of depth
+        (560, 400, 4200),  # its panels are packed before all rows of a larger a use them
         (101, 4500, 300),  # too deep: rows of a pass by blocks of b
-        (1024, 70, 300),  # a transposed a whose rows are 4 KB apart: packed for strips
         (701, 700, 17),  # one panel, and an a that on one thread is fetched ahead
         (200, 90, 40),  # parts of rows that end in a small tile; half a vector of columns
         (20, 200, 800),  # few rows: parts of columns that end in half a panel
