@@ -76,7 +76,7 @@ struct Plan {
     bool fetch_b;                // the next panels, from beyond the second-level cache
     bool past_caches;            // C is written once, and would not stay in them
     bool fetch_a;                // the next rows of A, where there is a panel of B only
-    bool fetch_c;                // the rows of C that a tile of a strip will write
+    bool fetch_c;                // the rows of C that a tile will write
     bool strips;                 // B is used in strips; blocks only behind the last whole one
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
