@@ -60,8 +60,8 @@ def test_large(device):
         (500, 140, 300),  # at once; the last panel is not whole
         (20, 1024, 1024),  # rows of a and b 4 KB apart: a is packed, too
         (24, 300, 2050),  # b comes from memory on one thread
-        (48, 70, 10000),  # also on two
-        (100, 64, 1100),  # many columns: a is packed, but a few rows of it are not
+        (48, 140, 10000),  # also on two
+        (100, 64, 1100),  # so many columns that a is packed
         (29, 200, 800),  # rows that fall into more tiles than need be: strips
         (70, 300, 4200),  # a wide b, in several blocks of depth
         (560, 400, 4200),  # its panels are packed before all rows of a larger a use them
