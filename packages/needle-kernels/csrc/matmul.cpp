@@ -131,13 +131,6 @@ bool packs_strip_rows(const Product<T>& p)
     return p.a_depth != 1 && p.rows > few_rows && p.columns >= strip_columns_packed;
 }
 
-inline int64_t tiles_of_rows(int64_t rows)
-{
-    int64_t tiles = 0;
-    for (; rows > 0; rows -= tile_rows_for(rows)) ++tiles;
-    return tiles;
-}
-
 // Whether all rows of A, as many k as are packed together, fit in so many bytes.
 template <class T>
 bool all_rows_fit(const Product<T>& p, int64_t bytes)
@@ -163,10 +156,9 @@ bool tiles_pack_b(const Product<T>& p)
         int64_t second = caches().second_bytes, c_bytes = p.rows * p.columns * size;
         if (!all_rows_fit(p, second / 5)) return false;
         if (p.columns <= most_strip_columns && c_bytes > second) return false;
-    } else if (!all_rows_fit(p, most_kept_bytes())) {
-        return false;
+        return true;
     }
-    return !few || tiles_of_rows(p.rows) == ceil_div(p.rows, tile_rows);
+    return all_rows_fit(p, most_kept_bytes());
 }
 
 // Whether B is used in strips of columns, and not in blocks through which rows of A run. A few rows
@@ -442,13 +434,12 @@ RowOrder row_order(const Product<T>& p, const Plan& plan)
     return plan.pack_a || p.a_row == 1 ? RowOrder::rows_contiguous : RowOrder::k_contiguous;
 }
 
-// Calls run(height, i) for all tiles of the rows of a block, from row i on, with the tile and its
-// segment set.
+// Calls run(height, index) for all tiles of the rows of a block, with the tile and its segment set.
 template <class T, class Run>
 void for_rows(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
               Segment<T>& segment, Tile<T>& tile, const Run& run)
 {
-    for (int64_t i = block.i0; i < block.i1;) {
+    for (int64_t i = block.i0, index = 0; i < block.i1; ++index) {
         int height = tile_rows_for(block.i1 - i);
         tile.c = p.c + i * p.c_row + block.j0;
         if (plan.pack_a) {
@@ -457,7 +448,7 @@ void for_rows(const Product<T>& p, const Plan& plan, const Block& block, const T
         } else {
             segment.a = p.a + i * p.a_row + block.k0 * p.a_depth;
         }
-        run(height, i);
+        run(height, index);
         i += height;
     }
 }
@@ -476,6 +467,13 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
     });
 }
 
+// Whether the first tile below this panel of B packs it.
+template <class T>
+bool tile_packs(const Plan& plan, const Block& panel)
+{
+    return plan.tiles_pack_b && panel.j1 - panel.j0 == tile_columns<T>;
+}
+
 // The tiles of all rows below one panel of B, which passes by.
 template <class T>
 void run_passing_panel(const Product<T>& p, const Plan& plan, const Block& block, const T* packed_a,
@@ -483,17 +481,16 @@ void run_passing_panel(const Product<T>& p, const Plan& plan, const Block& block
 {
     Segment<T> segment{nullptr, packed_b, block.depth()};
     Tile<T> tile = tile_below(p, plan, block, segment, tile_columns<T>);
-    const bool packs = plan.tiles_pack_b && tile.columns == tile_columns<T>;
+    const bool packs = tile_packs<T>(plan, block);
     const int64_t tiles = ceil_div(block.i1 - block.i0, tile_rows);
     const bool fetch_c = plan.fetch_c && (p.accumulate || plan.depth < p.depth);
     const bool fetch_panels = plan.fetch_b && plan.tiles_pack_b;
     const Ahead<T> next_b = plan.fetch_b && !fetch_panels ? next_panel(p, block) : Ahead<T>{};
-    for_rows(p, plan, block, packed_a, segment, tile, [&](int height, int64_t i) {
-        const int64_t index = (i - block.i0) / tile_rows;
+    for_rows(p, plan, block, packed_a, segment, tile, [&](int height, int64_t index) {
         const Ahead<T> next = fetch_panels ? next_panels(p, block, index, tiles) : Ahead<T>{};
         tile.ahead = fetch_c ? Ahead<T>{tile.c, height, tile.columns, p.c_row} : next;
         tile.then = fetch_c ? &next : nullptr;
-        if (packs && i == block.i0) {
+        if (packs && index == 0) {
             tile.panel = packed_b;
             segment.b = p.b + block.k0 * p.b_depth + block.j0;
             tile.b_stride = p.b_depth;
@@ -655,8 +652,7 @@ void run_blocks(const Product<T>& p, const Plan& plan, Block block, T* packed_a,
 {
     for (; block.j0 < p.columns; block.j0 += plan.columns) {
         block.j1 = min64(p.columns, block.j0 + plan.columns);
-        bool whole = block.j1 - block.j0 == plan.columns;
-        if (!(plan.tiles_pack_b && whole)) pack_b(p, plan, block, packed_b);
+        if (!tile_packs<T>(plan, block)) pack_b(p, plan, block, packed_b);
         if (p.sums != nullptr && block.i0 == 0) add_columns(p, block);
         if (plan.wide)
             run_passing_panel(p, plan, block, packed_a, packed_b);

@@ -69,7 +69,7 @@ void multiply_packed(const PackedProduct<T>& p, const PackedB<T>& b)
             segment.a = p.a + i * p.a_row;
             tile.c = p.c + i * p.c_row + j;
             if (p.accumulate) tile.ahead = {tile.c, height, tile.columns, p.c_row};
-            run_tile<T, rows_ahead>(height, RowOrder::k_contiguous, tile);
+            run_tile_columns<T, RowOrder::k_contiguous, rows_ahead>(height, tile);
             i += height;
         }
     }

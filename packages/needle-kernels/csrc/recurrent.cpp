@@ -3,12 +3,16 @@
 //     c = f * c_prev + i * g    h = o * tanh(c)
 // Source: Hochreiter and Schmidhuber 1997, with forget gates (Gers et al. 2000), as in PyTorch.
 //
-// In a sequence each thread owns some hidden units: all their gates, in every step. What threads
-// exchange at a step is the state going forward, and the gradients of the pre-activations going
-// back; one barrier a step. W_hh is packed once, each unit's part by its owner, whose second-level
-// cache then holds as much of it as fits.
+// In a sequence each thread has rows of the batch, which it takes through all steps by itself:
+// W_hh, packed once, comes from the second-level cache of each. Where a thread would have very few
+// rows, or W_hh is larger than that cache, each has all rows instead, and some hidden units with
+// all their gates: the part of W_hh that is theirs. Threads then exchange the state at each step
+// going forward and the gradients of the pre-activations going back, with a barrier. What one
+// writes lies in the same rows as what the other does, and cores fetch ahead what others are about
+// to change.
 #include <type_traits>
 
+#include "caches.h"
 #include "families.h"
 #include "matmul.h"
 #include "parallel.h"
@@ -159,7 +163,11 @@ void lstm_cell_grad(const Call& call)
 // ---- sequences
 
 constexpr int64_t step_work = 50000;  // multiply-adds of one step that are worth a thread
-constexpr int64_t row_block = 24;     // rows whose sums stay in the first-level cache
+constexpr int64_t least_rows = 4;     // that a thread has of the batch
+// The same where W_hh is larger than the second-level cache: enough to multiply each part that
+// comes.
+constexpr int64_t least_rows_far = 24;
+constexpr int64_t row_block = 24;  // rows whose sums stay in the first-level cache
 
 // The step t of an array (T, B, D).
 Array at_step(const Array& array, int64_t t)
@@ -175,14 +183,20 @@ Array at_step(const Array& array, int64_t t)
     return step;
 }
 
-// The rows [first, first + count) of a matrix, or as many as there are.
+// Some rows of the batch.
+struct Rows {
+    int64_t first, count;
+
+    int64_t end() const { return first + count; }
+};
+
 template <class T>
-Array rows_of(const Array& matrix, int64_t first, int64_t count)
+Array rows_of(const Array& matrix, Rows rows)
 {
-    Array rows = matrix;
-    rows.shape[0] = min64(count, matrix.shape[0] - first);
-    rows.data = matrix.as<T>() + first * matrix.strides[0];
-    return rows;
+    Array part = matrix;
+    part.shape[0] = rows.count;
+    part.data = matrix.as<T>() + rows.first * matrix.strides[0];
+    return part;
 }
 
 // Columns [first, first + count) of every row; zeros where `from` is absent.
@@ -293,19 +307,43 @@ Recurrence<T> backward(const Array& w, const Call& call)
             static_cast<T*>(call.workspace)};
 }
 
-// Calls body(step, group) for all groups of units at each step, packing each group's weights before
-// its first step. Odd steps go through the groups backwards: what the step before has used last is
+// Whether each thread has rows of its own.
+template <class T>
+bool divides_rows(int64_t batch, const Recurrence<T>& w)
+{
+    bool near = w.depth * w.gates * w.units * int64_t{sizeof(T)} <= caches().second_bytes;
+    return batch / num_threads() >= (near ? least_rows : least_rows_far);
+}
+
+// Calls body(step, group, rows) so that at each step all rows meet all groups of units. Weights are
+// packed before. Odd steps go through the groups backwards: what the step before has used last is
 // still in the cache.
 template <class T, class Body>
 void for_each_step(int64_t steps, int64_t batch, const Recurrence<T>& w, const Body& body)
 {
-    int64_t work = batch * w.depth * w.gates * Recurrence<T>::width;  // of a group
-    parallel_steps(steps, w.groups(), ceil_div(step_work, max64(work, 1)),
+    const int64_t groups = w.groups();
+    auto take_step = [&](int64_t step, int64_t begin, int64_t end, Rows rows) {
+        for (int64_t k = begin; k < end; ++k)
+            body(step, step % 2 == 0 ? k : begin + end - 1 - k, rows);
+    };
+    int64_t row_work = max64(1, w.depth * w.gates * w.units);  // of one step
+    if (divides_rows(batch, w)) {
+        int64_t grain = max64(least_rows, ceil_div(parallel_work, max64(1, steps * row_work)));
+        parallel_steps(2, batch, grain, [&](int64_t packed, int64_t begin, int64_t end) {
+            if (packed == 0)
+                for (int64_t g = groups * begin / batch; g < groups * end / batch; ++g) w.pack(g);
+            else
+                for (int64_t step = 0; step < steps; ++step)
+                    take_step(step, 0, groups, {begin, end - begin});
+        });
+        return;
+    }
+    int64_t group_work = max64(1, batch * w.depth * w.gates * Recurrence<T>::width);
+    parallel_steps(steps, groups, ceil_div(step_work, group_work),
                    [&](int64_t step, int64_t begin, int64_t end) {
                        if (step == 0)
                            for (int64_t g = begin; g < end; ++g) w.pack(g);
-                       for (int64_t k = begin; k < end; ++k)
-                           body(step, step % 2 == 0 ? k : begin + end - 1 - k);
+                       take_step(step, begin, end, {0, batch});
                    });
 }
 
@@ -316,18 +354,19 @@ void lstm_steps(const Call& call)
     const Array& pre = call.arrays[3];
     Recurrence<T> w = forward<T>(call.arrays[6], call);
     constexpr int64_t width = Recurrence<T>::width;
-    for_each_step<T>(gates.shape[0], gates.shape[1], w, [&](int64_t t, int64_t group) {
+    for_each_step<T>(gates.shape[0], gates.shape[1], w, [&](int64_t t, int64_t group, Rows rows) {
         Units own = w.group(group);
         Array step_gates = at_step(gates, t), step_pre = at_step(pre, t);
         Array next = at_step(pre, min64(t + 1, gates.shape[0] - 1));
         Array c_prev = at_step(cells, t), c = at_step(cells, t + 1), h = at_step(states, t + 1);
         // The recurrent part, gate by gate; behind the last unit there may be anything.
         T sums[row_block * 4 * width];
-        for (int64_t first = 0; first < h.shape[0]; first += row_block) {
-            Array h_prev = rows_of<T>(at_step(states, t), first, row_block);
+        for (int64_t first = rows.first; first < rows.end(); first += row_block) {
+            int64_t count = min64(row_block, rows.end() - first);
+            Array h_prev = rows_of<T>(at_step(states, t), {first, count});
             for (int64_t gate = 0; gate < 4; ++gate)
                 w.multiply(h_prev, sums + gate * width, 4 * width, group, gate, false);
-            for (int64_t i = 0; i < h_prev.shape[0]; ++i) {
+            for (int64_t i = 0; i < count; ++i) {
                 fetch_gates<T>(next, first + i, own);
                 GateLines<T, dense> given(step_pre, first + i, own.first);
                 auto whole = [&](int64_t j, int64_t n) -> Gates<T> {
@@ -368,12 +407,13 @@ void lstm_steps_grad(const Call& call)
     const Array &dy = call.arrays[3], &gates = call.arrays[6], &cells = call.arrays[7];
     Recurrence<T> w = backward<T>(call.arrays[8], call);
     int64_t last = dpre.shape[0] - 1;
-    for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group) {
+    for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group, Rows rows) {
         int64_t t = last - s;
         Units own = w.group(group);
+        Array mine = rows_of<T>(dh, rows);
         if (s > 0)
-            w.multiply(at_step(dpre, t + 1), dh.as<T>() + own.first, dh.strides[0], group, 0,
-                       false);
+            w.multiply(rows_of<T>(at_step(dpre, t + 1), rows), mine.as<T>() + own.first,
+                       mine.strides[0], group, 0, false);
         if (t < 0) return;
         Array d = at_step(dpre, t), step_gates = at_step(gates, t);
         Array c = at_step(cells, t + 1), c_prev = at_step(cells, t);
@@ -381,7 +421,7 @@ void lstm_steps_grad(const Call& call)
         int64_t next = max64(t - 1, 0);
         Array next_d = at_step(dpre, next), next_gates = at_step(gates, next);
         Array next_cells = at_step(cells, next);
-        for (int64_t r = 0; r < dh.shape[0]; ++r) {
+        for (int64_t r = rows.first; r < rows.end(); ++r) {
             fetch_gates<T>(next_d, r, own);
             fetch_gates<T>(next_gates, r, own);
             fetch_columns<T>(next_cells, r, own);
@@ -405,12 +445,12 @@ void rnn_steps(const Call& call)
     const Array &states = call.arrays[0], &pre = call.arrays[1];
     Activation activation = static_cast<Activation>(static_cast<int>(call.scalars[0]));
     Recurrence<T> w = forward<T>(call.arrays[3], call);
-    for_each_step<T>(pre.shape[0], pre.shape[1], w, [&](int64_t t, int64_t group) {
+    for_each_step<T>(pre.shape[0], pre.shape[1], w, [&](int64_t t, int64_t group, Rows rows) {
         Units own = w.group(group);
-        Array next = at_step(states, t + 1);
-        copy_columns<T>(next, at_step(pre, t), own.first, own.count);
-        w.multiply(at_step(states, t), next.as<T>() + own.first, next.strides[0], group, 0, true,
-                   activation);
+        Array next = rows_of<T>(at_step(states, t + 1), rows);
+        copy_columns<T>(next, rows_of<T>(at_step(pre, t), rows), own.first, own.count);
+        w.multiply(rows_of<T>(at_step(states, t), rows), next.as<T>() + own.first, next.strides[0],
+                   group, 0, true, activation);
     });
 }
 
@@ -445,15 +485,16 @@ void rnn_steps_grad(const Call& call)
     Activation activation = static_cast<Activation>(static_cast<int>(call.scalars[0]));
     Recurrence<T> w = backward<T>(call.arrays[5], call);
     int64_t last = dpre.shape[0] - 1;
-    for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group) {
+    for_each_step<T>(last + 2, dh.shape[0], w, [&](int64_t s, int64_t group, Rows rows) {
         int64_t t = last - s;
         Units own = w.group(group);
+        Array mine = rows_of<T>(dh, rows);
         if (s > 0)
-            w.multiply(at_step(dpre, t + 1), dh.as<T>() + own.first, dh.strides[0], group, 0,
-                       false);
+            w.multiply(rows_of<T>(at_step(dpre, t + 1), rows), mine.as<T>() + own.first,
+                       mine.strides[0], group, 0, false);
         if (t < 0) return;
         Array d = at_step(dpre, t), y = at_step(states, t + 1);
-        for (int64_t r = 0; r < dh.shape[0]; ++r) {
+        for (int64_t r = rows.first; r < rows.end(); ++r) {
             if (dy.data != nullptr) add_output_grad<T, dense>(dh, at_step(dy, t), r, own);
             activation_grad_row<T, dense>(d, dh, y, activation, r, own);
         }

@@ -240,33 +240,23 @@ void run_tile(const Tile<T>& tile)
     }
 }
 
-// Rows of one call to run_tile: the largest size that fits in what is left, or the next where two
-// or three rows would remain, too few to hide the latency of the multiply-adds.
+// Rows of the next tile, of so many that are left. The last two share what would leave the last one
+// with less than half a tile: too few multiply-adds between the loads, and to hide their latency.
 inline int tile_rows_for(int64_t rows)
 {
-    constexpr int sizes[] = {12, 8, 6, 4, 2, 1};
-    int i = 0;
-    while (sizes[i] > tile_rows || sizes[i] > rows) ++i;
-    int64_t rest = rows - sizes[i];
-    return sizes[i] > 4 && (rest == 2 || rest == 3) ? sizes[i + 1] : sizes[i];
+    if (rows <= tile_rows) return static_cast<int>(rows);
+    bool enough_left = rows - tile_rows >= tile_rows / 2;
+    return enough_left ? tile_rows : static_cast<int>(ceil_div(rows, 2));
 }
 
-template <class T, int NV, RowOrder order, int b_ahead, bool packs = false, int width = lanes<T>>
+template <class T, int NV, RowOrder order, int b_ahead, bool packs = false, int width = lanes<T>,
+          int MR = tile_rows>
 inline void run_tile_rows(int rows, const Tile<T>& tile)
 {
-    switch (rows) {
-        case 1: return run_tile<T, 1, NV, order, b_ahead, packs, width>(tile);
-        case 2: return run_tile<T, 2, NV, order, b_ahead, packs, width>(tile);
-        case 4: return run_tile<T, 4, NV, order, b_ahead, packs, width>(tile);
-#if defined(__AVX2__)
-        case 6: return run_tile<T, 6, NV, order, b_ahead, packs, width>(tile);
-#endif
-#if defined(__AVX512F__)
-        case 8: return run_tile<T, 8, NV, order, b_ahead, packs, width>(tile);
-        case 12: return run_tile<T, 12, NV, order, b_ahead, packs, width>(tile);
-#endif
-        default: return;
-    }
+    if constexpr (MR > 1)
+        if (rows < MR)
+            return run_tile_rows<T, NV, order, b_ahead, packs, width, MR - 1>(rows, tile);
+    run_tile<T, MR, NV, order, b_ahead, packs, width>(tile);
 }
 
 // Half a vector costs half as much where a processor splits its vectors.

@@ -265,12 +265,18 @@ def test_rnn_sequence_and_grad(
     check(dh0, dh, rtol=bound, atol=bound)
 
 
-def test_a_sequence_does_not_depend_on_the_number_of_threads(isa: str, threads: int) -> None:
-    pre, w, dy, h0, c0 = sequence_inputs((5, 9, 150), 4, "float32")
+# Threads of which each has rows of its own, or hidden units; also with weights that no second-level
+# cache of 2 MB holds.
+@pytest.mark.parametrize("shape", [(5, 9, 150), (3, 14, 40), (2, 49, 400)], ids=str)
+def test_a_sequence_does_not_depend_on_the_number_of_threads(
+    isa: str, threads: int, shape: tuple[int, int, int]
+) -> None:
+    steps, batch, hidden = shape
+    pre, w, dy, h0, c0 = sequence_inputs(shape, 4, "float32")
     results = []
     for count in (1, threads, 70):
         cpu.set_num_threads(count)
-        states, cells = (room(6, 9, 150, dtype="float32") for _ in range(2))
+        states, cells = (room(steps + 1, batch, hidden, dtype="float32") for _ in range(2))
         gates, dpre = pre.copy(), np.empty_like(pre)
         dh0, dc0 = np.empty_like(h0), np.empty_like(c0)
         launch("lstm_sequence", states, cells, gates, gates, h0, c0, w)

@@ -62,7 +62,7 @@ def test_large(device):
         (24, 300, 2050),  # b comes from memory on one thread
         (48, 140, 10000),  # also on two
         (100, 64, 1100),  # so many columns that a is packed
-        (29, 200, 800),  # rows that fall into more tiles than need be: strips
+        (29, 200, 800),  # rows that tiles divide among them: 12, 9 and 8
         (70, 300, 4200),  # a wide b, in several blocks of depth
         (560, 400, 4200),  # its panels are packed before all rows of a larger a use them
         (101, 4500, 300),  # too deep: rows of a pass by blocks of b
@@ -100,6 +100,19 @@ def test_blocks_and_threads(device, threads, m, k, n):
             check(nd.matmul(x, y, out=got, accumulate=True), x, y, "float32", before_sum)
     finally:
         nd.set_num_threads(before)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["a", "a transposed"])
+@pytest.mark.parametrize("columns", [40, 530])
+def test_tiles_of_every_height(host_device, columns, turned):
+    """1 to 26 rows, with few columns and with enough for panels that tiles pack."""
+    b = nd.array(draw((35, columns), 1), dtype="float32", device=host_device)
+    for rows in range(1, 27):
+        if turned:
+            a = nd.array(draw((35, rows)), dtype="float32", device=host_device).permute(1, 0)
+        else:
+            a = nd.array(draw((rows, 35)), dtype="float32", device=host_device)
+        check(a @ b, a, b, "float32")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
