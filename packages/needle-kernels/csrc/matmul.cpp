@@ -3,10 +3,11 @@
 // B is used in strips, in place or packed, as wide as registers allow: a strip stays in the
 // second-level cache while all rows of A run through it, a few at a time, which fit the first-level
 // cache. Of large products packed blocks of B stay there instead, so that A is read once for each
-// block, and C along its rows; and a very wide B is packed panel by panel, each just before all
-// rows of a smaller A use it. Products of a few rows or columns are thin_product.h's. A result that
-// the caches could not keep goes past them. Source: Goto and van de Geijn, "Anatomy of
-// High-Performance Matrix Multiplication" (2008), where A and B have each other's role.
+// block, and C along its rows, as with a small B below which C is large; and panels of B pass by
+// all rows of an A that fits that cache, packed by the tile that reads them first. Products of a
+// few rows or columns are thin_product.h's. A result that the caches could not keep goes past them.
+// Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), where
+// A and B have each other's role.
 #include "caches.h"
 #include "families.h"
 #include "pack.h"
@@ -44,6 +45,8 @@ constexpr int64_t strips_together = 4;          // at most, where they fit half 
 constexpr int64_t page_bytes = 4096;
 constexpr int64_t few_panels = 4;              // of a B that is used in place by any A
 constexpr int64_t group_rows = 8 * tile_rows;  // of A that are packed together
+template <class T>  // below so many columns a transposed A stays where it is
+constexpr int64_t turned_columns = 8 * tile_columns<T>;
 // Panels of B may pass by so many rows of A and more, and by so many columns, where A's rows are
 // few, or make so many results, where they are more.
 constexpr int64_t passed_rows = 20;
@@ -141,6 +144,18 @@ bool all_rows_fit(const Product<T>& p, int64_t bytes)
 // Panels of B may pass by so many bytes of A, which stay in the second-level cache.
 inline int64_t most_kept_bytes() { return min64(block_bytes, caches().second_bytes / 4 * 3); }
 
+// Whether some rows of A after the other run through all of B, which is small: a C that hardly fits
+// the second-level cache is then written along its rows, which a processor foresees.
+template <class T>
+bool writes_along_rows(const Product<T>& p)
+{
+    constexpr int64_t size = sizeof(T);
+    int64_t second = caches().second_bytes;
+    int64_t least = p.a_depth == 1 ? tile_columns<T> : turned_columns<T>;  // then A is packed
+    return p.columns > least && p.rows > few_rows && p.depth <= packed_block_k &&
+           p.rows * p.columns * size > second / 4 * 3 && p.depth * p.columns * size <= second / 4;
+}
+
 // Whether panels of B pass by all rows of A, and the tiles of the first rows pack them: only these
 // read B where it lies. A strip, which is twice as wide, stays in the second-level cache at best,
 // or is packed beforehand.
@@ -151,7 +166,7 @@ bool tiles_pack_b(const Product<T>& p)
     bool few = p.rows <= few_rows;
     bool enough = few ? p.rows >= passed_rows && p.columns >= passing_columns
                       : p.columns > tile_columns<T> && p.rows * p.columns >= passing_results;
-    if (!enough || p.b_column != 1) return false;
+    if (!enough || p.b_column != 1 || writes_along_rows(p)) return false;
     if (p.depth > packed_block_k) {  // C comes again for each block of the depth
         int64_t second = caches().second_bytes, c_bytes = p.rows * p.columns * size;
         if (!all_rows_fit(p, second / 5)) return false;
@@ -167,7 +182,8 @@ bool tiles_pack_b(const Product<T>& p)
 template <class T>
 bool uses_strips(const Product<T>& p)
 {
-    if (tiles_pack_b(p) || (p.a_depth != 1 && p.a_row != 1)) return false;
+    if (tiles_pack_b(p) || writes_along_rows(p)) return false;
+    if (p.a_depth != 1 && p.a_row != 1) return false;
     if (p.rows <= few_rows && p.b_column == 1) return true;
     if (strip_vectors(p.rows) <= tile_vectors) return false;  // no wider than a panel
     if (p.a_depth != 1 && collide<T>(p.a_depth) && !packs_strip_rows(p)) return false;
@@ -198,10 +214,14 @@ int64_t most_k_in_place(const Product<T>& p)
     return min64(most, max64(least_k, caches().second_bytes / 4 / power));
 }
 
+// Whether B comes from beyond the second-level cache, in which it has to stay beside A and C.
+// Blocks of a deeper B are with them there one after the other.
 template <class T>
 bool beyond_second_level(const Product<T>& p)
 {
-    return p.depth * p.columns * static_cast<int64_t>(sizeof(T)) > caches().second_bytes;
+    int64_t elements = p.depth * p.columns;
+    if (p.depth <= packed_block_k) elements += p.rows * (p.depth + p.columns);
+    return elements * static_cast<int64_t>(sizeof(T)) > caches().second_bytes;
 }
 
 // Multiplying so many rows of A costs what getting B to them does.
@@ -268,11 +288,13 @@ Plan make_plan(const Product<T>& p)
         plan.strips ? packs_strips(p) : plan.tiles_pack_b || p.b_column != 1 || !(few || narrow);
 
     int64_t second = caches().second_bytes;
-    plan.wide = plan.tiles_pack_b || (!plan.strips && plan.pack_b && p.columns >= 4 * p.rows &&
+    const bool along_rows = writes_along_rows(p);
+    const bool keeps_b = plan.strips || along_rows;
+    plan.wide = plan.tiles_pack_b || (!keeps_b && plan.pack_b && p.columns >= 4 * p.rows &&
                                       all_rows_fit(p, most_kept_bytes()));
     plan.fetch_b = plan.wide && beyond_second_level(p);
     // A few rows that are contiguous along the depth are as good as packed.
-    bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= 8 * width));
+    bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= turned_columns<T>));
     if (plan.strips)
         plan.pack_a = packs_strip_rows(p);
     else if (plan.tiles_pack_b)
@@ -280,7 +302,10 @@ Plan make_plan(const Product<T>& p)
             p.a_depth != 1 || (few ? collide<T>(2 * p.a_row) : p.columns >= columns_worth_packing);
     else
         plan.pack_a = plan.wide || !ready;
-    plan.rows = few || plan.wide ? p.rows : plan.strips && plan.pack_a ? strip_rows : tile_rows;
+    plan.rows = few || plan.wide             ? p.rows
+                : plan.strips && plan.pack_a ? strip_rows
+                : along_rows                 ? few_rows
+                                             : tile_rows;
 
     plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
     int64_t most_k = plan.strips          ? plan.pack_b ? strip_k : most_k_in_place(p)
@@ -296,8 +321,8 @@ Plan make_plan(const Product<T>& p)
 
     int64_t bytes = min64(block_bytes, second / 2);
     int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
-    plan.past_caches =
-        (plan.wide || plan.strips) && plan.depth == p.depth && !p.accumulate && p.past_caches;
+    plan.past_caches = (plan.wide || plan.strips || along_rows) && plan.depth == p.depth &&
+                       !p.accumulate && p.past_caches;
     plan.fetch_c = !plan.past_caches && p.rows * p.columns * size > least_fetched;
     constexpr int64_t strip = strip_columns<T>(strip_rows);
     int64_t together = min64(strips_together, second / 2 / (strip * plan.depth * size));

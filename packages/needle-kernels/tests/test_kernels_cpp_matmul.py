@@ -26,6 +26,7 @@ SIZES = [
     (1030, 520, 300),  # packed strips, in two blocks of depth
     (1024, 1100, 290),  # rows of x^T packed for strips in two groups
     (600, 70, 900),  # panels of dy that their first tiles pack
+    (50, 1500, 600),  # some rows of x^T after the other run through all of dy
     (300, 70, 4200),  # a wide dy, in several blocks of depth
     (4500, 101, 70),  # blocks
     (700, 701, 17),  # one panel

@@ -62,6 +62,7 @@ def test_large(device):
         (24, 300, 2050),  # b comes from memory on one thread
         (48, 140, 10000),  # also on two
         (100, 64, 1100),  # so many columns that a is packed
+        (2501, 61, 601),  # some rows after the other run through all of b
         (29, 200, 800),  # rows that tiles divide among them: 12, 9 and 8
         (70, 300, 4200),  # a wide b, in several blocks of depth
         (560, 400, 4200),  # its panels are packed before all rows of a larger a use them
