@@ -71,16 +71,23 @@ struct Split {
     int parts() const { return rows * columns; }
 };
 
+// What stays in the second-level cache, and what passes by.
+enum class Way {
+    strips,         // a strip of B, or some; all rows of A pass. Blocks behind the last whole one
+    blocks,         // a block of B; all rows of A pass
+    along_rows,     // all of a small B; C is written along its rows, of which some are one group
+    packed_panels,  // all rows of A; panels of B pass, each packed beforehand
+    packing_tiles,  // the same; the tile of the first rows packs the panel that it reads
+};
+
 // How a part is cut. All products of a batch, and all parts of one, share a plan.
 struct Plan {
+    Way way;
     bool pack_a, pack_b;
-    bool wide;                   // all rows of A are kept, and panels of B pass by
-    bool tiles_pack_b;           // the first of each panel; the others read what it has packed
     bool fetch_b;                // the next panels, from beyond the second-level cache
     bool past_caches;            // C is written once, and would not stay in them
     bool fetch_a;                // the next rows of A, where there is a panel of B only
     bool fetch_c;                // the rows of C that a tile will write
-    bool strips;                 // B is used in strips; blocks only behind the last whole one
     int64_t depth, columns;      // of one block of B
     int64_t rows;                // of A that run through a block together
     int64_t group;               // rows of A that are packed together, or pass below strips
@@ -88,6 +95,7 @@ struct Plan {
 
     // What one core fetches ahead behind its panel shall not be what another has just packed.
     int64_t elements() const { return packed_a + packed_b + page_bytes / 4; }
+    bool panels_pass() const { return way == Way::packed_panels || way == Way::packing_tiles; }
 };
 
 // The size of equal blocks of at most `most` that cover n.
@@ -144,10 +152,10 @@ bool all_rows_fit(const Product<T>& p, int64_t bytes)
 // Panels of B may pass by so many bytes of A, which stay in the second-level cache.
 inline int64_t most_kept_bytes() { return min64(block_bytes, caches().second_bytes / 4 * 3); }
 
-// Whether some rows of A after the other run through all of B, which is small: a C that hardly fits
-// the second-level cache is then written along its rows, which a processor foresees.
+// Whether B is small and C hardly fits the second-level cache: written along its rows, which a
+// processor foresees, it need not be there.
 template <class T>
-bool writes_along_rows(const Product<T>& p)
+bool suits_along_rows(const Product<T>& p)
 {
     constexpr int64_t size = sizeof(T);
     int64_t second = caches().second_bytes;
@@ -156,17 +164,16 @@ bool writes_along_rows(const Product<T>& p)
            p.rows * p.columns * size > second / 4 * 3 && p.depth * p.columns * size <= second / 4;
 }
 
-// Whether panels of B pass by all rows of A, and the tiles of the first rows pack them: only these
-// read B where it lies. A strip, which is twice as wide, stays in the second-level cache at best,
-// or is packed beforehand.
+// Whether tiles of the first rows shall pack B: only these read it where it lies. A strip, which is
+// twice as wide, stays in the second-level cache at best, or is packed beforehand.
 template <class T>
-bool tiles_pack_b(const Product<T>& p)
+bool suits_packing_tiles(const Product<T>& p)
 {
     constexpr int64_t size = sizeof(T);
     bool few = p.rows <= few_rows;
     bool enough = few ? p.rows >= passed_rows && p.columns >= passing_columns
                       : p.columns > tile_columns<T> && p.rows * p.columns >= passing_results;
-    if (!enough || p.b_column != 1 || writes_along_rows(p)) return false;
+    if (!enough || p.b_column != 1) return false;
     if (p.depth > packed_block_k) {  // C comes again for each block of the depth
         int64_t second = caches().second_bytes, c_bytes = p.rows * p.columns * size;
         if (!all_rows_fit(p, second / 5)) return false;
@@ -176,13 +183,11 @@ bool tiles_pack_b(const Product<T>& p)
     return all_rows_fit(p, most_kept_bytes());
 }
 
-// Whether B is used in strips of columns, and not in blocks through which rows of A run. A few rows
-// always gain from it; more do where registers are many, unless A or C is so large that reading it
-// again for each strip takes longer.
+// Whether strips are better than blocks. A few rows always gain from them; more do where registers
+// are many, unless A or C is so large that reading it again for each strip takes longer.
 template <class T>
-bool uses_strips(const Product<T>& p)
+bool suits_strips(const Product<T>& p)
 {
-    if (tiles_pack_b(p) || writes_along_rows(p)) return false;
     if (p.a_depth != 1 && p.a_row != 1) return false;
     if (p.rows <= few_rows && p.b_column == 1) return true;
     if (strip_vectors(p.rows) <= tile_vectors) return false;  // no wider than a panel
@@ -202,6 +207,24 @@ bool packs_strips(const Product<T>& p)
     const int64_t size = sizeof(T), apart = p.b_depth * size;
     return apart >= far_apart || apart % line_bytes != 0 ||
            p.depth * p.columns * size > most_strip_bytes;
+}
+
+// Whether blocks are packed: not for few rows, nor where B is narrow.
+template <class T>
+bool packs_blocks(const Product<T>& p)
+{
+    bool narrow = p.columns <= tile_columns<T> || p.b_depth <= few_panels * tile_columns<T>;
+    return p.b_column != 1 || !(p.rows <= few_rows || narrow);
+}
+
+template <class T>
+Way way_of(const Product<T>& p)
+{
+    if (suits_along_rows(p)) return Way::along_rows;
+    if (suits_packing_tiles(p)) return Way::packing_tiles;
+    if (suits_strips(p)) return Way::strips;
+    bool wide = p.columns >= 4 * p.rows && all_rows_fit(p, most_kept_bytes());
+    return wide && packs_blocks(p) ? Way::packed_panels : Way::blocks;
 }
 
 // So many rows of a strip that is used in place leave room in the second-level cache: rows that
@@ -228,7 +251,8 @@ bool beyond_second_level(const Product<T>& p)
 template <class T>
 int64_t rows_worth_b(const Product<T>& p)
 {
-    bool in_place = tiles_pack_b(p) || (uses_strips(p) && !packs_strips(p));
+    Way way = way_of(p);
+    bool in_place = way == Way::packing_tiles || (way == Way::strips && !packs_strips(p));
     return (in_place ? reading_rows : packing_rows) + (beyond_second_level(p) ? fetching_rows : 0);
 }
 
@@ -279,56 +303,61 @@ template <class T>
 Plan make_plan(const Product<T>& p)
 {
     constexpr int64_t width = tile_columns<T>, size = sizeof(T);
+    const int64_t second = caches().second_bytes;
+    const bool few = p.rows <= few_rows, turned = p.a_depth != 1;
+    // Few rows of a transposed A, or few columns, are as good as packed.
+    const bool ready = !turned || (p.a_row == 1 && (few || p.columns <= turned_columns<T>));
     Plan plan{};
-    bool few = p.rows <= few_rows;
-    bool narrow = p.columns <= width || p.b_depth <= few_panels * width;
-    plan.strips = uses_strips(p);
-    plan.tiles_pack_b = tiles_pack_b(p);
-    plan.pack_b =
-        plan.strips ? packs_strips(p) : plan.tiles_pack_b || p.b_column != 1 || !(few || narrow);
-
-    int64_t second = caches().second_bytes;
-    const bool along_rows = writes_along_rows(p);
-    const bool keeps_b = plan.strips || along_rows;
-    plan.wide = plan.tiles_pack_b || (!keeps_b && plan.pack_b && p.columns >= 4 * p.rows &&
-                                      all_rows_fit(p, most_kept_bytes()));
-    plan.fetch_b = plan.wide && beyond_second_level(p);
-    // A few rows that are contiguous along the depth are as good as packed.
-    bool ready = p.a_depth == 1 || (p.a_row == 1 && (few || p.columns <= turned_columns<T>));
-    if (plan.strips)
-        plan.pack_a = packs_strip_rows(p);
-    else if (plan.tiles_pack_b)
-        plan.pack_a =
-            p.a_depth != 1 || (few ? collide<T>(2 * p.a_row) : p.columns >= columns_worth_packing);
-    else
-        plan.pack_a = plan.wide || !ready;
-    plan.rows = few || plan.wide             ? p.rows
-                : plan.strips && plan.pack_a ? strip_rows
-                : along_rows                 ? few_rows
-                                             : tile_rows;
-
-    plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
-    int64_t most_k = plan.strips          ? plan.pack_b ? strip_k : most_k_in_place(p)
-                     : plan.pack_a        ? packed_block_k
-                     : p.columns <= width ? panel_block_k
-                                          : block_k;
+    plan.way = way_of(p);
+    plan.pack_a = !ready;
+    plan.pack_b = true;
+    plan.rows = p.rows;
+    int64_t most_k = 0;  // where 0: as A wants it
+    switch (plan.way) {
+        case Way::strips:
+            plan.pack_a = packs_strip_rows(p);
+            plan.pack_b = packs_strips(p);
+            plan.rows = few ? p.rows : plan.pack_a ? strip_rows : tile_rows;
+            most_k = plan.pack_b ? strip_k : most_k_in_place(p);
+            break;
+        case Way::blocks:
+            plan.pack_b = packs_blocks(p);
+            plan.rows = few ? p.rows : tile_rows;
+            break;
+        case Way::along_rows:
+            plan.pack_b = packs_blocks(p);
+            plan.rows = few_rows;
+            break;
+        case Way::packed_panels: plan.pack_a = true; break;
+        case Way::packing_tiles:
+            plan.pack_a =
+                turned || (few ? collide<T>(2 * p.a_row) : p.columns >= columns_worth_packing);
+            break;
+    }
+    if (most_k == 0)
+        most_k = plan.pack_a ? packed_block_k : p.columns <= width ? panel_block_k : block_k;
     plan.depth = max64(1, even_block(p.depth, most_k));
-    if (plan.strips && plan.pack_a)
-        plan.group =
-            round_up(even_block(p.rows, strip_group_bytes / (plan.depth * size)), strip_rows);
-    else
-        plan.group = plan.strips ? p.rows : plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
 
-    int64_t bytes = min64(block_bytes, second / 2);
-    int64_t most = plan.wide ? width : max64(width, bytes / max64(size, plan.depth * size));
-    plan.past_caches = (plan.wide || plan.strips || along_rows) && plan.depth == p.depth &&
-                       !p.accumulate && p.past_caches;
+    if (plan.way == Way::strips) {
+        constexpr int64_t strip = strip_columns<T>(strip_rows);
+        int64_t together = min64(strips_together, second / 2 / (strip * plan.depth * size));
+        plan.columns = max64(strip_columns<T>(1), together * strip);
+        plan.group = p.rows;
+        if (plan.pack_a)
+            plan.group =
+                round_up(even_block(p.rows, strip_group_bytes / (plan.depth * size)), strip_rows);
+    } else {
+        int64_t most = width;
+        if (!plan.panels_pass())
+            most = max64(width, min64(block_bytes, second / 2) / (plan.depth * size));
+        plan.columns = plan.pack_b ? round_up(even_block(p.columns, most), width) : p.columns;
+        plan.group = plan.pack_a ? max64(plan.rows, group_rows) : plan.rows;
+    }
+    plan.past_caches =
+        plan.way != Way::blocks && plan.depth == p.depth && !p.accumulate && p.past_caches;
+    plan.fetch_a = p.columns <= width && p.a_bytes > warm_bytes;
+    plan.fetch_b = plan.panels_pass() && beyond_second_level(p);
     plan.fetch_c = !plan.past_caches && p.rows * p.columns * size > least_fetched;
-    constexpr int64_t strip = strip_columns<T>(strip_rows);
-    int64_t together = min64(strips_together, second / 2 / (strip * plan.depth * size));
-    plan.columns = plan.strips   ? max64(strip_columns<T>(1), together * strip)
-                   : plan.pack_b ? round_up(even_block(p.columns, most), width)
-                                 : p.columns;
     plan.packed_a = plan.pack_a ? round_up(plan.group * plan.depth, 16) : 0;
     plan.packed_b = (plan.pack_b ? plan.columns : width) * plan.depth;
     return plan;
@@ -496,7 +525,7 @@ void run_panel(const Product<T>& p, const Plan& plan, const Block& block, const 
 template <class T>
 bool tile_packs(const Plan& plan, const Block& panel)
 {
-    return plan.tiles_pack_b && panel.j1 - panel.j0 == tile_columns<T>;
+    return plan.way == Way::packing_tiles && panel.j1 - panel.j0 == tile_columns<T>;
 }
 
 // The tiles of all rows below one panel of B, which passes by.
@@ -509,7 +538,7 @@ void run_passing_panel(const Product<T>& p, const Plan& plan, const Block& block
     const bool packs = tile_packs<T>(plan, block);
     const int64_t tiles = ceil_div(block.i1 - block.i0, tile_rows);
     const bool fetch_c = plan.fetch_c && (p.accumulate || plan.depth < p.depth);
-    const bool fetch_panels = plan.fetch_b && plan.tiles_pack_b;
+    const bool fetch_panels = plan.fetch_b && plan.way == Way::packing_tiles;
     const Ahead<T> next_b = plan.fetch_b && !fetch_panels ? next_panel(p, block) : Ahead<T>{};
     for_rows(p, plan, block, packed_a, segment, tile, [&](int height, int64_t index) {
         const Ahead<T> next = fetch_panels ? next_panels(p, block, index, tiles) : Ahead<T>{};
@@ -562,7 +591,7 @@ void run_block(const Product<T>& p, const Plan& plan, const Block& block, T* pac
     Block group = block;
     for (; group.i0 < block.i1; group.i0 = group.i1) {
         group.i1 = min64(block.i1, group.i0 + plan.group);
-        if (plan.pack_a && !plan.strips) pack_a(p, plan, group, packed_a);
+        if (plan.pack_a && plan.way != Way::strips) pack_a(p, plan, group, packed_a);
         for (int64_t i = group.i0; i < group.i1; i += plan.rows)
             for (int64_t j = block.j0; j < block.j1; j += width) {
                 Block panel{i,        min64(group.i1, i + plan.rows),
@@ -679,7 +708,7 @@ void run_blocks(const Product<T>& p, const Plan& plan, Block block, T* packed_a,
         block.j1 = min64(p.columns, block.j0 + plan.columns);
         if (!tile_packs<T>(plan, block)) pack_b(p, plan, block, packed_b);
         if (p.sums != nullptr && block.i0 == 0) add_columns(p, block);
-        if (plan.wide)
+        if (plan.panels_pass())
             run_passing_panel(p, plan, block, packed_a, packed_b);
         else
             run_block(p, plan, block, packed_a, packed_b);
@@ -694,8 +723,8 @@ void run_part(const Product<T>& p, const Plan& plan, T* workspace)
     int64_t width = strip_columns<T>(p.rows), whole = p.columns / width * width;
     for (int64_t k = 0; k < p.depth; k += plan.depth) {
         Block block{0, p.rows, 0, p.columns, k, min64(p.depth, k + plan.depth)};
-        if (!plan.strips) {
-            if (plan.wide && plan.pack_a) pack_a(p, plan, block, packed_a);
+        if (plan.way != Way::strips) {
+            if (plan.panels_pass() && plan.pack_a) pack_a(p, plan, block, packed_a);
             run_blocks(p, plan, block, packed_a, packed_b);
             continue;
         }
