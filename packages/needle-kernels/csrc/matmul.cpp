@@ -153,15 +153,16 @@ bool all_rows_fit(const Product<T>& p, int64_t bytes)
 inline int64_t most_kept_bytes() { return min64(block_bytes, caches().second_bytes / 4 * 3); }
 
 // Whether B is small and C hardly fits the second-level cache: written along its rows, which a
-// processor foresees, it need not be there.
+// processor foresees, it need not be there. Not where it comes from memory.
 template <class T>
 bool suits_along_rows(const Product<T>& p)
 {
     constexpr int64_t size = sizeof(T);
-    int64_t second = caches().second_bytes;
+    int64_t second = caches().second_bytes, c_bytes = p.rows * p.columns * size;
     int64_t least = p.a_depth == 1 ? tile_columns<T> : turned_columns<T>;  // then A is packed
     return p.columns > least && p.rows > few_rows && p.depth <= packed_block_k &&
-           p.rows * p.columns * size > second / 4 * 3 && p.depth * p.columns * size <= second / 4;
+           p.depth * p.columns * size <= second / 4 && c_bytes > second / 4 * 3 &&
+           (c_bytes <= beyond_caches || p.past_caches);
 }
 
 // Whether tiles of the first rows shall pack B: only these read it where it lies. A strip, which is
