@@ -58,7 +58,8 @@ int default_threads()
 }
 
 std::atomic<int> setting{default_threads()};
-thread_local int current = 0;  // 0: no kernel has begun on this thread
+thread_local int current = 0;          // 0: no kernel has begun on this thread
+thread_local bool is_of_pool = false;  // this thread
 
 bool (*idle_work)() = [] { return false; };
 
@@ -74,10 +75,14 @@ public:
     int count() const { return static_cast<int>(bits_ >> 16 & 0xffff); }
     int next() const { return static_cast<int>(bits_ & 0xffff); }
     bool has_piece() const { return next() < count(); }
-    Ticket after_claim() const { return Ticket(bits_ + 1); }
+
+    // A thread of the pool claims the last free piece, any other the first: whoever begins a loop,
+    // both come to the same ends of the same arrays.
+    int claimed() const { return is_of_pool ? count() - 1 : next(); }
+    Ticket after_claim() const { return Ticket(is_of_pool ? bits_ - (1 << 16) : bits_ + 1); }
 
 private:
-    uint64_t bits_;  // the loop's number (32 bits), its pieces (16), the next free one (16)
+    uint64_t bits_;  // the loop's number (32 bits), where free pieces end (16) and begin (16)
 };
 
 class Pool {
@@ -95,10 +100,10 @@ public:
         helpers_.store(num_threads() - 1, std::memory_order_relaxed);
         unfinished_.store(count, std::memory_order_relaxed);
         uint64_t loop = Ticket(ticket_.load(std::memory_order_relaxed)).loop() + 1;
-        // Piece 0 is the caller's.
-        ticket_.store(Ticket(loop, count).after_claim().bits(), std::memory_order_release);
+        const Ticket all(loop, count);  // one piece is the caller's
+        ticket_.store(all.after_claim().bits(), std::memory_order_release);
         tell_threads();
-        piece(context, 0);
+        piece(context, all.claimed());
         unfinished_.fetch_sub(1, std::memory_order_release);
         while (claim_one(caller)) {
         }
@@ -129,7 +134,7 @@ public:
             if (ticket_.compare_exchange_weak(bits, ticket.after_claim().bits(),
                                               std::memory_order_acq_rel,
                                               std::memory_order_acquire)) {
-                piece(context, ticket.next());
+                piece(context, ticket.claimed());
                 unfinished_.fetch_sub(1, std::memory_order_release);
                 return true;
             }
@@ -145,6 +150,7 @@ private:
 
     void work(int thread)
     {
+        is_of_pool = true;
         for (;;) {
             uint32_t seen = news_.load(std::memory_order_acquire);
             while (claim_one(thread) || idle_work()) {
