@@ -24,8 +24,6 @@
 
 namespace needle::NEEDLE_TARGET {
 
-inline int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
-
 // N operands of one shape; the first is the output. Axis 0 is the innermost; strides count bytes.
 template <int N>
 struct Nest {

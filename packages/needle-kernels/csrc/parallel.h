@@ -10,6 +10,7 @@ namespace needle::NEEDLE_TARGET {
 inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
 inline int64_t round_up(int64_t n, int64_t unit) { return ceil_div(n, unit) * unit; }
 
 constexpr int64_t parallel_work = 100000;  // multiply-adds that are worth a second thread
