@@ -13,6 +13,8 @@
 // The last is in conv_weight_grad.cpp; conv.h has what all three share.
 #include "conv.h"
 
+#include <atomic>
+
 #include "caches.h"
 #include "families.h"
 
@@ -437,8 +439,10 @@ struct BlockGrad {
                conv_elements<T>(call);
     }
 
+    // False where a NaN or an infinity of dy has spread: times a weight that is 0, as no tap is
+    // there, it is NaN. Then the call is to be done in another way.
     template <class T>
-    void run(const Call& outer)
+    bool run(const Call& outer)
     {
         T* buffer = static_cast<T*>(outer.workspace);
         arrays[0].data = buffer;
@@ -451,8 +455,10 @@ struct BlockGrad {
             arrays[0].shape[0] = arrays[1].shape[0] = min64(images, dx.shape[0] - n);
             arrays[1].data = dy.as<T>() + n * dy.strides[0];
             conv_typed<T>(call);
+            if (any_nan<T>()) return false;
             spread_blocks<T>(dx, n);
         }
+        return true;
     }
 
 private:
@@ -488,6 +494,19 @@ private:
                                 *out++ = value(tap_of(dy, y), tap_of(dx, x), o, c);
     }
 
+    template <class T>
+    bool any_nan() const
+    {
+        const T* x = arrays[0].as<T>();
+        std::atomic<bool> found = false;
+        parallel_for(arrays[0].size(), 32768, [&](int64_t begin, int64_t end) {
+            bool any = false;
+            for (int64_t i = begin; i < end; ++i) any |= x[i] != x[i];
+            if (any) found = true;
+        });
+        return found;
+    }
+
     // Writes the images of dx from n on.
     template <class T>
     void spread_blocks(const Array& dx, int64_t n) const
@@ -514,7 +533,7 @@ void input_grad_typed(const Call& call)
 {
     const Array &out = call.arrays[0], &dy = call.arrays[1], &w = call.arrays[2];
     if (out.size() == 0) return;
-    if (BlockGrad::suits<T>(call)) return BlockGrad(call).run<T>(call);
+    if (BlockGrad::suits<T>(call) && BlockGrad(call).run<T>(call)) return;
     if (scatters_rows(out, w)) return input_grad_by_rows<T>(call);
     Axis vertical = axis_of(call, out, dy, w, 1), horizontal = axis_of(call, out, dy, w, 2);
     T* buffer = static_cast<T*>(call.workspace);
@@ -538,12 +557,13 @@ template <class T>
 int64_t input_grad_elements(const Call& call)
 {
     const Array &dy = call.arrays[1], &w = call.arrays[2];
-    if (BlockGrad::suits<T>(call)) return BlockGrad(call).elements<T>();
     int64_t packed = scatters_rows(call.arrays[0], w)
                          ? packed_elements<T>(w.shape[3], w.shape[0] * w.shape[1] * w.shape[2])
                          : packed_weight_elements<T>(w, 3);
-    return dense_elements<T>(dy) + packed;
+    int64_t of_blocks = BlockGrad::suits<T>(call) ? BlockGrad(call).elements<T>() : 0;
+    return max64(of_blocks, dense_elements<T>(dy) + packed);
 }
+
 // ---- the table's entries
 
 bool is_float32(const Call& call) { return call.arrays[0].dtype == DType::float32; }

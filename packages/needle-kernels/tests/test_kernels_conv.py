@@ -255,6 +255,23 @@ def test_relu_keeps_nan(device, isa):
         nd.set_isa(before)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 2, 1), (5, 2, 2), (7, 3, 3)])
+def test_input_grad_keeps_nan_to_its_taps(device, kernel, stride, padding, value):
+    """One position of dy that is no number: only pixels that its taps meet may notice."""
+    shape = (2, 16, 17, 3)
+    w = nd.ones((kernel, kernel, 3, 4), device=device)
+    out = np.zeros(nd.conv(nd.ones(shape, device=device), w, None, stride, padding).shape)
+    out[1, 2, 3, 1] = value
+    dx = nd.conv_input_grad(
+        nd.array(out, dtype="float32", device=device), w, shape, stride, padding
+    ).numpy()
+    expected = np.zeros(shape)
+    rows, columns = (slice(max(0, at * stride - padding), at * stride - padding + kernel) for at in (2, 3))
+    expected[1, rows, columns] = value
+    np.testing.assert_array_equal(dx, expected)
+
+
 @pytest.mark.parametrize("stride", [9, 2**29, 2**31 - 1])
 def test_a_stride_beyond_the_image(device, stride):
     x, w = draw((2, 8, 8, 3)), draw((3, 3, 3, 4), 1)
