@@ -19,6 +19,7 @@ Caches find()
         found.widening_ahead = generation < 4 ? 768 : 0;  // Zen 3: 5-12 %
         found.operand_ahead = generation < 5 ? 0 : 4096;  // 6-15 %
         found.gap_ahead = generation < 5 ? 0 : 8192;      // up to 60 %
+        found.spaced_ahead = 0;                           // not timed
         found.results_ahead = 0;                          // not timed
         found.ahead_into_second = false;                  // Zen 5: 0.4-0.9 of the speed
         found.large_third = false;

@@ -14,8 +14,10 @@ struct Caches {
     int64_t read_ahead = 4096;
     int64_t widening_ahead = 0;
     int64_t operand_ahead = 4096;
-    // by operands with gaps between their rows; for results that are written some rows at a time.
+    // by operands with gaps between their rows; by those with gaps between their items; for results
+    // that are written some rows at a time.
     int64_t gap_ahead = 4096;
+    int64_t spaced_ahead = 2048;
     int64_t results_ahead = 4096;
     bool ahead_into_second = true;  // whether operands are asked for there, and not into level 1
     bool large_third = true;        // whether tens of MB stay in the third level

@@ -46,49 +46,6 @@ inline bool has_dense_rows(const Array& a)
     return channels && pixels;
 }
 
-// Where lane `lane` of vector J of C channels side by side comes from when channel c joins those
-// before it: from a pixel of c (counted from lanes<T> on), or from what they already are.
-template <int C, int J, class T>
-constexpr int joined_lane(int lane, int c)
-{
-    int pixel = (J * lanes<T> + lane) / C, channel = (J * lanes<T> + lane) % C;
-    if (channel == c) return lanes<T> + pixel;
-    return c == 1 ? pixel : lane;
-}
-
-template <int C, int J, class T, int... L>
-Vec<T> join_channels(const Vec<T> (&v)[C], std::integer_sequence<int, L...>)
-{
-    Vec<T> out = __builtin_shufflevector(v[0], v[1], joined_lane<C, J, T>(L, 1)...);
-    if constexpr (C > 2) out = __builtin_shufflevector(out, v[2], joined_lane<C, J, T>(L, 2)...);
-    if constexpr (C > 3) out = __builtin_shufflevector(out, v[3], joined_lane<C, J, T>(L, 3)...);
-    return out;
-}
-
-// out[i * C + c] = from[c * channel_stride + i] for the pixels of one vector.
-template <int C, class T, int... J>
-void interleave_vector(const T* from, int64_t channel_stride, T* out,
-                       std::integer_sequence<int, J...>)
-{
-    Vec<T> v[C];
-    for (int c = 0; c < C; ++c) v[c] = load(from + c * channel_stride);
-    (store(out + J * lanes<T>,
-           join_channels<C, J, T>(v, std::make_integer_sequence<int, lanes<T>>{})),
-     ...);
-}
-
-// The same for n pixels.
-template <int C, class T>
-void interleave(const T* from, int64_t channel_stride, int64_t n, T* out)
-{
-    int64_t i = 0;
-    for (; i + lanes<T> <= n; i += lanes<T>)
-        interleave_vector<C>(from + i, channel_stride, out + i * C,
-                             std::make_integer_sequence<int, C>{});
-    for (; i < n; ++i)
-        for (int c = 0; c < C; ++c) out[i * C + c] = from[c * channel_stride + i];
-}
-
 // n pixels of c channels, side by side in `out`.
 template <class T>
 void copy_pixels(const T* from, int64_t pixel_stride, int64_t channel_stride, int64_t n, int64_t c,

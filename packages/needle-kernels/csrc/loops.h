@@ -41,6 +41,14 @@ struct Nest {
         return empty ? 0 : n;
     }
 
+    // Of all operands, as if none were repeated.
+    int64_t bytes() const
+    {
+        int64_t each = 0;
+        for (int k = 0; k < N; ++k) each += item[k];
+        return size() * each;
+    }
+
     void swap_axes(int i, int j)
     {
         auto swap = [](int64_t& a, int64_t& b) {
@@ -164,9 +172,10 @@ struct BlockLayout {
 };
 
 struct CopyOptions {
-    bool past_caches = false;   // out is written so; its rows start at cache lines
-    int64_t results_ahead = 0;  // how many bytes ahead to ask for the memory of contiguous rows
-    bool asks_for_rows = true;  // of `in`: where they may not be in the caches
+    bool past_caches = false;       // out is written so; its rows start at cache lines
+    int64_t results_ahead = 0;      // how many bytes ahead to ask for the memory of contiguous rows
+    bool asks_for_rows = true;      // of `in`: where they may not be in the caches
+    bool asks_for_columns = false;  // of a transposed `in`
 };
 
 // Copies a block of rows x columns items between any two layouts; defined in shape.cpp.
@@ -180,10 +189,19 @@ void gather_row(int64_t item, char* out, const char* in, int64_t in_stride, int6
 // value for all of them. Only kernels of three operands are given repeated ones.
 using RowFunction = void (*)(char* const* data, const bool* repeated, int64_t n);
 
+// Whether columns of transposed operands are asked for: where not all of a nest is in the caches
+// of the cores, for no processor foresees where the next one begins.
+template <int N>
+bool has_far_columns(const Nest<N>& nest)
+{
+    return caches().ahead_into_second && nest.bytes() > caches().second_bytes * num_threads();
+}
+
 // How the blocks of a nest are cut and how each operand of a block is reached.
 template <int N>
 struct BlockPlan {
     static constexpr int64_t buffer_items = 1024;
+    static constexpr int64_t buffer_bytes = 64 << 10;  // of an operand
 
     int64_t rows = 1;
     int64_t columns = 4096;
@@ -192,8 +210,9 @@ struct BlockPlan {
     bool repeated[N] = {};
     bool constant[N] = {};  // buffered, and the same for every block
     bool any_buffered = false;
-    bool piecewise = false;     // what is not contiguous is copied by the row function's caller
-    int64_t results_ahead = 0;  // how many bytes ahead to ask for the results' memory
+    bool piecewise = false;         // what is not contiguous is copied by the row function's caller
+    bool asks_for_columns = false;  // of transposed operands
+    int64_t results_ahead = 0;      // how many bytes ahead to ask for the results' memory
 
     explicit BlockPlan(Nest<N>& nest)
     {
@@ -241,7 +260,8 @@ private:
         return true;
     }
 
-    // A transposed operand is read in tiles, so that each cache line it touches is used whole.
+    // A transposed operand is read in tiles, some lines of each of its columns, so that every cache
+    // line it touches is used whole; from memory, more of them.
     void cut_for_buffers(Nest<N>& nest)
     {
         columns = buffer_items;
@@ -258,8 +278,12 @@ private:
         piecewise = best == 0 && !buffered[0];
         if (best == 0) return;
         if (best != 1) nest.swap_axes(1, best);
-        columns = 64;
-        rows = buffer_items / columns;
+        int64_t item = 0;
+        for (int k = 0; k < N; ++k) item = max64(item, nest.item[k]);
+        const bool from_memory = nest.bytes() >= beyond_caches;
+        columns = min64(from_memory ? 256 : 128, nest.shape[0]);
+        rows = (from_memory ? buffer_bytes : buffer_bytes / 4) / (columns * item);
+        asks_for_columns = has_far_columns(nest);
     }
 };
 
@@ -283,6 +307,15 @@ bool streams_results(const Nest<N>& nest)
         read += gaps_count ? min64(span, 2 * bytes) : bytes;
     }
     return written + read >= 3 * beyond_caches && read >= beyond_caches;
+}
+
+// Whether operand k is read from memory item by item, though every cache line. (Strides of up to
+// four items are read as whole vectors.)
+template <int N>
+bool is_spaced(const Nest<N>& nest, int k)
+{
+    const int64_t stride = nest.strides[k][0];
+    return stride > 4 * nest.item[k] && stride <= 64 && nest.size() * stride >= beyond_caches;
 }
 
 // Rows of so many bytes are too short for the processor to foresee results behind them.
@@ -425,6 +458,21 @@ struct PiecewiseRow {
             else if (in_order == 1 && in_one_run && !plan.repeated[k] && !plan.buffered[k])
                 ahead[k].distance = caches().operand_ahead;
         }
+        if (gathers) read_spaced(nest);
+    }
+
+    // Where items lie far apart the processor does not read far enough ahead, and of several such
+    // operands it loses track if it reads more than some lines of one before it turns to the next.
+    void read_spaced(const Nest<N>& nest)
+    {
+        if (caches().spaced_ahead == 0) return;
+        int spaced = 0;
+        for (int k = 1; k < N; ++k) {
+            if (!is_spaced(nest, k)) continue;
+            ++spaced;
+            if (ahead[k].distance == 0) ahead[k] = {caches().spaced_ahead, 0, false};
+        }
+        for (int k = 0; spaced > 1 && k < N; ++k) piece = min64(piece, 64 / item[k]);
     }
 
     void run(char* const* data, int64_t n, StreamWriter& writer) const
@@ -454,7 +502,7 @@ struct PiecewiseRow {
 template <int N>
 struct Buffers {
     StreamWriter writer;
-    alignas(64) char data[N][BlockPlan<N>::buffer_items * 8];
+    alignas(64) char data[N][BlockPlan<N>::buffer_bytes];
     int64_t rows[N] = {};  // that a constant operand's buffer already holds
 };
 
@@ -481,7 +529,7 @@ inline void run_block(const Nest<N>& nest, const PiecewiseRow<N>& pieces, char* 
         from[k] = buffers.data[k];
         if (k == 0 || (plan.constant[k] && buffers.rows[k] >= rows)) continue;
         copy_block(nest.item[k], {from[k], nest.item[k], columns * nest.item[k]}, strided, rows,
-                   columns);
+                   columns, {.asks_for_columns = plan.asks_for_columns});
         buffers.rows[k] = rows;
     }
     for (int64_t done = 0; done < elements; done += each) {

@@ -4,34 +4,10 @@
 // A becomes panels of tile_rows_for(rows left) rows, [panel][k][row].
 #pragma once
 
-#include <utility>
-
 #include "tile.h"
+#include "transpose.h"
 
 namespace needle::NEEDLE_TARGET {
-
-// One step of a transpose in registers: swaps the off-diagonal quarters of each 2 x 2 arrangement
-// of S x S blocks. Lane numbers from lanes<T> on mean b. Source: Eklundh, "A fast computer method
-// for matrix transposing" (1972).
-template <class T, int S, int... L>
-inline void exchange_blocks(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, L...>)
-{
-    Vec<T> first = __builtin_shufflevector(a, b, ((L & S) ? lanes<T> + L - S : L)...);
-    b = __builtin_shufflevector(a, b, ((L & S) ? lanes<T> + L : L + S)...);
-    a = first;
-}
-
-template <class T, int S = 1>
-inline void transpose_lanes(Vec<T> (&v)[lanes<T>])
-{
-    if constexpr (S < lanes<T>) {
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes<T>; ++i)
-            if ((i & S) == 0)
-                exchange_blocks<T, S>(v[i], v[i + S], std::make_integer_sequence<int, lanes<T>>{});
-        transpose_lanes<T, 2 * S>(v);
-    }
-}
 
 // out[k * out_stride + r] = from[r * row_stride + k] for the rows r of one vector, zero where there
 // is no row. `room`: how many elements from out on belong to this k. Where that is less than a
@@ -40,19 +16,24 @@ template <class T>
 void pack_transposed(const T* from, int64_t row_stride, int64_t rows, int64_t depth, T* out,
                      int64_t out_stride, int64_t room)
 {
-    constexpr int width = lanes<T>;
-    for (int64_t k = 0; k < depth; k += width) {
-        int64_t n = min64(width, depth - k);
-        Vec<T> v[width];
-#pragma GCC unroll 16
-        for (int r = 0; r < width; ++r) {
+    constexpr int64_t width = lanes<T>, n = per_piece<T>;
+    int64_t k = 0;
+    for (; rows >= width && k + per_line<T> <= depth; k += per_line<T>)
+        transpose_lines<lanes<T>>(out + k * out_stride, out_stride, from + k, row_stride);
+    T few[width * n] = {};  // where rows or k are few
+    for (; k < depth; k += n) {
+        Vec<T> v[n];
+        for (int64_t r = 0; r < min64(rows, width); ++r) {
             const T* row = from + r * row_stride + k;
-            v[r] = r >= rows ? Vec<T>{} : n == width ? load(row) : load_first(row, n);
+            if (k + n <= depth)
+                std::memcpy(few + r * n, row, n * sizeof(T));
+            else
+                for (int64_t i = 0; i < depth - k; ++i) few[r * n + i] = row[i];
         }
-        transpose_lanes<T>(v);
-#pragma GCC unroll 16
-        for (int i = 0; i < width; ++i) {
-            if (i >= n) break;
+        load_transposed<T, lanes<T>>(few, n, v);
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < n; ++i) {
+            if (i >= depth - k) break;
             T* to = out + (k + i) * out_stride;
             int64_t left = room + (depth - 1 - k - i) * out_stride;
             if (left >= width)

@@ -1,7 +1,7 @@
 // copy and fill: moving elements between any two layouts, with a cast where the dtypes differ.
 #include "families.h"
 #include "loops.h"
-#include "simd.h"
+#include "transpose.h"
 
 namespace needle::NEEDLE_TARGET {
 
@@ -130,130 +130,66 @@ void fill_row(Item* out, Item value, int64_t n)
     }
 }
 
-// A square of `side` x `side` items through registers: row i of `in` becomes column i of `out`.
+// out[r, c] = in[r, c], where out's columns and in's rows are contiguous, item by item: 64 rows by
+// 8 columns at a time, so that a line of `in` is used while the cache holds it.
 template <class Item>
-constexpr int side = 1;
-
-template <class Item>
-inline void transpose_square(Item* out, int64_t, const Item* in, int64_t, bool)
+void transpose_items(Item* out, int64_t out_row, const Item* in, int64_t in_column, int64_t rows,
+                     int64_t columns)
 {
-    *out = *in;
+    for (int64_t c0 = 0; c0 < columns; c0 += 8)
+        for (int64_t r0 = 0; r0 < rows; r0 += 64)
+            for (int64_t r = r0; r < min64(r0 + 64, rows); ++r)
+                for (int64_t c = c0; c < min64(c0 + 8, columns); ++c)
+                    out[r * out_row + c] = in[r + c * in_column];
 }
 
-#if defined(__AVX512F__)
-// A row is a cache line. `stream` writes past the caches, which then need not fetch the line first.
-template <>
-constexpr int side<int32_t> = 16;
-template <>
-constexpr int side<int64_t> = 8;
-
-// Swaps the lanes of a with bit `bit` of their number set with those of b where it is not.
-template <class Item>
-inline void swap_lanes(Vec<Item>& a, Vec<Item>& b, int bit)
+// The same in squares of `s` items, of which the last end where the block does. `asks`: for the
+// lines of the columns that come next. (Unrolled, that takes more time than it saves.)
+template <int s, bool asks, class Item>
+void transpose_squares(Item* out, int64_t out_row, const Item* in, int64_t in_column, int64_t rows,
+                       int64_t columns, bool stream)
 {
-    constexpr int n = lanes<Item>;
-    Vec<Item> low, high;
-    for (int j = 0; j < n; ++j) {
-        low[j] = static_cast<Item>(j & bit ? n + j - bit : j);
-        high[j] = static_cast<Item>(j & bit ? n + j : j + bit);
+    for (int64_t c0 = 0; c0 < columns; c0 += s) {
+        const int64_t c = min64(c0, columns - s);
+        for (int64_t r0 = 0; r0 < rows; r0 += s) {
+            const int64_t r = min64(r0, rows - s);
+            const Item* from = in + r + c * in_column;
+            Item* to = out + r * out_row + c;
+            if constexpr (asks)
+#pragma GCC unroll 1
+                for (int64_t i = s; i < 2 * s; ++i) __builtin_prefetch(from + i * in_column, 0, 2);
+            if constexpr (s == per_line<Item>)
+                transpose_lines<s>(to, out_row, from, in_column, stream && c == c0);
+            else
+                transpose_pieces(to, out_row, from, in_column);
+        }
     }
-    Vec<Item> old = a;
-    a = pick<Item>(old, low, b);
-    b = pick<Item>(old, high, b);
 }
 
-// Source of the recursion by halves: Eklundh, "A Fast Computer Method for Matrix Transposing",
-// 1972.
-template <class Item>
-inline void transpose_lines(Item* out, int64_t out_row, const Item* in, int64_t in_row, bool stream)
-{
-    constexpr int n = lanes<Item>;
-    Vec<Item> rows[n];
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) rows[i] = load(in + i * in_row);
-#pragma GCC unroll 4
-    for (int bit = n / 2; bit > 0; bit /= 2)
-#pragma GCC unroll 16
-        for (int i = 0; i < n; ++i)
-            if ((i & bit) == 0) swap_lanes<Item>(rows[i], rows[i + bit], bit);
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i)
-        if (stream)
-            stream_store<Item>(out + i * out_row, rows[i]);
-        else
-            store(out + i * out_row, rows[i]);
-}
-
-inline void transpose_square(int32_t* out, int64_t out_row, const int32_t* in, int64_t in_row,
-                             bool stream)
-{
-    transpose_lines(out, out_row, in, in_row, stream);
-}
-inline void transpose_square(int64_t* out, int64_t out_row, const int64_t* in, int64_t in_row,
-                             bool stream)
-{
-    transpose_lines(out, out_row, in, in_row, stream);
-}
-#elif defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
-template <>
-constexpr int side<int32_t> = 4;
-template <>
-constexpr int side<int64_t> = 2;
-
-inline void transpose_square(int32_t* out, int64_t out_row, const int32_t* in, int64_t in_row, bool)
-{
-    typedef int32_t Four __attribute__((vector_size(16)));
-    Four a, b, c, d;
-    std::memcpy(&a, in, 16);
-    std::memcpy(&b, in + in_row, 16);
-    std::memcpy(&c, in + 2 * in_row, 16);
-    std::memcpy(&d, in + 3 * in_row, 16);
-    Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
-         ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
-         cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-    b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-    c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-    d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
-    std::memcpy(out, &a, 16);
-    std::memcpy(out + out_row, &b, 16);
-    std::memcpy(out + 2 * out_row, &c, 16);
-    std::memcpy(out + 3 * out_row, &d, 16);
-}
-
-inline void transpose_square(int64_t* out, int64_t out_row, const int64_t* in, int64_t in_row, bool)
-{
-    typedef int64_t Two __attribute__((vector_size(16)));
-    Two a, b;
-    std::memcpy(&a, in, 16);
-    std::memcpy(&b, in + in_row, 16);
-    Two low = __builtin_shufflevector(a, b, 0, 2), high = __builtin_shufflevector(a, b, 1, 3);
-    std::memcpy(out, &low, 16);
-    std::memcpy(out + out_row, &high, 16);
-}
-#endif
-
-// out[r, c] = in[r, c], where out's columns and in's rows are contiguous. Tiles of one cache line
-// of rows by 8 columns or more, so that a line of `in` is used whole while the cache holds it.
 template <class Item>
 void transpose_block(Item* out, int64_t out_row, const Item* in, int64_t in_column, int64_t rows,
-                     int64_t columns, bool stream)
+                     int64_t columns, const CopyOptions& options)
 {
-    constexpr int s = side<Item>;
-    constexpr int64_t tile_rows = 64 / sizeof(Item), tile_columns = s > 8 ? s : 8;
-    int64_t whole_rows = rows / s * s, whole_columns = columns / s * s;
-    for (int64_t c0 = 0; c0 < whole_columns; c0 += tile_columns)
-        for (int64_t r0 = 0; r0 < whole_rows; r0 += tile_rows)
-            for (int64_t r = r0; r < min64(r0 + tile_rows, whole_rows); r += s)
-                for (int64_t c = c0; c < min64(c0 + tile_columns, whole_columns); c += s)
-                    transpose_square(out + r * out_row + c, out_row, in + r + c * in_column,
-                                     in_column, stream);
-    for (int64_t r = 0; r < whole_rows; ++r)
-        for (int64_t c = whole_columns; c < columns; ++c)
-            out[r * out_row + c] = in[r + c * in_column];
-    for (int64_t r = whole_rows; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) out[r * out_row + c] = in[r + c * in_column];
+    if constexpr (sizeof(Item) > 1) {
+        constexpr int line = per_line<Item>, piece = per_piece<Item>, few = 4;
+        if (rows >= line && columns >= line && options.asks_for_columns)
+            return transpose_squares<line, true>(out, out_row, in, in_column, rows, columns, false);
+        if (rows >= line && columns >= line)
+            return transpose_squares<line, false>(out, out_row, in, in_column, rows, columns,
+                                                  options.past_caches);
+        if (out_row == columns && columns == 2) return interleave<2>(in, in_column, rows, out);
+        if (out_row == columns && columns == 3) return interleave<3>(in, in_column, rows, out);
+        if (out_row == columns && columns == 4) return interleave<4>(in, in_column, rows, out);
+        if (rows <= few && in_column > 1 && in_column <= few) {
+            for (int64_t r = 0; r < rows; ++r)
+                move_row(out + r * out_row, 1, in + r, in_column, columns);
+            return;
+        }
+        if (rows >= piece && columns >= piece)
+            return transpose_squares<piece, false>(out, out_row, in, in_column, rows, columns,
+                                                   false);
+    }
+    transpose_items(out, out_row, in, in_column, rows, columns);
 }
 
 // Each row of the dense `out` is one value of `in`. Rows are written as whole vectors, whose excess
@@ -306,7 +242,7 @@ void copy_items(const BlockLayout& out, const BlockLayout& in, int64_t rows, int
         return;
     }
     if (to_column == 1 && from_row == 1 && from_column != 0 && from_column != 1 && rows > 1) {
-        transpose_block(to, to_row, from, from_column, rows, columns, options.past_caches);
+        transpose_block(to, to_row, from, from_column, rows, columns, options);
         return;
     }
     // No processor foresees where the next run begins: at least that one is asked for.
@@ -354,13 +290,15 @@ bool streams_transposed(const Nest<2>& nest)
     return lines && nest.strides[0][0] == nest.item[0] && nest.size() * nest.item[0] >= least;
 }
 
-// Whether the elementwise loop moves items faster: contiguous rows past the caches; and a row of up
-// to some KB that repeats, or a column of short rows, between which results are asked for.
+// Whether the elementwise loop moves items faster: contiguous rows past the caches; a row of up to
+// some KB that repeats, or a column of short rows, between which results are asked for; and items
+// that lie far apart, which are asked for themselves.
 bool moves_rows(const Nest<2>& nest)
 {
     if (nest.strides[0][0] != nest.item[0]) return false;
     if (nest.strides[1][0] == 0) return nest.rank > 1 && nest.shape[0] < short_columns;
-    if (nest.strides[1][0] != nest.item[1]) return false;
+    if (nest.strides[1][0] != nest.item[1])
+        return is_spaced(nest, 1) && transposed_axis(nest) == 0 && caches().spaced_ahead > 0;
     const bool repeats = nest.rank > 1 && nest.strides[1][1] == 0;
     return (repeats && nest.shape[0] * nest.item[0] <= most_short_row) || streams_results(nest);
 }
@@ -374,8 +312,11 @@ void move_items(Nest<2>& nest)
     if (axis > 0) {
         if (axis > 1) nest.swap_axes(1, axis);
         options.past_caches = streams_transposed(nest);
+        options.asks_for_columns = !options.past_caches && has_far_columns(nest);
         columns = 64;
         rows = options.past_caches ? 1024 : 64;  // the lines of `in` in order: they are foreseen
+        if (nest.shape[0] < columns) rows = 1024;
+        if (nest.shape[1] < rows) columns = 1024;
     } else if (nest.rank > 1 && nest.shape[0] < 512) {
         columns = nest.shape[0];
         rows = min64(nest.shape[1], ceil_div(4096, columns));

@@ -267,7 +267,9 @@ def test_input_grad_keeps_nan_to_its_taps(device, kernel, stride, padding, value
         nd.array(out, dtype="float32", device=device), w, shape, stride, padding
     ).numpy()
     expected = np.zeros(shape)
-    rows, columns = (slice(max(0, at * stride - padding), at * stride - padding + kernel) for at in (2, 3))
+    rows, columns = (
+        slice(max(0, at * stride - padding), at * stride - padding + kernel) for at in (2, 3)
+    )
     expected[1, rows, columns] = value
     np.testing.assert_array_equal(dx, expected)
 

@@ -242,6 +242,33 @@ def test_large_and_transposed(isa: str, threads: int, dtype: str, layout: str) -
     same_bits(written(out), a * b)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1501), ("float64", 1101)])
+def test_transposed_beyond_the_caches(isa: str, dtype: str, size: int) -> None:
+    rng = np.random.default_rng(12)
+    a, b = draw(rng, (size, size + 7), dtype), draw(rng, (size + 7, size), dtype)
+    out = np.full(b.shape, np.nan, dtype)
+    launch("add", out, a.T, b)
+    same_bits(out, a.T + b)
+    launch("subtract", out, b, a.T)
+    same_bits(out, b - a.T)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("step", [5, 8, 16, 17])
+def test_every_nth_item_of_large_operands(isa: str, dtype: str, step: int) -> None:
+    rng = np.random.default_rng(13)
+    columns = 21_000 // np.dtype(dtype).itemsize
+    a, b = (draw(rng, (1301, columns), dtype) for _ in range(2))
+    first, second = a[:, : columns - 1 : step], b[:, 1::step]  # as many of either
+    out = np.full(first.shape, np.nan, dtype)
+    launch("add", out, first, second)
+    same_bits(out, first + second)
+    launch("multiply", out, first, second.copy())
+    same_bits(out, first * second)
+    launch("negate", out, first)
+    same_bits(out, -first)
+
+
 def test_short_rows_that_all_add_one_row(isa: str, threads: int) -> None:
     """The row lies in a buffer that a thread fills once; a thread may begin at a smaller block."""
     rng = np.random.default_rng(10)

@@ -5,7 +5,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cpp_call import beside_cache_line, blank, isa, launch, lay, lay_at_random, threads, written
+from cpp_call import (
+    SENTINEL,
+    beside_cache_line,
+    blank,
+    isa,
+    launch,
+    lay,
+    lay_at_random,
+    threads,
+    written,
+)
 
 __all__ = ["isa", "threads"]
 
@@ -151,6 +161,29 @@ def test_transposes(isa: str, threads: int, shape: tuple[int, ...], dtype: str) 
         out = blank(a.shape, layout, dtype)
         launch("copy", out, a)
         np.testing.assert_array_equal(written(out), a)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
+def test_transposes_of_every_size(isa: str, dtype: str) -> None:
+    """Squares of 16 items and of a few, the last of which overlap; up to 4 columns or rows."""
+    rng = np.random.default_rng(9)
+    for rows in range(1, 36):
+        for columns in (*range(1, 20), 31, 32, 33, 64, 65, 130):
+            a = draw(rng, (columns, rows), dtype).T
+            for owner in ((rows, columns), (rows + 1, columns + 3)):
+                out = np.full(owner, SENTINEL, dtype)[:rows, :columns]
+                launch("copy", out, a)
+                np.testing.assert_array_equal(written(out), a)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("step", [5, 8, 16, 17])
+def test_every_nth_item_of_large_arrays(isa: str, dtype: str, step: int) -> None:
+    a = draw(np.random.default_rng(10), (1301, 21_000 // np.dtype(dtype).itemsize), dtype)
+    for view in (a[:, ::step], a[:, 3::step]):
+        out = np.full(view.shape, SENTINEL, dtype)
+        launch("copy", out, view)
+        np.testing.assert_array_equal(out, view)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
