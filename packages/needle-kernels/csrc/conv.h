@@ -5,6 +5,7 @@
 #include "matmul.h"
 #include "strided.h"
 #include "tile.h"
+#include "transpose.h"
 
 namespace needle::NEEDLE_TARGET {
 

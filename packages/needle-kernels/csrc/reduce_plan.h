@@ -12,7 +12,7 @@ struct ReduceAxis {
     int64_t out;  // 0 for a reduced axis
 };
 
-// ReduceAxes in the order of the input's memory, the innermost first; neighbours merged.
+// Axes in the order of the input's memory, the innermost first; neighbours merged.
 struct ReduceAxes {
     int rank = 0;
     int64_t count = 1;
