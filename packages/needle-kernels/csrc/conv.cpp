@@ -500,9 +500,13 @@ private:
         const T* x = arrays[0].as<T>();
         std::atomic<bool> found = false;
         parallel_for(arrays[0].size(), 32768, [&](int64_t begin, int64_t end) {
-            bool any = false;
-            for (int64_t i = begin; i < end; ++i) any |= x[i] != x[i];
-            if (any) found = true;
+            Vec<Bits<T>> any = {};
+            for_vectors<T>(end - begin, [&](int64_t i, int64_t n) {
+                Vec<T> v = load_lanes(x + begin + i, 1, n);
+                any |= v != v;
+            });
+            for (int lane = 0; lane < lanes<T>; ++lane)
+                if (any[lane] != 0) found = true;
         });
         return found;
     }
